@@ -1,0 +1,31 @@
+"""Let the base model write the step that the draft did not get in, or was not asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specreason_graph.nodes.stage import Stage
+from specreason_graph.policies import decide_unscored
+from specreason_graph.prompting import write_step
+from specreason_graph.records import Decision, Proposal, Score
+from specreason_graph.state import State
+
+
+class Regenerate(Stage):
+    """Writes a step with the base model and appends it to the trace."""
+
+    async def __call__(self, state: State) -> dict[str, Any]:
+        """Write and commit; a rejected proposal stays in the step's evidence."""
+        prompt = self.thinking_ids("base", state)
+        seed = self.seed("regenerate", state["progress"]["steps"])
+        limit = self.room("base", prompt)
+        written = await write_step(self.pair.base, self.prompts.base, "base", prompt, limit, seed)
+        pending = state.get("pending") or {}
+        score = Score.load(pending["score"]) if pending.get("score") else None
+        return self.commit(state, written, score, self._decision(pending))
+
+    def _decision(self, pending: dict[str, Any]) -> Decision:
+        if pending.get("decision"):
+            return Decision.load(pending["decision"])
+        proposal = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
+        return decide_unscored(proposal, self.config)

@@ -1,0 +1,25 @@
+"""Ask the base model for a one-token opinion on the proposal, and decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specreason_graph.nodes.stage import Stage
+from specreason_graph.policies import decide, read_score
+from specreason_graph.records import Proposal
+from specreason_graph.state import State
+
+
+class ScoreProposal(Stage):
+    """Scores what is pending."""
+
+    async def __call__(self, state: State) -> dict[str, Any]:
+        """Add score and decision to ``pending``."""
+        proposal = Proposal.load(state["pending"]["proposal"])
+        prompter = self.prompts.base
+        prompt = self.thinking_ids("base", state, proposal) + prompter.judge_ids
+        found = await self.pair.base.next_token(prompt, prompter.digit_ids)
+        logprobs = [found.logprobs[token] for token in prompter.digit_ids]
+        score = read_score(logprobs, found.other_mass, len(prompt), found.usage)
+        decision = decide(score, threshold=self.config.threshold, reading=self.config.reading)
+        return {"pending": {**state["pending"], "score": score.dump(), "decision": decision.dump()}}

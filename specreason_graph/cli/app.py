@@ -1,0 +1,46 @@
+"""The command ``specreason``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from specreason_graph.cli import bench, doctor, solve
+from specreason_graph.errors import SpecReasonError, UsageError
+
+app = typer.Typer(
+    help="Speculative reasoning: a small model drafts each step, a large one scores it and rewrites what is not good.",
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+)  # fmt: skip
+app.command("solve")(solve.solve)
+app.command("resume")(solve.resume)
+app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run a command; errors for people are one line, without traceback. Exit codes: 0, 1 failed, 2 bad input."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return its exit code."""
+    try:
+        return app(arguments, standalone_mode=False, prog_name="specreason") or 0
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except SpecReasonError as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    if line:
+        typer.echo(f"error: {line}", err=True)
+    return code

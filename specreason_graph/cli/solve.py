@@ -1,0 +1,97 @@
+"""``specreason solve`` and ``specreason resume``."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specreason_graph.cli import options, view
+from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.runs import Launch, Run, Runs, default_database
+from specreason_graph.summary import summarise
+
+Setting = Annotated[float | None, typer.Option()]
+
+
+def solve(
+    question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the question from a file.")] = None,
+    example: Annotated[bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")] = False,
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    threshold: Annotated[float | None, typer.Option(help="Score from which a proposal is accepted, 0 to 9.")] = None,
+    reading: Annotated[str | None, typer.Option(help="How a score is read: mean or greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all sampling.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the sampling.")] = None,
+    first_steps_by_base: Annotated[int | None, typer.Option(help="Steps at the start that the base writes.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Most steps.")] = None,
+    thinking_tokens: Annotated[int | None, typer.Option(help="Budget of the thinking, in tokens.")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(help="Budget of the answer, in tokens.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds of work after which the answer is written.")] = None,
+    more: options.SetOption = None,
+    config: options.ConfigOption = None,
+    db: options.DatabaseOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Think about a question, step by step, and answer it."""
+    settings = {
+        "threshold": threshold, "reading": reading, "seed": seed, "temperature": temperature, "top_p": top_p,
+        "first_steps_by_base": first_steps_by_base, "max_steps": max_steps, "thinking_tokens": thinking_tokens,
+        "answer_tokens": answer_tokens, "deadline_seconds": deadline, **options.parse_settings(more),
+    }  # fmt: skip
+    models = {"base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype}
+    asked = random.choice(held_out()).question if example else options.read_question(question, file)
+    launch = options.make_launch(asked, config, models, settings)
+    with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
+        _work(Run(runs, runs.add(launch), pair), launch, as_json=as_json, show_question=example)
+
+
+def resume(
+    thread: Annotated[str, typer.Argument(help="Thread id that `solve` printed.")],
+    db: options.DatabaseOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Go on with a run that was broken off, from the last committed step."""
+    with Runs.open(db or default_database()) as runs:
+        launch = runs.launch(thread)
+        with launch.open_pair() as pair:
+            _work(Run(runs, thread, pair), launch, as_json=as_json, show_question=True)
+
+
+def _work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
+    if as_json:
+        typer.echo(f"thread {run.thread}", err=True)
+        for _ in run.advance():
+            pass
+        return typer.echo(json.dumps(document(run), ensure_ascii=False))
+    view.opening(run, launch, show_question=show_question)
+    for step in run.steps:
+        view.step(step)
+    for step in run.advance():
+        view.step(step)
+    view.closing(run)
+
+
+def document(run: Run) -> dict[str, Any]:
+    """Everything that is known of a finished run, for machines."""
+    values, summary = run.values, summarise(run.steps, run.answer)
+    manifest = values["manifest"]
+    return {
+        "thread": run.thread,
+        "question": manifest["question"],
+        "answer": values["answer"],
+        "stop_reason": values["stop_reason"],
+        "steps": values["steps"],
+        "result": values["result"],
+        "usage": {**summary.dump(), "acceptance": summary.acceptance, "seconds": summary.seconds},
+        "engines": manifest["engines"],
+        "config": manifest["config"],
+    }

@@ -1,0 +1,109 @@
+"""Every knob of the loop, validated when it is set."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from specreason_graph.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Reading = Literal["mean", "greedy"]
+Author = Literal["base", "draft"]
+
+JUDGE_INSTRUCTION = (
+    "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
+)
+JUDGE_PREFILL = "Score: "
+
+
+class SpecReasonConfig(BaseModel):
+    """Settings of one run; unknown names are rejected, and so are values out of range.
+
+    Defaults follow the paper (arXiv 2504.07891, section 5.1): threshold 7, temperature 0.6, top-p 0.95, a thinking
+    budget of 8192 tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    threshold: Annotated[float, Field(ge=0, le=9)] = 7.0
+    """Score from which a proposal is accepted, 0 (accept everything) to 9."""
+    reading: Reading = "mean"
+    """How the score is read: ``mean`` weighs the digits by probability, ``greedy`` takes the likeliest."""
+    first_steps_by_base: Annotated[int, Field(ge=0)] = 0
+    """How many steps at the start the base model writes itself."""
+    max_steps: Count = 256
+    """Committed steps after which the thinking ends."""
+    max_step_tokens: Count = 512
+    """Tokens after which a step ends even in mid-sentence."""
+    min_step_tokens: Count = 5
+    """A blank line before this many tokens does not end a step, so that a bare "Wait." is not scored alone."""
+    thinking_tokens: Count = 8192
+    """Committed thinking tokens after which the thinking ends."""
+    answer_tokens: Count = 1024
+    """Most tokens of the answer."""
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds of work after which the thinking ends and the answer is written; None for no deadline."""
+    repetition_limit: Annotated[int, Field(ge=2)] = 3
+    """The thinking ends when one step text has been committed this often."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
+    """Sampling temperature of both models; 0 is greedy. Scores do not depend on it."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus of the sampling."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed that every call's own seed is derived from."""
+    answer_by: Author = "base"
+    """Which model writes the answer."""
+    judge_instruction: Annotated[str, Field(min_length=1)] = JUDGE_INSTRUCTION
+    """User turn put behind the trace to ask for a score; short, because it is the cost of a score."""
+    judge_prefill: str = JUDGE_PREFILL
+    """Start of the judge's reply; the next token is the score."""
+    think_open: str | None = None
+    """Tag that opens the thinking; None finds it in the chat template or vocabulary, else ``<think>``."""
+    think_close: str | None = None
+    """Tag that closes the thinking; None finds it in the chat template or vocabulary, else ``</think>``."""
+
+
+def make_config(**settings: Any) -> SpecReasonConfig:
+    """Validate settings; a bad one raises `ConfigError` with its name, value, what is allowed and the fix."""
+    try:
+        return SpecReasonConfig(**settings)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Settings from a TOML or JSON file (by its ending); nothing is validated but the form of the file."""
+    try:
+        text = path.read_text()
+        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"cannot read config file {path}: {error.strerror}", hint="check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path} is not UTF-8 text", hint="write it as TOML or JSON") from None
+    except ValueError as error:
+        raise ConfigError(f"config file {path} cannot be parsed: {error}", hint="write it as TOML or JSON") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config file {path} holds a {type(settings).__name__}", hint="write name and value pairs")
+    return settings
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(_explain_one(detail) for detail in error.errors())
+
+
+def _explain_one(detail: Any) -> str:
+    name = ".".join(str(part) for part in detail["loc"]) or "config"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+    field = SpecReasonConfig.model_fields.get(name)
+    meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
+    return f"{name} = {detail['input']!r} is not allowed: {_lower(detail['msg'])}{meaning}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

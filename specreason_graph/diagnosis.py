@@ -1,0 +1,130 @@
+"""What `doctor` finds out about a pair: that the judge sees the steps, what the caches keep, what each model costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+from typing import Literal
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.base import Engine, Sampling
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import SpecReasonError
+from specreason_graph.policies import read_score
+from specreason_graph.prompting import Prompts
+from specreason_graph.records import Engine as Role
+from specreason_graph.records import Proposal, Record, Score, Usage
+
+QUESTION = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
+RIGHT = "14 boxes of 23: 14*23=322.\n\n"
+WRONG = "14 boxes of 23: 14*23=795.\n\n"
+TOKENS = 64
+"""Tokens written to time a model; also the step length that the break-even is worked out for."""
+BLIND = 1e-4
+"""Total variation between two opinions below which the judge cannot have seen the difference."""
+
+
+class Finding(Record):
+    """One thing that was checked."""
+
+    name: str
+    """What was checked."""
+    status: Literal["ok", "warning", "failed"]
+    """How it came out."""
+    detail: str
+    """Figures."""
+    advice: str = ""
+    """What to change; empty when nothing is to be changed."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The checks of one pair."""
+
+    pair: EnginePair
+    """The engines."""
+    config: SpecReasonConfig
+    """Settings, the judge's words among them."""
+
+    async def findings(self) -> list[Finding]:
+        """Run all checks; the first one that raises ends the rest."""
+        prompts = Prompts(self.pair, self.config)
+        found = [_vocabularies(self.pair)]
+        try:
+            found += [_digits(prompts), await self._judge(prompts)]
+            found += [await self._cache("base", prompts), await self._cache("draft", prompts)]
+            found += await self._speed(prompts)
+        except SpecReasonError as error:
+            found.append(Finding(name="stopped", status="failed", detail=str(error), advice=error.hint))
+        return found
+
+    async def _judge(self, prompts: Prompts) -> Finding:
+        right, wrong = [await self._opinion(prompts, text) for text in (RIGHT, WRONG)]
+        distance = _distance(right, wrong)
+        detail = (
+            f"right step {right.mean:.2f}, wrong step {wrong.mean:.2f} (mean score); distributions differ by "
+            f"{distance:.3f}; mass outside the digits {right.other_mass:.2f} and {wrong.other_mass:.2f}"
+        )
+        if distance < BLIND:
+            return Finding(name="judge", status="failed", detail=detail, advice="the judge does not see the step: check the chat template")
+        if right.mean <= wrong.mean:
+            return Finding(name="judge", status="warning", detail=detail, advice="a stronger base model, or other words in judge_instruction")
+        if max(right.other_mass, wrong.other_mass) > 0.5:
+            return Finding(name="judge", status="warning", detail=detail, advice="the judge seldom answers with a digit: change judge_prefill")
+        return Finding(name="judge", status="ok", detail=detail)
+
+    async def _opinion(self, prompts: Prompts, text: str) -> Score:
+        ids = prompts.base.vocabulary.encode(text)
+        step = Proposal(author="base", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
+        prompt = prompts.thinking_ids("base", QUESTION, [step]) + prompts.base.judge_ids
+        found = await self.pair.base.next_token(prompt, prompts.base.digit_ids)
+        return read_score([found.logprobs[i] for i in prompts.base.digit_ids], found.other_mass, len(prompt), found.usage)
+
+    async def _cache(self, role: Role, prompts: Prompts) -> Finding:
+        engine, vocabulary = self.pair.engine(role), prompts.prompter(role).vocabulary
+        prompt = prompts.thinking_ids(role, QUESTION, [])
+        await engine.next_token(prompt, [0])
+        again = await engine.next_token(prompt + vocabulary.encode(RIGHT), [0])
+        detail = f"{again.usage.cached_tokens} of {len(prompt)} tokens of an extended prompt were kept"
+        if again.usage.cached_tokens == 0:
+            return Finding(name=f"{role} cache", status="warning", detail=detail, advice="switch on the engine's prefix cache")
+        return Finding(name=f"{role} cache", status="ok", detail=detail)
+
+    async def _speed(self, prompts: Prompts) -> list[Finding]:
+        draft = await _seconds_per_token(self.pair.draft, prompts.thinking_ids("draft", QUESTION, []))
+        base = await _seconds_per_token(self.pair.base, prompts.thinking_ids("base", QUESTION, []))
+        score = min([(await self._opinion(prompts, text)).usage.seconds for text in (RIGHT, WRONG, RIGHT)])
+        detail = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times), a score {score * 1000:.1f} ms"
+        return [Finding(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
+
+
+def _vocabularies(pair: EnginePair) -> Finding:
+    detail = "equal: token ids pass over unchanged" if pair.shares_vocabulary else "different: steps pass over as text"
+    return Finding(name="vocabularies", status="ok", detail=detail)
+
+
+def _digits(prompts: Prompts) -> Finding:
+    ids = prompts.base.digit_ids
+    return Finding(name="digits", status="ok", detail=f"one token each: {', '.join(map(str, ids))}")
+
+
+def _distance(one: Score, other: Score) -> float:
+    """Total variation between two opinions, 0 to 1."""
+    pairs = zip(one.digit_logprobs, other.digit_logprobs, strict=True)
+    return 0.5 * (sum(abs(exp(a) - exp(b)) for a, b in pairs) + abs(one.other_mass - other.other_mass))
+
+
+async def _seconds_per_token(engine: Engine, prompt: list[int]) -> float:
+    sampling = Sampling(max_tokens=TOKENS)
+    await engine.generate(prompt, Sampling(max_tokens=1))
+    completion = await engine.generate(prompt, sampling)
+    return completion.usage.seconds / max(1, completion.usage.generated_tokens)
+
+
+def _break_even(draft: float, base: float, score: float) -> Finding:
+    """Drafting pays when the base's saved writing exceeds draft and score: acceptance > (draft + score) / base."""
+    share = (draft * TOKENS + score) / (base * TOKENS)
+    detail = f"drafting pays from {share:.0%} of the proposals accepted (steps of {TOKENS} tokens)"
+    if share >= 1:
+        return Finding(name="break-even", status="warning", detail=detail, advice="the draft costs as much as the base: use a smaller draft")
+    return Finding(name="break-even", status="ok", detail=detail)

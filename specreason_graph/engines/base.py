@@ -1,0 +1,183 @@
+"""The engine protocol: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Self
+
+from specreason_graph.errors import ContextLimitError
+from specreason_graph.records import Record, Usage
+
+Message = dict[str, str]
+"""A chat message with the keys ``role`` and ``content``."""
+Finish = Literal["stop_string", "stop_token", "length"]
+TokenCallback = Callable[[int], None]
+"""Called with each token id as it is written, on the engine's thread."""
+
+
+class EngineDescription(Record):
+    """What answered: enough to tell later whether it was the same model."""
+
+    engine: str
+    """Kind of engine, as in ``transformers``."""
+    engine_version: str
+    """Version of the library behind it."""
+    model: str
+    """Name or path the model was loaded by."""
+    weights: str
+    """SHA-256 of the weight files, or the revision where the files are out of reach."""
+    vocabulary: str
+    """SHA-256 of the vocabulary: equal for two engines exactly when their token ids mean the same."""
+    dtype: str
+    """Number format of the weights."""
+    device: str
+    """Where it runs."""
+    context: int
+    """Longest prompt plus output, in tokens."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to write."""
+
+    max_tokens: int
+    """Most tokens to write."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus; 1 keeps everything."""
+    seed: int = 0
+    """Sample ``i`` of ``n`` is drawn with ``seed + i``."""
+    n: int = 1
+    """How many continuations."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the writing; the token that completes one is kept."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end the writing; the token is kept."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One continuation."""
+
+    token_ids: list[int]
+    """The tokens written, the stopping one included."""
+    finish: Finish
+    """Why it ended."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All continuations of one prompt, and what they cost together."""
+
+    generations: list[Generation]
+    """``n`` of them, in order of their seeds."""
+    usage: Usage
+    """Cost of the call."""
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The distribution over the next token, seen through some candidates."""
+
+    logprobs: dict[int, float]
+    """Log-probability of each candidate over the whole vocabulary."""
+    other_mass: float
+    """Probability of all other tokens together."""
+    usage: Usage
+    """Cost of the call."""
+
+
+class Vocabulary(Protocol):
+    """Text to token ids and back, and the chat template."""
+
+    fingerprint: str
+    """SHA-256 of the mapping from tokens to ids."""
+    special_ids: frozenset[int]
+    """Control tokens: never text, they end a step."""
+    eos_ids: frozenset[int]
+    """Tokens that end a reply."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text: what looks like a special token is encoded as the characters it is made of."""
+        ...
+
+    def encode_template(self, text: str) -> list[int]:
+        """Token ids of trusted template text: special tokens are recognised."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The chat template's text for the messages, ending where the assistant's reply starts."""
+        ...
+
+
+class Engine(Protocol):
+    """A model that is prompted with token ids and answers with token ids.
+
+    Calls may be awaited concurrently; a cancelled call stops the work. Use as an async context manager.
+    """
+
+    name: str
+    """What people call it: the model's name or path."""
+    context: int
+    """Longest prompt plus output, in tokens."""
+    vocabulary: Vocabulary
+    """Its tokenizer."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+    ) -> Completion:
+        """Continue a prompt; ``on_token`` sees the tokens of the first continuation as they come.
+
+        Raises `ContextLimitError` when the prompt leaves no room for a token.
+        """
+        ...
+
+    async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
+        """Log-probabilities of ``candidates`` as the token after the prompt, unaffected by sampling settings.
+
+        Raises `ContextLimitError` when the prompt is longer than the context.
+        """
+        ...
+
+    def describe(self) -> EngineDescription:
+        """What this engine is, for the evidence."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> None:
+    """Raise `ContextLimitError` unless ``wanted`` more tokens fit behind the prompt."""
+    if len(prompt_ids) + wanted > engine.context:
+        raise ContextLimitError(
+            f"{engine.name}: a prompt of {len(prompt_ids)} tokens leaves no room in a context of {engine.context}",
+            engine=engine.name, hint="ask a shorter question or use a model with a longer context",
+        )  # fmt: skip
+
+
+@dataclass
+class StopWatcher:
+    """Decides after each token whether the writing ends."""
+
+    vocabulary: Vocabulary
+    sampling: Sampling
+    tail: int = field(default=16, kw_only=True)
+    """Tokens looked at for a stop string; longer than any stop string in tokens."""
+
+    def finish(self, written: Sequence[int]) -> Finish | None:
+        """Why the writing ends with the last token of ``written``, or None."""
+        if written[-1] in self.sampling.stop_token_ids:
+            return "stop_token"
+        if self.sampling.stop:
+            text = self.vocabulary.decode(written[-self.tail :])
+            if any(stop in text for stop in self.sampling.stop):
+                return "stop_string"
+        return "length" if len(written) >= self.sampling.max_tokens else None

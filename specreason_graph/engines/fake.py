@@ -1,0 +1,169 @@
+"""A scripted engine for tests, at the seam where real engines sit."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+from specreason_graph.engines.base import (
+    Completion,
+    EngineDescription,
+    Generation,
+    Message,
+    NextToken,
+    Sampling,
+    StopWatcher,
+    TokenCallback,
+    check_room,
+)
+from specreason_graph.errors import EngineError
+from specreason_graph.records import Usage
+
+SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<think>", "</think>")
+_SPLIT = re.compile("(" + "|".join(re.escape(tag) for tag in SPECIAL) + ")")
+
+S = TypeVar("S")
+Reply = str
+Opinion = int | Sequence[float]
+"""A digit the judge is sure of, or ten probabilities (what is missing to 1 goes to other tokens)."""
+
+
+class Plain(str):
+    """A reply whose tags are text, made of ordinary tokens, and not special tokens."""
+
+
+class ByteVocabulary:
+    """One token a byte, and the special tokens above 255; its chat template has think tags."""
+
+    special_ids = frozenset(range(256, 256 + len(SPECIAL)))
+    eos_ids = frozenset({256})
+
+    def __init__(self) -> None:
+        self.fingerprint = hashlib.sha256(repr(SPECIAL).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of the text."""
+        return list(text.encode())
+
+    def encode_template(self, text: str) -> list[int]:
+        """The bytes of the text, tags as special tokens."""
+        ids: list[int] = []
+        for part in _SPLIT.split(text):
+            ids += [256 + SPECIAL.index(part)] if part in SPECIAL else part.encode()
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        raw = b"".join(bytes([i]) if i < 256 else SPECIAL[i - 256].encode() for i in ids)
+        return raw.decode(errors="replace")
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """A template that drops earlier thinking, as those of reasoning models do."""
+        turns = (f"<|{m['role']}|>{m['content'].split('</think>')[-1]}<|end|>" for m in messages)
+        return "".join(turns) + "<|assistant|><think>\n"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call the engine has answered."""
+
+    kind: Literal["generate", "next_token"]
+    """Which method."""
+    prompt_ids: list[int]
+    """The prompt."""
+    sampling: Sampling | None = None
+    """How to write; None for ``next_token``."""
+
+
+class FakeEngine:
+    """Answers from a script.
+
+    ``replies`` are the texts of its `generate` calls in order, or a function from the prompt's text to the reply; a
+    reply is cut where its stop string, stop token or token limit would cut it. ``scores`` are the opinions of its
+    `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
+    """
+
+    def __init__(
+        self,
+        replies: Iterable[Reply] | Callable[[str], Reply] = (),
+        scores: Iterable[Opinion] | Callable[[str], Opinion] = (),
+        *,
+        name: str = "fake",
+        context: int = 100_000,
+        delay: float = 0.0,
+        vocabulary: ByteVocabulary | None = None,
+    ) -> None:
+        self.name, self.context, self.delay = name, context, delay
+        self.vocabulary = vocabulary or ByteVocabulary()
+        self.calls: list[Call] = []
+        self._reply = replies if callable(replies) else _in_order(replies, f"{name}: no reply left")
+        self._score = scores if callable(scores) else _in_order(scores, f"{name}: no score left")
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+    ) -> Completion:
+        """The next reply of the script."""
+        check_room(self, prompt_ids)
+        self.calls.append(Call("generate", list(prompt_ids), sampling))
+        generations = [self._write(prompt_ids, sampling) for _ in range(sampling.n)]
+        if on_token:
+            for token in generations[0].token_ids:
+                on_token(token)
+        written = sum(len(generation.token_ids) for generation in generations)
+        return Completion(generations, await self._usage(prompt_ids, written))
+
+    async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
+        """The next opinion of the script."""
+        check_room(self, prompt_ids)
+        self.calls.append(Call("next_token", list(prompt_ids)))
+        opinion = self._score(self.vocabulary.decode(prompt_ids))
+        masses = [float(opinion == digit) for digit in range(10)] if isinstance(opinion, int) else list(opinion)
+        digits = {self.vocabulary.encode(str(digit))[0]: mass for digit, mass in enumerate(masses)}
+        logprobs = {token: math.log(max(digits.get(token, 0.0), 1e-30)) for token in candidates}
+        return NextToken(logprobs, max(0.0, 1.0 - sum(masses)), await self._usage(prompt_ids, 1))
+
+    def describe(self) -> EngineDescription:
+        """What a fake can say of itself."""
+        return EngineDescription(
+            engine="fake", engine_version="1", model=self.name, weights="none", vocabulary=self.vocabulary.fingerprint,
+            dtype="none", device="none", context=self.context,
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+    def _write(self, prompt_ids: Sequence[int], sampling: Sampling) -> Generation:
+        reply = self._reply(self.vocabulary.decode(prompt_ids))
+        encode = self.vocabulary.encode if isinstance(reply, Plain) else self.vocabulary.encode_template
+        watcher, written = StopWatcher(self.vocabulary, sampling), []
+        for token in [*encode(reply), min(self.vocabulary.eos_ids)]:
+            written.append(token)
+            if finish := watcher.finish(written):
+                return Generation(written, finish)
+        return Generation(written, "stop_token")
+
+    async def _usage(self, prompt_ids: Sequence[int], written: int) -> Usage:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        return Usage(calls=1, prompt_tokens=len(prompt_ids), generated_tokens=written, seconds=self.delay)
+
+
+def _in_order(script: Iterable[S], exhausted: str) -> Callable[[str], S]:
+    left: Iterator[S] = iter(script)
+
+    def following(_: str) -> S:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EngineError(exhausted, engine="fake", hint="add to its script") from None
+
+    return following

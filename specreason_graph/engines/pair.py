@@ -1,0 +1,138 @@
+"""The two engines of a run, on an event loop of their own.
+
+An engine must live on one loop, while callers come from sync code, any loop, Jupyter or server threads. The pair
+therefore owns a loop in a daemon thread; calls and cancellations cross over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+from specreason_graph.engines.base import Engine
+from specreason_graph.records import Engine as Role
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread of its own, started at the first use."""
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop."""
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="specreason-engines", daemon=True).start()
+        return loop
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start ``work`` on the loop with the caller's context variables; cancelling the future cancels the work."""
+        context = contextvars.copy_context()
+        outcome: Future[T] = Future()
+        self.loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
+        return outcome
+
+    def _start(self, work: Coroutine[Any, Any, T], outcome: Future[T], context: contextvars.Context) -> None:
+        task = self.loop.create_task(work, context=context)
+        task.add_done_callback(lambda done: _hand_over(done, outcome))
+        outcome.add_done_callback(
+            lambda future: self.loop.call_soon_threadsafe(task.cancel) if future.cancelled() else None
+        )
+
+    def stop(self) -> None:
+        """End the thread; work still running is lost."""
+        if "loop" in self.__dict__:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            del self.loop
+
+
+def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
+    if task.cancelled():
+        outcome.cancel()
+    elif not outcome.cancelled() and outcome.set_running_or_notify_cancel():
+        error = task.exception()
+        outcome.set_exception(error) if error else outcome.set_result(task.result())
+
+
+class EnginePair:
+    """A draft and a base engine that are opened and closed together.
+
+    Use as a context manager, sync or async, or call `close`. The same engine may play both roles.
+    """
+
+    def __init__(self, draft: Engine, base: Engine) -> None:
+        self.draft, self.base = draft, base
+        self._thread = LoopThread()
+        self._open = False
+
+    @cached_property
+    def shares_vocabulary(self) -> bool:
+        """Whether token ids mean the same to both engines, so that steps pass over unchanged."""
+        return self.draft.vocabulary.fingerprint == self.base.vocabulary.fingerprint
+
+    @property
+    def context(self) -> int:
+        """Tokens that fit into both engines."""
+        return min(self.draft.context, self.base.context)
+
+    def engine(self, role: Role) -> Engine:
+        """The engine that plays ``role``."""
+        return self.base if role == "base" else self.draft
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``work`` on the engines' loop and wait for it, from sync code; an interrupt cancels it."""
+        outcome = self._thread.submit(self._opened(work))
+        try:
+            return outcome.result()
+        except BaseException:
+            outcome.cancel()
+            raise
+
+    async def arun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``work`` on the engines' loop from any other loop; cancelling the caller cancels it."""
+        return await asyncio.wrap_future(self._thread.submit(self._opened(work)))
+
+    def close(self) -> None:
+        """Close both engines and end their thread; the pair opens again at the next use."""
+        if self._open:
+            self._thread.submit(self._close()).result()
+        self._thread.stop()
+
+    def __enter__(self) -> Self:
+        self.run(_nothing)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.arun(_nothing)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def _opened(self, work: Callable[[], Awaitable[T]]) -> T:
+        if not self._open:
+            self._open = True
+            for engine in self._engines():
+                await engine.__aenter__()
+        return await work()
+
+    async def _close(self) -> None:
+        self._open = False
+        for engine in reversed(self._engines()):
+            await engine.__aexit__(None, None, None)
+
+    def _engines(self) -> list[Engine]:
+        """Each engine once, base first: it is the larger and takes its memory first."""
+        return [self.base] if self.base is self.draft else [self.base, self.draft]
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,279 @@
+"""The embedded engine: Hugging Face transformers in this process, on CPU or GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from specreason_graph.engines.base import (
+    Completion,
+    EngineDescription,
+    Generation,
+    NextToken,
+    Sampling,
+    StopWatcher,
+    TokenCallback,
+    check_room,
+)
+from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.errors import EngineError, ModelError
+from specreason_graph.records import Usage
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+SLOTS = 8
+KEEP_AT_LEAST = 0.5
+"""A slot is cut back for a prompt that shares at least this much of it; else the prompt gets another slot."""
+
+
+class Cancelled(Exception):
+    """The caller went away; raised on the engine's thread to leave the work."""
+
+
+@dataclass
+class Slot:
+    """The KV cache of one sequence."""
+
+    cache: Any
+    """A transformers ``DynamicCache`` that holds exactly ``ids``."""
+    ids: list[int] = field(default_factory=list)
+    """Tokens whose keys and values are in the cache."""
+    used: int = 0
+    """When the slot was last used, counted in calls."""
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """How many tokens of the prompt are in the cache; the last one is always computed again for its logits."""
+        limit = min(len(self.ids), len(prompt) - 1)
+        return next((i for i in range(limit) if self.ids[i] != prompt[i]), limit)
+
+    def cut(self, length: int) -> None:
+        """Forget everything behind the first ``length`` tokens."""
+        if length < len(self.ids):
+            self.cache.crop(length)
+            del self.ids[length:]
+
+
+class Slots:
+    """Caches of several sequences; a prompt continues the one it shares most with."""
+
+    def __init__(self, make: Callable[[], Any], limit: int = SLOTS) -> None:
+        self._make, self._limit = make, limit
+        self._slots: list[Slot] = []
+        self._clock = 0
+
+    def take(self, prompt: Sequence[int]) -> Slot:
+        """The slot for this prompt, cut back to what they share."""
+        self._clock += 1
+        slot = max(self._slots, key=lambda slot: slot.shared(prompt), default=None)
+        if slot is None or slot.shared(prompt) < KEEP_AT_LEAST * len(slot.ids):
+            slot = self._fresh()
+        slot.cut(slot.shared(prompt))
+        slot.used = self._clock
+        return slot
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a slot whose cache may be torn."""
+        self._slots.remove(slot)
+
+    def _fresh(self) -> Slot:
+        if len(self._slots) >= self._limit:
+            self._slots.remove(min(self._slots, key=lambda slot: slot.used))
+        self._slots.append(Slot(self._make()))
+        return self._slots[-1]
+
+
+class TransformersEngine:
+    """A causal language model from a folder or the hub, in this process.
+
+    ``model``: folder or hub name; weights must be safetensors. ``device``: a torch device, None for the GPU where there
+    is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU.
+    """
+
+    def __init__(
+        self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
+        context: int | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name or model
+        self._path = model
+        self._device, self._dtype, self._wanted_context = device, dtype, context
+        self._worker: ThreadPoolExecutor | None = None
+        self._load()
+
+    def _load(self) -> None:
+        import torch
+        from transformers import DynamicCache
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self._dtype or ("float32" if device == "cpu" else "auto")
+        tokenizer, self._model = load_model(self._path, device, dtype)
+        config = self._model.config
+        eos = getattr(self._model.generation_config, "eos_token_id", None)
+        self.vocabulary = HuggingFaceVocabulary(tokenizer, [eos] if isinstance(eos, int) else eos or [])
+        self.context = min(config.max_position_embeddings, self._wanted_context or config.max_position_embeddings)
+        self._slots = Slots(lambda: DynamicCache(config=config))
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+    ) -> Completion:
+        """Continue a prompt."""
+        check_room(self, prompt_ids)
+        return await self._run(lambda gone: self._generate(list(prompt_ids), sampling, on_token, gone))
+
+    async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
+        """The distribution behind a prompt."""
+        check_room(self, prompt_ids)
+        return await self._run(lambda gone: self._next_token(list(prompt_ids), candidates, gone))
+
+    def describe(self) -> EngineDescription:
+        """What this engine is."""
+        import transformers
+
+        return EngineDescription(
+            engine="transformers", engine_version=transformers.__version__, model=self.name,
+            weights=weights_hash(self._path), vocabulary=self.vocabulary.fingerprint,
+            dtype=str(self._model.dtype).removeprefix("torch."), device=str(self._model.device), context=self.context,
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{Path(self._path).name}")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._worker:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, work: Callable[[threading.Event], T]) -> T:
+        gone = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work, gone)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: {error}", engine=self.name) from error
+
+    def _generate(
+        self, prompt: list[int], sampling: Sampling, on_token: TokenCallback | None, gone: threading.Event
+    ) -> Completion:
+        start = time.perf_counter()
+        slot = self._slots.take(prompt)
+        cached, generations = len(slot.ids), []
+        for sample in range(sampling.n):
+            slot.cut(slot.shared(prompt))
+            generations.append(self._write(slot, prompt, sampling, sample, on_token if sample == 0 else None, gone))
+        written = sum(len(generation.token_ids) for generation in generations)
+        return Completion(generations, self._usage(prompt, cached, written, start))
+
+    def _write(
+        self, slot: Slot, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None,
+        gone: threading.Event,
+    ) -> Generation:  # fmt: skip
+        choose = chooser(sampling, sampling.seed + sample, self._model.device)
+        room = self.context - len(prompt)
+        watcher = StopWatcher(self.vocabulary, sampling)
+        written: list[int] = []
+        logits = self._forward(slot, prompt[len(slot.ids) :], gone)
+        while True:
+            written.append(choose(logits))
+            if on_token:
+                on_token(written[-1])
+            finish = watcher.finish(written) or ("length" if len(written) >= room else None)
+            if finish:
+                return Generation(written, finish)
+            logits = self._forward(slot, written[-1:], gone)
+
+    def _next_token(self, prompt: list[int], candidates: Sequence[int], gone: threading.Event) -> NextToken:
+        import torch
+
+        start = time.perf_counter()
+        slot = self._slots.take(prompt)
+        cached = len(slot.ids)
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(self._forward(slot, prompt[cached:], gone).double(), dim=-1)
+            chosen = logprobs[list(candidates)]
+            other = 1.0 - chosen.exp().sum().item()
+        found = dict(zip(candidates, chosen.tolist(), strict=True))
+        return NextToken(found, min(1.0, max(0.0, other)), self._usage(prompt, cached, 1, start))
+
+    def _forward(self, slot: Slot, ids: list[int], gone: threading.Event) -> torch.Tensor:
+        """Logits behind ``ids``, shape ``[vocabulary]``, float32; ``ids`` are in the slot afterwards."""
+        import torch
+
+        if gone.is_set():
+            raise Cancelled
+        try:
+            with torch.inference_mode():
+                row = torch.tensor([ids], device=self._model.device)
+                out = self._model(input_ids=row, past_key_values=slot.cache, use_cache=True, logits_to_keep=1)
+        except BaseException:
+            self._slots.drop(slot)
+            raise
+        slot.ids += ids
+        logits: torch.Tensor = out.logits[0, -1].float()
+        return logits
+
+    def _usage(self, prompt: list[int], cached: int, written: int, start: float) -> Usage:
+        return Usage(
+            calls=1, prompt_tokens=len(prompt), cached_tokens=cached, generated_tokens=written,
+            seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+
+def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tensor], int]:
+    """A function from logits ``[vocabulary]`` to a token id, with a random state of its own."""
+    import torch
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    if sampling.temperature == 0:
+        return lambda logits: int(logits.argmax())
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def choose(logits: torch.Tensor) -> int:
+        with torch.inference_mode():
+            probabilities = warpers(None, logits[None]).softmax(-1)[0]
+            return int(torch.multinomial(probabilities, 1, generator=generator))
+
+    return choose
+
+
+def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """Tokenizer and model; `ModelError` with the cause in one line when it cannot be."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"folder {path!r} is no model: it has no config.json", hint="name a Hugging Face model folder")
+    if not folder.is_dir() and (folder.exists() or path.startswith((".", "/", "~"))):
+        raise ModelError(f"model {path!r} is not a folder", hint="check the path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).to(device).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model {path!r} cannot be loaded: {cause}", hint="name a folder with config, tokenizer and safetensors"
+        ) from None
+    return tokenizer, model
+
+
+def weights_hash(path: str) -> str:
+    """SHA-256 over the safetensors files of a folder, or the name of what is not a folder here."""
+    files = sorted(Path(path).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.file_digest(file.open("rb"), "sha256").digest())
+    return digest.hexdigest() if files else path

@@ -1,0 +1,69 @@
+"""The vocabulary of a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from specreason_graph.engines.base import Message
+from specreason_graph.errors import ModelError
+
+_LOOKS_LIKE_TAG = re.compile(r"<[^\s<>]+>|\[[A-Z_/]+\]|\{[A-Z_/]+\}")
+
+
+class HuggingFaceVocabulary:
+    """A fast tokenizer split in two: one that knows the special tokens, for templates, and one that does not, for text."""
+
+    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"tokenizer {tokenizer.name_or_path!r} has no tokenizer.json", hint="convert it to a fast one")
+        self._tokenizer = tokenizer
+        self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self.special_ids = frozenset(i for i, t in added.items() if t.special or _LOOKS_LIKE_TAG.fullmatch(t.content))
+        own = {tokenizer.eos_token_id} - {None}
+        self.eos_ids = frozenset(eos_ids) | own
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the token-to-id mapping."""
+        mapping = json.dumps(self._tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(mapping.encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; nothing in it becomes a special token."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_template(self, text: str) -> list[int]:
+        """Token ids of template text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The model's own chat template, with the opening of the assistant's reply."""
+        if not self._tokenizer.chat_template:
+            raise ModelError(
+                f"model {self._tokenizer.name_or_path!r} has no chat template", hint="use an instruct or reasoning model"
+            )
+        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that cuts text by the model's merges alone, so that "<think>" stays seven characters."""
+    plain = json.loads(tokenizer.to_str())
+    plain["added_tokens"], plain["post_processor"] = [], None
+    plain["padding"], plain["truncation"] = None, None
+    return Tokenizer.from_str(json.dumps(plain))

@@ -1,0 +1,58 @@
+"""What can go wrong, as one tree.
+
+    SpecReasonError
+    ├── UsageError                the caller can mend it; the command line exits with 2
+    │   ├── ConfigError           a knob has a bad value or an unknown name
+    │   ├── QuestionError         the question is empty or does not fit the context
+    │   ├── ModelError            a model cannot be found or loaded
+    │   └── ThreadError           no such thread, or a thread of something else
+    └── EngineError               an engine failed at work; carries ``engine`` and ``retryable``
+        └── ContextLimitError     a prompt is longer than the engine's context
+"""
+
+from __future__ import annotations
+
+
+class SpecReasonError(Exception):
+    """Base of all operational errors; ``hint`` says what to do."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}; {self.hint}" if self.hint else message
+
+
+class UsageError(SpecReasonError):
+    """Bad input from the caller."""
+
+
+class ConfigError(UsageError):
+    """A setting is out of range or unknown."""
+
+
+class QuestionError(UsageError):
+    """A question that cannot be asked."""
+
+
+class ModelError(UsageError):
+    """A model that cannot be found, read or used."""
+
+
+class ThreadError(UsageError):
+    """A thread that cannot be resumed."""
+
+
+class EngineError(SpecReasonError):
+    """An engine failed at work."""
+
+    def __init__(self, message: str, *, engine: str, retryable: bool = False, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.engine = engine
+        self.retryable = retryable
+
+
+class ContextLimitError(EngineError):
+    """A prompt is longer than the engine's context."""

@@ -1,0 +1,44 @@
+"""Which score is enough.
+
+Both readings are from the paper (arXiv 2504.07891, section 4.1 and its reference code). Unlike there, an answer that is
+no digit is not read as a zero: its mass is recorded beside the number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from specreason_graph.config import Reading, SpecReasonConfig
+from specreason_graph.records import Decision, Proposal, Reason, Score, Usage
+
+
+def read_score(digit_logprobs: Sequence[float], other_mass: float, prompt_tokens: int, usage: Usage) -> Score:
+    """A score from the log-probabilities of the ten digits, shape ``[10]``."""
+    top = max(digit_logprobs)
+    masses = [math.exp(logprob - top) for logprob in digit_logprobs]
+    mean = sum(digit * mass for digit, mass in enumerate(masses)) / sum(masses)
+    return Score(
+        digit_logprobs=list(digit_logprobs), other_mass=other_mass, greedy=masses.index(max(masses)), mean=mean,
+        prompt_tokens=prompt_tokens, usage=usage,
+    )  # fmt: skip
+
+
+def decide(score: Score, *, threshold: float, reading: Reading) -> Decision:
+    """Accept a proposal whose score, read as asked, reaches the threshold."""
+    number = float(score.greedy) if reading == "greedy" else score.mean
+    accepted = number >= threshold
+    reason: Reason = "score_reaches_threshold" if accepted else "score_below_threshold"
+    return Decision(accepted=accepted, reason=reason, number=number, reading=reading, threshold=threshold)
+
+
+def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig) -> Decision:
+    """Why the base model writes a step although nothing was scored.
+
+    A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
+    base model writes the next token itself, and that settles it.
+    """
+    reason: Reason = "first_steps_by_base"
+    if proposal is not None:
+        reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
+    return Decision(accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold)

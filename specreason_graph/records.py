@@ -1,0 +1,173 @@
+"""What is kept of a run: typed views of the plain dictionaries in the state.
+
+Every record goes into a checkpoint as ``model_dump()`` and comes back with ``model_validate()``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+StopReason = Literal[
+    "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
+]
+Ending = Literal["blank_line", "think_end", "end_of_sequence", "special_token", "length"]
+Reason = Literal[
+    "score_reaches_threshold",
+    "score_below_threshold",
+    "first_steps_by_base",
+    "proposal_ends_thinking",
+    "proposal_is_blank",
+]
+Purpose = Literal["draft", "score", "regenerate", "answer"]
+Engine = Literal["base", "draft"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def dump(self) -> dict[str, Any]:
+        """The plain dictionary that is checkpointed."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, plain: Any) -> Self:
+        """The typed view of a checkpointed dictionary."""
+        return cls.model_validate(plain)
+
+
+class Usage(Record):
+    """What engine calls cost."""
+
+    calls: int = 0
+    """Number of engine calls."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, cached ones included."""
+    cached_tokens: int = 0
+    """Prompt tokens whose work was found in the engine's prefix cache."""
+    generated_tokens: int = 0
+    """Tokens the engine wrote, thrown-away ones included."""
+    seconds: float = 0.0
+    """Seconds from call to answer."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class Cost(Record):
+    """What one part of a step cost, and on which engine."""
+
+    engine: Engine
+    """Which engine did the work."""
+    purpose: Purpose
+    """What for."""
+    usage: Usage
+    """Tokens and seconds."""
+
+
+class Proposal(Record):
+    """A step that a model wrote, before anybody judged it."""
+
+    author: Engine
+    """Which engine wrote it."""
+    token_ids: list[int]
+    """The step in its author's vocabulary, blank line included, closing tag and special tokens left out."""
+    text: str
+    """The token ids decoded."""
+    ending: Ending
+    """Why the step ends where it does."""
+    seed: int
+    """Seed of the sampling."""
+    usage: Usage
+    """Cost of writing it."""
+
+    @property
+    def closes_thinking(self) -> bool:
+        """Whether the author ended the thinking with this step."""
+        return self.ending in ("think_end", "end_of_sequence")
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it to judge."""
+        return not self.text.strip()
+
+
+class Score(Record):
+    """The base model's opinion of a proposal: its next-token distribution behind the judge's prompt."""
+
+    digit_logprobs: list[float]
+    """Log-probability of each digit token, 0 to 9, over the whole vocabulary."""
+    other_mass: float
+    """Probability of everything that is not a digit, 0 to 1; near 1 means the judge did not answer in form."""
+    greedy: int
+    """The likeliest digit."""
+    mean: float
+    """The digits weighed by their probabilities, 0 to 9, renormalised over the digits."""
+    prompt_tokens: int
+    """Length of the prompt that the judge saw."""
+    usage: Usage
+    """Cost of asking."""
+
+
+class Decision(Record):
+    """Whether a proposal was let in, and all that is needed to decide it again."""
+
+    accepted: bool
+    """Whether the proposal entered the trace."""
+    reason: Reason
+    """Why."""
+    number: float | None
+    """The score as read, 0 to 9; None when there was no score."""
+    reading: Literal["mean", "greedy"]
+    """How the score was read."""
+    threshold: float
+    """The threshold in force."""
+
+
+class Step(Record):
+    """One committed step with its evidence."""
+
+    index: int
+    """Position in the trace, from 0."""
+    author: Engine
+    """Which model wrote the committed text."""
+    text: str
+    """The committed text, decoded from the token ids."""
+    token_ids: list[int]
+    """The committed tokens in the author's vocabulary."""
+    ending: Ending
+    """Why the step ends where it does."""
+    seed: int
+    """Seed that the committed text was sampled from."""
+    decision: Decision
+    """What decided on the author."""
+    score: Score | None
+    """The judge's evidence; None when nothing was scored."""
+    discarded: Proposal | None
+    """The proposal that was rejected in favour of this step; None when there was none."""
+    costs: list[Cost]
+    """Engine work for this step, rejected work included."""
+
+
+class Answer(Record):
+    """The text behind the thinking."""
+
+    author: Engine
+    """Which model wrote it."""
+    text: str
+    """The answer for the user."""
+    token_ids: list[int]
+    """The answer in its author's vocabulary, without the end of sequence."""
+    forced_close: bool
+    """Whether the thinking was closed by a budget and not by a model."""
+    complete: bool
+    """Whether the model ended the answer itself; False when it ran into ``answer_tokens`` or the context."""
+    seed: int
+    """Seed of the sampling."""
+    usage: Usage
+    """Cost of writing it."""

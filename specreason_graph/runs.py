@@ -1,0 +1,147 @@
+"""Runs kept in an SQLite file: LangGraph's checkpoints, and beside them how each run was launched.
+
+The launch is written before the first checkpoint, so a run that was killed at any instant can be resumed by its thread
+id alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph.state import CompiledStateGraph
+from platformdirs import user_data_path
+
+from specreason_graph.config import make_config
+from specreason_graph.engines import EnginePair, open_pair
+from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.graph import create_specreason
+from specreason_graph.records import Answer, Record, Step
+from specreason_graph.state import Plain
+
+RECURSION_LIMIT = 1_000_000
+TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
+
+
+class Launch(Record):
+    """How a run was started."""
+
+    question: str
+    """What it thinks about."""
+    base: str = "abacus-base"
+    """Base model: a built-in name, a folder or a name on the hub."""
+    draft: str = "abacus-draft"
+    """Draft model, likewise."""
+    engine: str = "transformers"
+    """Kind of engine."""
+    device: str | None = None
+    """Torch device; None chooses."""
+    dtype: str | None = None
+    """Number format; None chooses."""
+    settings: dict[str, Any] = {}
+    """Fields of `SpecReasonConfig` that differ from their defaults."""
+
+    def open_pair(self) -> EnginePair:
+        """Load the engines."""
+        return open_pair(self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype)
+
+
+def default_database() -> Path:
+    """The file in the user's data folder."""
+    return user_data_path("specreason") / "runs.sqlite"
+
+
+class Runs:
+    """The runs of one database file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._connection.execute(TABLE)
+        self.saver = SqliteSaver(connection)
+
+    @classmethod
+    @contextmanager
+    def open(cls, file: Path) -> Iterator[Runs]:
+        """Open or create the file; `UsageError` when it is no database or cannot be written."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file, check_same_thread=False)
+            with closing(connection):
+                yield cls(connection)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise UsageError(f"database {file} cannot be used: {error}", hint="name another file with --db") from error
+
+    def add(self, launch: Launch) -> str:
+        """Keep a new run; its thread id."""
+        thread = uuid.uuid4().hex[:12]
+        with self._connection:
+            self._connection.execute("insert into specreason_runs values (?, ?)", (thread, launch.model_dump_json()))
+        return thread
+
+    def launch(self, thread: str) -> Launch:
+        """How a run was started; `ThreadError` when there is no such run."""
+        row = self._connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
+        if row is None:
+            raise ThreadError(f"no run {thread!r} in this database", hint="check the thread id and --db")
+        return Launch.model_validate_json(row[0])
+
+    def compile(self, launch: Launch, pair: EnginePair) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """The graph of a run, checkpointed here."""
+        return create_specreason(pair, config=make_config(**launch.settings)).compile(checkpointer=self.saver)
+
+
+class Run:
+    """One run: from its launch, or from the step it had reached."""
+
+    def __init__(self, runs: Runs, thread: str, pair: EnginePair) -> None:
+        self.thread, self.pair = thread, pair
+        self._launch = runs.launch(thread)
+        self._graph = runs.compile(self._launch, pair)
+        self._config: RunnableConfig = {"configurable": {"thread_id": thread}, "recursion_limit": RECURSION_LIMIT}
+        self._check_engines()
+
+    def advance(self) -> Iterator[Step]:
+        """Work to the end; yields each step as it is committed."""
+        started = bool(self._graph.get_state(self._config).created_at)
+        question = None if started else {"question": self._launch.question}
+        updates = self._graph.stream(question, self._config, stream_mode="updates", durability="sync")
+        for update in updates:
+            for node, changes in update.items():
+                if node in ("accept", "regenerate"):
+                    yield from map(Step.load, changes["steps"])
+
+    @property
+    def values(self) -> Plain:
+        """The state as checkpointed last."""
+        values: Plain = self._graph.get_state(self._config).values
+        return values
+
+    @property
+    def steps(self) -> list[Step]:
+        """The committed steps."""
+        return [Step.load(step) for step in self.values.get("steps", [])]
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer, once there is one."""
+        result = self.values.get("result")
+        return Answer.load(result) if result else None
+
+    def _check_engines(self) -> None:
+        """Refuse to go on with other models than the run began with."""
+        recorded = self.values.get("manifest", {}).get("engines")
+        now = {"base": self.pair.base.describe().dump(), "draft": self.pair.draft.describe().dump()}
+        for role in recorded or ():
+            for field in ("weights", "vocabulary", "dtype"):
+                if recorded[role][field] != now[role][field]:
+                    raise ThreadError(
+                        f"run {self.thread!r} began with another {role} model: its {field} were "
+                        f"{recorded[role][field][:12]} and are {now[role][field][:12]}",
+                        hint="put the model back, or solve the question anew",
+                    )

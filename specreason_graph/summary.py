@@ -1,0 +1,54 @@
+"""What a run took: acceptance, tokens by model and purpose, time by stage. Derived from the records, never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specreason_graph.records import Answer, Cost, Record, Step, Usage
+
+
+class Summary(Record):
+    """Totals of one run."""
+
+    steps: int
+    """Committed steps."""
+    proposals: int
+    """Steps that the draft model wrote, accepted or not."""
+    accepted: int
+    """Proposals that entered the trace."""
+    costs: list[Cost]
+    """Tokens and seconds for each engine and purpose, discarded work included."""
+    discarded: Usage
+    """The part of the draft model's work that was thrown away."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the proposals that were accepted, 0 to 1; 0 when there were none."""
+        return self.accepted / self.proposals if self.proposals else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in engine calls."""
+        return sum(cost.usage.seconds for cost in self.costs)
+
+
+def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
+    """Add up a trace and its answer."""
+    costs = [cost for step in steps for cost in step.costs]
+    if answer:
+        costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
+    discarded = [step.discarded.usage for step in steps if step.discarded]
+    accepted = sum(step.decision.accepted for step in steps)
+    return Summary(
+        steps=len(steps), proposals=accepted + len(discarded), accepted=accepted, costs=_by_purpose(costs),
+        discarded=sum(discarded, Usage()),
+    )  # fmt: skip
+
+
+def _by_purpose(costs: Sequence[Cost]) -> list[Cost]:
+    totals: dict[tuple[str, str], Cost] = {}
+    for cost in costs:
+        key = (cost.engine, cost.purpose)
+        before = totals[key].usage if key in totals else Usage()
+        totals[key] = cost.model_copy(update={"usage": before + cost.usage})
+    return list(totals.values())

@@ -1,0 +1,1 @@
+"""How the abacus pair is made: ``python -m training make`` from nothing, ``python -m training evaluate`` to check it."""
