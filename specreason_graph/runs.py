@@ -22,6 +22,7 @@ from specreason_graph.config import make_config
 from specreason_graph.engines import EnginePair, open_pair
 from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.graph import create_specreason
+from specreason_graph.prompting import Prompts
 from specreason_graph.records import Answer, Record, Step
 from specreason_graph.state import Plain
 
@@ -62,20 +63,14 @@ class Runs:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._connection.execute(TABLE)
         self.saver = SqliteSaver(connection)
 
     @classmethod
     @contextmanager
     def open(cls, file: Path) -> Iterator[Runs]:
         """Open or create the file; `UsageError` when it is no database or cannot be written."""
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(file, check_same_thread=False)
-            with closing(connection):
-                yield cls(connection)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise UsageError(f"database {file} cannot be used: {error}", hint="name another file with --db") from error
+        with closing(_connect(file)) as connection:
+            yield cls(connection)
 
     def add(self, launch: Launch) -> str:
         """Keep a new run; its thread id."""
@@ -96,6 +91,16 @@ class Runs:
         return create_specreason(pair, config=make_config(**launch.settings)).compile(checkpointer=self.saver)
 
 
+def _connect(file: Path) -> sqlite3.Connection:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, check_same_thread=False)
+        connection.execute(TABLE)
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise UsageError(f"database {file} cannot be used: {error}", hint="name another file with --db") from error
+    return connection
+
+
 class Run:
     """One run: from its launch, or from the step it had reached."""
 
@@ -105,6 +110,12 @@ class Run:
         self._graph = runs.compile(self._launch, pair)
         self._config: RunnableConfig = {"configurable": {"thread_id": thread}, "recursion_limit": RECURSION_LIMIT}
         self._check_engines()
+
+    @classmethod
+    def start(cls, runs: Runs, launch: Launch, pair: EnginePair) -> Run:
+        """A new run, kept before its first step; `QuestionError` when the question does not fit the models."""
+        Prompts(pair, make_config(**launch.settings)).check_question(launch.question)
+        return cls(runs, runs.add(launch), pair)
 
     def advance(self) -> Iterator[Step]:
         """Work to the end; yields each step as it is committed."""

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from specreason_graph.models.abacus.problems import draw_training_problem
 from training.documents import Document, Writer, batches, judging, solving
 from training.fit import Plan, fit, grown, new_model
 from training.play import share_right
 from training.proposals import draft_pool
 from training.tokenizer import save_tokenizer
-from specreason_graph.models.abacus.problems import draw_training_problem
 
 BATCH = 4096
-DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN = 2, 64, Plan(4_200_000, rate=6e-3)
+DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT = 2, 96, Plan(4_600_000, rate=5e-3), 0.05
 SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(6_500_000, rate=4e-3)
 BASE_LAYERS, JUDGE_PLAN = 16, Plan(7_000_000, rate=2.5e-3, auxiliary=0.5)
 POOL = 6_000
@@ -33,7 +33,7 @@ def make(work: Path) -> tuple[Path, Path]:
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     writer = Writer(save_tokenizer(work / "tokenizer"))
-    draft = _stage(work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN), writer)
+    draft = _stage(work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT), writer)
     solver = _stage(work / "solver", lambda: _solver(writer, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN), writer)
     _stage(work / "base", lambda: _judge(writer, solver, draft, work / "base-unfinished"), writer)
     return work / "base", work / "draft"
@@ -47,11 +47,11 @@ def _stage(folder: Path, train: Callable[[], PreTrainedModel], writer: Writer) -
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def _solver(writer: Writer, layers: int, width: int, plan: Plan) -> PreTrainedModel:
+def _solver(writer: Writer, layers: int, width: int, plan: Plan, hard_weight: float = 1.0) -> PreTrainedModel:
     tokenizer = writer.tokenizer
     model = new_model(len(tokenizer), tokenizer.eos_token_id, layers=layers, width=width)
     rng = random.Random(SEED)
-    return _fit(model, writer, solving(writer, rng), plan, rng)
+    return _fit(model, writer, solving(writer, rng, hard_weight), plan, rng)
 
 
 def _judge(writer: Writer, solver: PreTrainedModel, draft: PreTrainedModel, unfinished: Path) -> PreTrainedModel:

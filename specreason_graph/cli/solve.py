@@ -14,8 +14,6 @@ from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs import Launch, Run, Runs, default_database
 from specreason_graph.summary import summarise
 
-Setting = Annotated[float | None, typer.Option()]
-
 
 def solve(
     question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
@@ -51,7 +49,7 @@ def solve(
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = options.make_launch(asked, config, models, settings)
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
-        _work(Run(runs, runs.add(launch), pair), launch, as_json=as_json, show_question=example)
+        _work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
 
 
 def resume(

@@ -23,11 +23,15 @@ T = TypeVar("T")
 class LoopThread:
     """An event loop in a thread of its own, started at the first use."""
 
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop."""
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="specreason-engines", daemon=True).start()
+        self._thread = threading.Thread(target=_run, args=(loop,), name="specreason-engines", daemon=True)
+        self._thread.start()
         return loop
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -46,9 +50,16 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the thread; work still running is lost."""
-        if "loop" in self.__dict__:
+        if self._thread:
             self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+            self._thread = None
             del self.loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:

@@ -1,0 +1,129 @@
+"""kill -9 at any instant: the run goes on where it was, and ends as it would have ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specreason_graph import EnginePair
+from specreason_graph.errors import ThreadError
+from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.records import Step
+from specreason_graph.runs import Launch, Run, Runs
+
+INSTANTS = 20
+PROBLEM = max(held_out(), key=lambda problem: len(problem.operations))
+LAUNCH = Launch(question=PROBLEM.question, settings={"seed": 11, "temperature": 1.0})
+
+
+def kept(step: Step) -> dict[str, Any]:
+    """What of a step must survive: everything but the seconds and what the caches happened to hold."""
+    plain = step.dump()
+    for costed in (plain, plain["score"] or {}, plain["discarded"] or {}):
+        costed.pop("usage", None)
+        costed.pop("costs", None)
+    if plain["score"]:
+        plain["score"]["digit_logprobs"] = pytest.approx(plain["score"]["digit_logprobs"], abs=1e-3)
+        plain["score"]["mean"] = pytest.approx(plain["score"]["mean"], abs=1e-4)
+        plain["score"]["other_mass"] = pytest.approx(plain["score"]["other_mass"], abs=1e-4)
+    if plain["decision"]["number"] is not None:
+        plain["decision"]["number"] = pytest.approx(plain["decision"]["number"], abs=1e-4)
+    return plain
+
+
+def finish(run: Run) -> tuple[list[Step], str]:
+    for _ in run.advance():
+        pass
+    assert run.answer is not None
+    return run.steps, run.answer.text
+
+
+def _work(file: Path, thread: str, begun: Any) -> None:
+    """What the killed process does."""
+    with Runs.open(file) as runs, LAUNCH.open_pair() as pair:
+        begun.set()
+        finish(Run(runs, thread, pair))
+
+
+def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: EnginePair, tmp_path: Path) -> None:
+    with Runs.open(tmp_path / "whole.sqlite") as runs:
+        start = time.monotonic()
+        steps, answer = finish(Run.start(runs, LAUNCH, abacus))
+        seconds = time.monotonic() - start
+    expected = [kept(step) for step in steps]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["transformers.models.qwen3", "specreason_graph.runs", "torch"])
+    rng, reached = random.Random(4), []
+    for instant in range(INSTANTS):
+        file = tmp_path / f"killed-{instant}.sqlite"
+        with Runs.open(file) as runs:
+            thread = runs.add(LAUNCH)
+        begun = processes.Event()
+        child = processes.Process(target=_work, args=(file, thread, begun))
+        child.start()
+        assert begun.wait(60)
+        time.sleep(rng.uniform(0, 1.5 * seconds))
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        with Runs.open(file) as runs:
+            run = Run(runs, thread, abacus)
+            before = [kept(step) for step in run.steps]
+            reached.append(len(before))
+            finished, again = finish(run)
+        assert before == expected[: len(before)]
+        assert ([kept(step) for step in finished], again) == (expected, answer)
+    assert any(0 < count < len(expected) for count in reached), f"no kill fell into the middle of a run: {reached}"
+
+
+def test_committed_steps_are_not_touched_by_a_resume(abacus: EnginePair, tmp_path: Path) -> None:
+    with Runs.open(tmp_path / "runs.sqlite") as runs:
+        run = Run.start(runs, LAUNCH, abacus)
+        walk = run.advance()
+        first = [next(walk), next(walk)]
+        walk.close()  # type: ignore[attr-defined]
+        again = Run(runs, run.thread, abacus)
+        assert again.steps[:2] == first
+        finish(again)
+        assert again.steps[:2] == first
+
+
+def test_kill_and_resume_on_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
+    whole = command("solve", "--seed", "11", "--temperature", "1", PROBLEM.question, "--db", str(tmp_path / "a.sqlite"))
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-m", "specreason_graph", "solve", "--seed", "11", "--temperature", "1", PROBLEM.question,
+         "--db", str(tmp_path / "b.sqlite")], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout
+    thread = child.stdout.readline().split()[1]
+    for _ in range(3):
+        child.stdout.readline()
+    child.kill()
+    child.communicate()
+    resumed = command("resume", thread, "--db", str(tmp_path / "b.sqlite"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert _texts(resumed.stdout) == _texts(whole.stdout)
+
+
+def _texts(shown: str) -> list[str]:
+    """Author and text of the shown steps, and the answer; times differ."""
+    lines = [line for line in shown.splitlines() if " s  " in line or "boxed" in line]
+    return [line.partition(" s  ")[2] or line for line in lines]
+
+
+def test_another_model_is_refused(abacus: EnginePair, tmp_path: Path) -> None:
+    with Runs.open(tmp_path / "runs.sqlite") as runs:
+        run = Run.start(runs, LAUNCH, abacus)
+        next(run.advance())
+        swapped = EnginePair(draft=abacus.base, base=abacus.base)
+        with pytest.raises(ThreadError, match="began with another draft model"):
+            Run(runs, run.thread, swapped)

@@ -1,0 +1,130 @@
+"""The table of targets on the 500 held-out problems, at temperature 0, and the model card it goes into."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from langgraph.graph.state import CompiledStateGraph
+
+from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.models.abacus import FOLDER
+from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
+from specreason_graph.records import Proposal, Score, Step
+
+ALONE = {"first_steps_by_base": 10**6}
+"""Settings under which the engine in the base's role writes everything."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A step that the draft wrote, with the base's opinion."""
+
+    right: bool
+    """Whether it is the right one in its own context."""
+    score: float
+    """Mean score."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The figures; shares are 0 to 1."""
+
+    problems: int
+    """How many problems."""
+    base_right: float
+    """Answers right, base alone."""
+    draft_right: float
+    """Answers right, draft alone."""
+    auroc: float
+    """Mean score of the base, right against wrong steps that the draft wrote."""
+    judged: int
+    """Steps behind that figure."""
+    judged_wrong: int
+    """Of which wrong."""
+    pair_right: float
+    """Answers right, SpecReason at the default threshold."""
+    from_draft: float
+    """Share of committed steps, the empty closing one aside, that the draft wrote."""
+
+
+def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
+    """Run the held-out problems (the first ``count``) three times on the embedded engine."""
+    problems = held_out()[:count]
+    with pair or open_pair() as both:
+        loop = create_specreason(both, temperature=0).compile()
+        base = create_specreason(both, temperature=0, **ALONE).compile()
+        draft = create_specreason(EnginePair(both.draft, both.draft), temperature=0, **ALONE).compile()
+        runs = [play(loop, problem) for problem in problems]
+        judged = [verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)]
+        steps = [step for _, trace in runs for step in trace if step.text]
+        return Table(
+            problems=len(problems),
+            base_right=_right(problems, [play(base, problem)[0] for problem in problems]),
+            draft_right=_right(problems, [play(draft, problem)[0] for problem in problems]),
+            auroc=auroc(judged), judged=len(judged), judged_wrong=sum(not verdict.right for verdict in judged),
+            pair_right=_right(problems, [answer for answer, _ in runs]),
+            from_draft=sum(step.author == "draft" for step in steps) / len(steps),
+        )  # fmt: skip
+
+
+def play(graph: CompiledStateGraph, problem: Problem) -> tuple[int | None, list[Step]]:
+    """The number a graph answers, and its trace."""
+    outcome = graph.invoke({"question": problem.question}, {"recursion_limit": 10_000})
+    return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["steps"]]
+
+
+def _right(problems: Sequence[Problem], answers: Sequence[int | None]) -> float:
+    return sum(p.answer == a for p, a in zip(problems, answers, strict=True)) / len(problems)
+
+
+def _verdicts(problem: Problem, steps: list[Step]) -> Iterable[Judged]:
+    """Each scored proposal, labelled by the arithmetic in its own context."""
+    written: list[str] = []
+    for step in steps:
+        if step.score:
+            proposal: Step | Proposal = step.discarded or step
+            yield Judged(problem.is_right(proposal.text, written), Score.load(step.score.dump()).mean)
+        written.append(step.text)
+
+
+def auroc(judged: Sequence[Judged]) -> float:
+    """Probability that a right step outscores a wrong one, ties counting half."""
+    right = [verdict.score for verdict in judged if verdict.right]
+    wrong = [verdict.score for verdict in judged if not verdict.right]
+    wins = sum((r > w) + 0.5 * (r == w) for r in right for w in wrong)
+    return wins / (len(right) * len(wrong)) if right and wrong else float("nan")
+
+
+def rows(table: Table) -> list[tuple[str, str, str, bool]]:
+    """What, target, figure, met."""
+    return [
+        ("base alone, answers right", "at least 95%", f"{table.base_right:.1%}", table.base_right >= 0.95),
+        ("draft alone, answers right", "5 to 50%", f"{table.draft_right:.1%}", 0.05 <= table.draft_right <= 0.5),
+        (
+            f"judge: AUROC of the mean score on {table.judged} steps the draft wrote, {table.judged_wrong} of them wrong",
+            "at least 0.97", f"{table.auroc:.4f}", table.auroc >= 0.97,
+        ),
+        ("SpecReason at threshold 7, answers right", "at least base - 1 point", f"{table.pair_right:.1%}", table.pair_right >= table.base_right - 0.01),
+        ("steps taken from the draft", "at least 50%", f"{table.from_draft:.1%}", table.from_draft >= 0.5),
+    ]  # fmt: skip
+
+
+def markdown(table: Table) -> str:
+    """The table as it stands in the model card."""
+    head = f"| on {table.problems} held-out problems, temperature 0 | target | figure |\n|---|---|---|\n"
+    return head + "".join(f"| {what} | {target} | {figure} |\n" for what, target, figure, _ in rows(table))
+
+
+def write_card(table: Table, card: Path = FOLDER / "README.md") -> None:
+    """Put the table between the marks of the model card."""
+    begin, end = "<!-- table -->\n", "<!-- /table -->"
+    before, _, rest = card.read_text().partition(begin)
+    card.write_text(before + begin + markdown(table) + end + rest.partition(end)[2])
+
+
+def dump(table: Table) -> str:
+    """The table as JSON."""
+    return json.dumps(asdict(table))
