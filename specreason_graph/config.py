@@ -15,9 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 Reading = Literal["mean", "greedy"]
 Author = Literal["base", "draft"]
 
-JUDGE_INSTRUCTION = (
-    "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
-)
+JUDGE_INSTRUCTION = "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
 JUDGE_PREFILL = "Score: "
 
 

@@ -17,6 +17,7 @@ from specreason_graph.records import Proposal, Record, Score, Usage
 
 QUESTION = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
 RIGHT = "14 boxes of 23: 14*23=322.\n\n"
+EXTENSION = "Let us see.\n\n"
 WRONG = "14 boxes of 23: 14*23=795.\n\n"
 TOKENS = 64
 """Tokens written to time a model; also the step length that the break-even is worked out for."""
@@ -66,11 +67,26 @@ class Diagnosis:
             f"{distance:.3f}; mass outside the digits {right.other_mass:.2f} and {wrong.other_mass:.2f}"
         )
         if distance < BLIND:
-            return Finding(name="judge", status="failed", detail=detail, advice="the judge does not see the step: check the chat template")
+            return Finding(
+                name="judge",
+                status="failed",
+                detail=detail,
+                advice="the judge does not see the step: check the chat template",
+            )
         if right.mean <= wrong.mean:
-            return Finding(name="judge", status="warning", detail=detail, advice="a stronger base model, or other words in judge_instruction")
+            return Finding(
+                name="judge",
+                status="warning",
+                detail=detail,
+                advice="a stronger base model, or other words in judge_instruction",
+            )
         if max(right.other_mass, wrong.other_mass) > 0.5:
-            return Finding(name="judge", status="warning", detail=detail, advice="the judge seldom answers with a digit: change judge_prefill")
+            return Finding(
+                name="judge",
+                status="warning",
+                detail=detail,
+                advice="the judge seldom answers with a digit: change judge_prefill",
+            )
         return Finding(name="judge", status="ok", detail=detail)
 
     async def _opinion(self, prompts: Prompts, text: str) -> Score:
@@ -78,23 +94,28 @@ class Diagnosis:
         step = Proposal(author="base", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
         prompt = prompts.thinking_ids("base", QUESTION, [step]) + prompts.base.judge_ids
         found = await self.pair.base.next_token(prompt, prompts.base.digit_ids)
-        return read_score([found.logprobs[i] for i in prompts.base.digit_ids], found.other_mass, len(prompt), found.usage)
+        return read_score(
+            [found.logprobs[i] for i in prompts.base.digit_ids], found.other_mass, len(prompt), found.usage
+        )
 
     async def _cache(self, role: Role, prompts: Prompts) -> Finding:
         engine, vocabulary = self.pair.engine(role), prompts.prompter(role).vocabulary
         prompt = prompts.thinking_ids(role, QUESTION, [])
         await engine.next_token(prompt, [0])
-        again = await engine.next_token(prompt + vocabulary.encode(RIGHT), [0])
-        detail = f"{again.usage.cached_tokens} of {len(prompt)} tokens of an extended prompt were kept"
+        again = await engine.next_token(prompt + vocabulary.encode(EXTENSION), [0])
+        detail = f"{again.usage.cached_tokens} tokens of an extended prompt of {again.usage.prompt_tokens} were cached"
         if again.usage.cached_tokens == 0:
-            return Finding(name=f"{role} cache", status="warning", detail=detail, advice="switch on the engine's prefix cache")
+            return Finding(
+                name=f"{role} cache", status="warning", detail=detail, advice="switch on the engine's prefix cache"
+            )
         return Finding(name=f"{role} cache", status="ok", detail=detail)
 
     async def _speed(self, prompts: Prompts) -> list[Finding]:
         draft = await _seconds_per_token(self.pair.draft, prompts.thinking_ids("draft", QUESTION, []))
         base = await _seconds_per_token(self.pair.base, prompts.thinking_ids("base", QUESTION, []))
         score = min([(await self._opinion(prompts, text)).usage.seconds for text in (RIGHT, WRONG, RIGHT)])
-        detail = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times), a score {score * 1000:.1f} ms"
+        times = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times)"
+        detail = f"{times}, a score {score * 1000:.1f} ms"
         return [Finding(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
 
 
@@ -126,5 +147,10 @@ def _break_even(draft: float, base: float, score: float) -> Finding:
     share = (draft * TOKENS + score) / (base * TOKENS)
     detail = f"drafting pays from {share:.0%} of the proposals accepted (steps of {TOKENS} tokens)"
     if share >= 1:
-        return Finding(name="break-even", status="warning", detail=detail, advice="the draft costs as much as the base: use a smaller draft")
+        return Finding(
+            name="break-even",
+            status="warning",
+            detail=detail,
+            advice="the draft costs as much as the base: use a smaller draft",
+        )
     return Finding(name="break-even", status="ok", detail=detail)

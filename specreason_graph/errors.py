@@ -1,13 +1,13 @@
 """What can go wrong, as one tree.
 
-    SpecReasonError
-    ├── UsageError                the caller can mend it; the command line exits with 2
-    │   ├── ConfigError           a knob has a bad value or an unknown name
-    │   ├── QuestionError         the question is empty or does not fit the context
-    │   ├── ModelError            a model cannot be found or loaded
-    │   └── ThreadError           no such thread, or a thread of something else
-    └── EngineError               an engine failed at work; carries ``engine`` and ``retryable``
-        └── ContextLimitError     a prompt is longer than the engine's context
+SpecReasonError
+├── UsageError                the caller can mend it; the command line exits with 2
+│   ├── ConfigError           a knob has a bad value or an unknown name
+│   ├── QuestionError         the question is empty or does not fit the context
+│   ├── ModelError            a model cannot be found or loaded
+│   └── ThreadError           no such thread, or a thread of something else
+└── EngineError               an engine failed at work; carries ``engine`` and ``retryable``
+    └── ContextLimitError     a prompt is longer than the engine's context
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The loop as a LangGraph state graph.
 
-    START -> prepare -> draft -> score -> accept or regenerate -> draft ... -> finalize -> END
+START -> prepare -> draft -> score -> accept or regenerate -> draft ... -> finalize -> END
 """
 
 from __future__ import annotations

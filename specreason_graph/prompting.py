@@ -184,7 +184,9 @@ async def write_step(
     written: list[int] = []
     usage = Usage()
     while True:
-        part = await engine.generate(prompt + written, replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls))
+        part = await engine.generate(
+            prompt + written, replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls)
+        )
         usage += part.usage
         generation = part.generations[0]
         written = written + generation.token_ids

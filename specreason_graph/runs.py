@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph.state import CompiledStateGraph
 from platformdirs import user_data_path
+from pydantic import Field
 
 from specreason_graph.config import make_config
 from specreason_graph.engines import EnginePair, open_pair
@@ -45,7 +46,7 @@ class Launch(Record):
     """Torch device; None chooses."""
     dtype: str | None = None
     """Number format; None chooses."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Fields of `SpecReasonConfig` that differ from their defaults."""
 
     def open_pair(self) -> EnginePair:

@@ -1,7 +1,7 @@
 """The channels of the graph; everything that is checkpointed is defined here and in `records`.
 
-All values are plain (dicts, lists, strings, numbers), so checkpoints load in LangGraph's strict msgpack mode. No dict has
-a key named ``role`` or ``type``: the delta channel takes such dicts for chat messages.
+All values are plain (dicts, lists, strings, numbers), so checkpoints load in LangGraph's strict msgpack mode. No dict
+has a key named ``role`` or ``type``: the delta channel takes such dicts for chat messages.
 """
 
 from __future__ import annotations

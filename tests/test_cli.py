@@ -66,7 +66,17 @@ def test_question_from_a_file_and_an_example(command: Command, tmp_path: Path) -
 
 def test_config_file_and_set(command: Command, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("threshold = 3.0\nreading = 'greedy'\n")
-    result = command("solve", "--json", "--config", str(tmp_path / "c.toml"), "--threshold", "8", "--set", "max_steps=2", PROBLEM.question)
+    result = command(
+        "solve",
+        "--json",
+        "--config",
+        str(tmp_path / "c.toml"),
+        "--threshold",
+        "8",
+        "--set",
+        "max_steps=2",
+        PROBLEM.question,
+    )
     document = json.loads(result.stdout)
     assert (document["config"]["threshold"], document["config"]["reading"]) == (8.0, "greedy")
     assert (document["stop_reason"], len(document["steps"])) == ("step_limit", 2)
@@ -79,7 +89,10 @@ BAD: list[tuple[list[str], str]] = [
     (["solve", PROBLEM.question * 40], "context of 1024"),
     (["solve", "--base", "/no/such/model", PROBLEM.question], "model '/no/such/model' is not a folder"),
     (["solve", "--base", "tests", PROBLEM.question], "folder 'tests' is no model: it has no config.json"),
-    (["solve", "--threshold", "11", PROBLEM.question], "threshold = 11.0 is not allowed: input should be less than or equal to 9"),
+    (
+        ["solve", "--threshold", "11", PROBLEM.question],
+        "threshold = 11.0 is not allowed: input should be less than or equal to 9",
+    ),
     (["solve", "--threshold", "high", PROBLEM.question], "'high' is not a valid float"),
     (["solve", "--thinking-tokens", "0", PROBLEM.question], "thinking_tokens = 0 is not allowed"),
     (["solve", "--set", "treshold=3", PROBLEM.question], "unknown setting 'treshold'; known settings: threshold,"),
@@ -93,7 +106,9 @@ BAD: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: None if isinstance(value, list) else value[:40])
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: None if isinstance(value, list) else value[:40]
+)
 def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list[str], message: str) -> None:
     result = command(*arguments)
     assert result.returncode == 2

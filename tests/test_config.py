@@ -42,7 +42,10 @@ def test_every_setting_is_described() -> None:
     assert all(field.description for field in SpecReasonConfig.model_fields.values())
 
 
-@pytest.mark.parametrize(("name", "text"), [("c.toml", "threshold = 5\nreading = 'greedy'"), ("c.json", '{"threshold": 5, "reading": "greedy"}')])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("c.toml", "threshold = 5\nreading = 'greedy'"), ("c.json", '{"threshold": 5, "reading": "greedy"}')],
+)
 def test_config_file(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     config = make_config(**read_config_file(tmp_path / name))

@@ -13,7 +13,7 @@ from specreason_graph.errors import QuestionError
 from specreason_graph.policies import decide
 from specreason_graph.records import Decision, Score
 
-QUESTION = {"question": "What is it?"}
+QUESTION: Any = {"question": "What is it?"}
 CLOSE = "</think>"
 
 
@@ -29,7 +29,9 @@ def authors(outcome: Any) -> list[tuple[str, str]]:
 
 
 def test_good_steps_are_kept_and_bad_ones_rewritten() -> None:
-    outcome, draft, base = play(["one is fine.\n\n", "two is bad.\n\n", CLOSE], ["TWO by base.\n\n", CLOSE, "It is 3."], [9, 2])
+    outcome, draft, base = play(
+        ["one is fine.\n\n", "two is bad.\n\n", CLOSE], ["TWO by base.\n\n", CLOSE, "It is 3."], [9, 2]
+    )
     assert authors(outcome) == [("draft", "one is fine.\n\n"), ("base", "TWO by base.\n\n"), ("base", "")]
     assert (outcome["answer"], outcome["stop_reason"]) == ("It is 3.", "answered")
     assert [call.kind for call in base.calls] == ["next_token", "next_token", "generate", "generate", "generate"]
@@ -41,7 +43,8 @@ def test_rejected_work_stays_in_the_evidence() -> None:
     first = outcome["steps"][0]
     assert first["discarded"]["text"] == "two is bad.\n\n"
     assert first["decision"] == {
-        "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean", "threshold": 7.0,
+        "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean",
+        "threshold": 7.0,
     }  # fmt: skip
     assert [(cost["engine"], cost["purpose"]) for cost in first["costs"]] == [
         ("draft", "draft"), ("base", "score"), ("base", "regenerate"),
@@ -50,7 +53,9 @@ def test_rejected_work_stays_in_the_evidence() -> None:
 
 def test_decision_follows_from_the_stored_score() -> None:
     outcome, _, _ = play(
-        ["a fine step.\n\n", "a bad step.\n\n", CLOSE], ["by the base.\n\n", CLOSE, "x"], [[0.0] * 8 + [0.5, 0.4], [0.3] * 3 + [0.0] * 7]
+        ["a fine step.\n\n", "a bad step.\n\n", CLOSE],
+        ["by the base.\n\n", CLOSE, "x"],
+        [[0.0] * 8 + [0.5, 0.4], [0.3] * 3 + [0.0] * 7],
     )
     for step in outcome["steps"][:2]:
         stored = Decision.load(step["decision"])
@@ -62,12 +67,19 @@ def test_decision_follows_from_the_stored_score() -> None:
 @pytest.mark.parametrize(("reading", "author"), [("greedy", "draft"), ("mean", "base")])
 def test_reading_decides_a_split_opinion(reading: str, author: str) -> None:
     split = [0.4] + [0.0] * 8 + [0.6]
-    outcome, _, _ = play(["a disputed step.\n\n", CLOSE], ["by the base.\n\n", CLOSE, "x", "x"][author == "draft" :], [split], reading=reading)
+    outcome, _, _ = play(
+        ["a disputed step.\n\n", CLOSE],
+        ["by the base.\n\n", CLOSE, "x", "x"][author == "draft" :],
+        [split],
+        reading=reading,
+    )
     assert outcome["steps"][0]["author"] == author
 
 
 def test_first_steps_by_base_are_not_drafted() -> None:
-    outcome, draft, _ = play(["a draft step.\n\n", CLOSE], ["plan one.\n\n", "plan two.\n\n", CLOSE, "x"], [9], first_steps_by_base=2)
+    outcome, draft, _ = play(
+        ["a draft step.\n\n", CLOSE], ["plan one.\n\n", "plan two.\n\n", CLOSE, "x"], [9], first_steps_by_base=2
+    )
     assert [author for author, _ in authors(outcome)] == ["base", "base", "draft", "base"]
     assert outcome["steps"][0]["decision"]["reason"] == "first_steps_by_base"
     assert len(draft.calls) == 2
@@ -164,5 +176,8 @@ def test_empty_question(question: str) -> None:
 
 
 def test_question_longer_than_the_context() -> None:
-    with EnginePair(FakeEngine(), FakeEngine(context=500)) as pair, pytest.raises(QuestionError, match="context of 500"):
+    with (
+        EnginePair(FakeEngine(), FakeEngine(context=500)) as pair,
+        pytest.raises(QuestionError, match="context of 500"),
+    ):
         create_specreason(pair).compile().invoke({"question": "why? " * 200})

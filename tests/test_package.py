@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_package_folder_is_built() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {path.parent for path in (ROOT / "specreason_graph").rglob("__init__.py")} | {ROOT / "specreason_graph/nodes"}
+    folders = {path.parent for path in (ROOT / "specreason_graph").rglob("__init__.py")} | {
+        ROOT / "specreason_graph/nodes"
+    }
     assert sorted(listed) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
 
 
@@ -30,17 +32,22 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 
 def test_stages_have_one_import_name() -> None:
-    result = subprocess.run([sys.executable, "-c", "import nodes"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", "import nodes"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert "import specreason_graph.nodes" in result.stderr
     assert importlib.import_module("specreason_graph.nodes").Draft.__module__ == "specreason_graph.nodes.draft"
 
 
 def test_importing_the_package_loads_no_model_library() -> None:
-    code = "import sys, specreason_graph.cli.app; print([m for m in ('torch', 'transformers', 'vllm') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'vllm')"
+    code = f"import sys, specreason_graph.cli.app; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("record", [r for m in (records, summary) for r in vars(m).values() if isinstance(r, type) and issubclass(r, Record)])
+@pytest.mark.parametrize(
+    "record", [r for m in (records, summary) for r in vars(m).values() if isinstance(r, type) and issubclass(r, Record)]
+)
 def test_every_field_of_a_record_is_described(record: type[Record]) -> None:
     assert all(field.description for field in record.model_fields.values())

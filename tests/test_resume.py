@@ -98,11 +98,10 @@ def test_committed_steps_are_not_touched_by_a_resume(abacus: EnginePair, tmp_pat
 
 
 def test_kill_and_resume_on_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
-    whole = command("solve", "--seed", "11", "--temperature", "1", PROBLEM.question, "--db", str(tmp_path / "a.sqlite"))
-    child = subprocess.Popen(
-        [sys.executable, "-u", "-m", "specreason_graph", "solve", "--seed", "11", "--temperature", "1", PROBLEM.question,
-         "--db", str(tmp_path / "b.sqlite")], stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = ["solve", "--seed", "11", "--temperature", "1", PROBLEM.question, "--db"]
+    whole = command(*arguments, str(tmp_path / "a.sqlite"))
+    module = [sys.executable, "-u", "-m", "specreason_graph"]
+    child = subprocess.Popen([*module, *arguments, str(tmp_path / "b.sqlite")], stdout=subprocess.PIPE, text=True)
     assert child.stdout
     thread = child.stdout.readline().split()[1]
     for _ in range(3):

@@ -7,13 +7,13 @@ import math
 
 import pytest
 
+from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.transformers import Slots
 from specreason_graph.errors import ContextLimitError, ModelError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter
-from specreason_graph.config import make_config
 
 QUESTION = held_out()[4].question
 
@@ -58,10 +58,10 @@ async def test_two_sequences_keep_their_caches() -> None:
 
 async def test_seeds_decide_the_samples() -> None:
     async with fresh() as engine:
-        hot = Sampling(max_tokens=30, temperature=1.5, seed=3, n=3)
+        hot = Sampling(max_tokens=30, temperature=20, seed=3, n=3)
         together = [g.token_ids for g in (await engine.generate(prompt(engine), hot)).generations]
         again = [g.token_ids for g in (await engine.generate(prompt(engine), hot)).generations]
-        single = (await engine.generate(prompt(engine), Sampling(max_tokens=30, temperature=1.5, seed=5))).generations[0]
+        single = (await engine.generate(prompt(engine), Sampling(max_tokens=30, temperature=20, seed=5))).generations[0]
         assert together == again
         assert together[2] == single.token_ids
         assert together[0] != together[1]

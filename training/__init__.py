@@ -1,1 +1,1 @@
-"""How the abacus pair is made: ``python -m training make`` from nothing, ``python -m training evaluate`` to check it."""
+"""How the abacus pair is made: ``python -m training make``, and ``python -m training evaluate`` to check it."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, draw_training_problem
 from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
+from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, draw_training_problem
 
 PROMPT_WEIGHT = 0.05
 DIGIT_WEIGHT = 5.0
@@ -139,9 +139,8 @@ def corrupt(step: str, problem: Problem, index: int, rng: random.Random) -> str:
         label, _, sum_ = front.partition(": ")
         digits = [i for i, c in enumerate(sum_) if c.isdigit()]
         at = rng.choice(digits)
-        return f"{label}: {sum_[:at]}{rng.choice('0123456789')}{sum_[at + 1:]}={result}{dot}"
-    other = rng.choice([s for i, s in enumerate(problem.steps) if i != index])
-    return other
+        return f"{label}: {sum_[:at]}{rng.choice('0123456789')}{sum_[at + 1 :]}={result}{dot}"
+    return rng.choice([s for i, s in enumerate(problem.steps) if i != index])
 
 
 def _slip(number: str, rng: random.Random) -> str:

@@ -6,15 +6,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
 from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.config import make_config
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
 from specreason_graph.records import Proposal, Score, Step
 
-ALONE = {"first_steps_by_base": 10**6}
+ALONE = make_config(temperature=0, first_steps_by_base=10**6)
 """Settings under which the engine in the base's role writes everything."""
 
 
@@ -55,10 +57,12 @@ def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
     problems = held_out()[:count]
     with pair or open_pair() as both:
         loop = create_specreason(both, temperature=0).compile()
-        base = create_specreason(both, temperature=0, **ALONE).compile()
-        draft = create_specreason(EnginePair(both.draft, both.draft), temperature=0, **ALONE).compile()
+        base = create_specreason(both, config=ALONE).compile()
+        draft = create_specreason(EnginePair(both.draft, both.draft), config=ALONE).compile()
         runs = [play(loop, problem) for problem in problems]
-        judged = [verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)]
+        judged = [
+            verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)
+        ]
         steps = [step for _, trace in runs for step in trace if step.text]
         return Table(
             problems=len(problems),
@@ -70,7 +74,7 @@ def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
         )  # fmt: skip
 
 
-def play(graph: CompiledStateGraph, problem: Problem) -> tuple[int | None, list[Step]]:
+def play(graph: CompiledStateGraph[Any, Any, Any, Any], problem: Problem) -> tuple[int | None, list[Step]]:
     """The number a graph answers, and its trace."""
     outcome = graph.invoke({"question": problem.question}, {"recursion_limit": 10_000})
     return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["steps"]]
@@ -100,14 +104,13 @@ def auroc(judged: Sequence[Judged]) -> float:
 
 def rows(table: Table) -> list[tuple[str, str, str, bool]]:
     """What, target, figure, met."""
+    judged = f"{table.judged} steps the draft wrote, {table.judged_wrong} of them wrong"
+    pair_met = table.pair_right >= table.base_right - 0.01
     return [
         ("base alone, answers right", "at least 95%", f"{table.base_right:.1%}", table.base_right >= 0.95),
         ("draft alone, answers right", "5 to 50%", f"{table.draft_right:.1%}", 0.05 <= table.draft_right <= 0.5),
-        (
-            f"judge: AUROC of the mean score on {table.judged} steps the draft wrote, {table.judged_wrong} of them wrong",
-            "at least 0.97", f"{table.auroc:.4f}", table.auroc >= 0.97,
-        ),
-        ("SpecReason at threshold 7, answers right", "at least base - 1 point", f"{table.pair_right:.1%}", table.pair_right >= table.base_right - 0.01),
+        (f"judge: AUROC of the mean score on {judged}", "at least 0.97", f"{table.auroc:.4f}", table.auroc >= 0.97),
+        ("SpecReason at threshold 7, answers right", "at least base - 1 point", f"{table.pair_right:.1%}", pair_met),
         ("steps taken from the draft", "at least 50%", f"{table.from_draft:.1%}", table.from_draft >= 0.5),
     ]  # fmt: skip
 

@@ -37,7 +37,8 @@ def new_model(vocabulary: int, eos: int, *, layers: int, width: int) -> Qwen3For
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, intermediate_size=3 * width,
         num_attention_heads=width // HEAD, num_key_value_heads=width // HEAD, head_dim=HEAD,
-        max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=None, eos_token_id=eos, pad_token_id=eos,
+        max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=eos, pad_token_id=eos,
     )  # fmt: skip
     return Qwen3ForCausalLM(config)
 
@@ -93,17 +94,19 @@ def fit(
     model: PreTrainedModel,
     batches: Iterator[Batch],
     plan: Plan,
-    report: Callable[[int, str], None] = lambda tokens, line: print(line, flush=True),
+    report: Callable[[str], None],
     every: int = 100,
 ) -> PreTrainedModel:
-    """Train ``model`` in place; ``report`` gets the tokens seen and a line of figures every ``every`` updates."""
+    """Train ``model`` in place; ``report`` gets a line of figures every ``every`` updates."""
     probe = nn.Linear(model.config.hidden_size, 1)
     steppers = optimizers(model, plan.rate)
     steppers.append(torch.optim.AdamW(probe.parameters(), lr=plan.rate))
     seen, update, begun, sums = 0, 0, time.monotonic(), torch.zeros(2)
     while seen < plan.tokens:
         batch = next(batches)
-        factor = min(1.0, (update + 1) / plan.warmup) * (0.515 + 0.485 * math.cos(math.pi * min(1.0, seen / plan.tokens)))
+        factor = min(1.0, (update + 1) / plan.warmup) * (
+            0.515 + 0.485 * math.cos(math.pi * min(1.0, seen / plan.tokens))
+        )
         main, auxiliary = losses(model, probe, batch)
         (main + plan.auxiliary * auxiliary).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -115,7 +118,8 @@ def fit(
         seen, update = seen + batch.ids.numel(), update + 1
         sums += torch.stack([main.detach(), auxiliary.detach()])
         if update % every == 0:
+            loss, probed = (sums / every).tolist()
             pace = seen / (time.monotonic() - begun)
-            report(seen, f"{seen / 1e6:6.2f} M tokens  loss {sums[0] / every:.4f}  auxiliary {sums[1] / every:.4f}  {pace:.0f}/s")
+            report(f"{seen / 1e6:6.2f} M tokens  loss {loss:.4f}  auxiliary {probed:.4f}  {pace:.0f}/s")
             sums.zero_()
     return model

@@ -23,7 +23,7 @@ from training.tokenizer import save_tokenizer
 BATCH = 4096
 DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT = 2, 96, Plan(4_600_000, rate=5e-3), 0.05
 SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(6_500_000, rate=4e-3)
-BASE_LAYERS, JUDGE_PLAN = 16, Plan(7_000_000, rate=2.5e-3, auxiliary=0.5)
+BASE_LAYERS, JUDGE_PLAN = 16, Plan(6_000_000, rate=2.5e-3, auxiliary=0.5)
 POOL = 6_000
 SEED = 1
 
@@ -33,7 +33,9 @@ def make(work: Path) -> tuple[Path, Path]:
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     writer = Writer(save_tokenizer(work / "tokenizer"))
-    draft = _stage(work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT), writer)
+    draft = _stage(
+        work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT), writer
+    )
     solver = _stage(work / "solver", lambda: _solver(writer, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN), writer)
     _stage(work / "base", lambda: _judge(writer, solver, draft, work / "base-unfinished"), writer)
     return work / "base", work / "draft"
@@ -67,7 +69,7 @@ def _fit(
 ) -> PreTrainedModel:  # fmt: skip
     check = [draw_training_problem(random.Random(10**6 + i)) for i in range(50)]
 
-    def report(seen: int, line: str) -> None:
+    def report(line: str) -> None:
         model.eval()
         print(f"{line}  right {share_right(model, writer, check):.2f}", flush=True)
         model.train()

@@ -1,4 +1,4 @@
-"""The tokenizer of the pair: byte-level BPE, digits split singly, ``.\\n\\n`` one token as in real vocabularies."""
+r"""The tokenizer of the pair: byte-level BPE, digits split singly, ``.\\n\\n`` one token as in real vocabularies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from specreason_graph.models.abacus.problems import draw_training_problem
 from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
+from specreason_graph.models.abacus.problems import draw_training_problem
 
 VOCABULARY = 640
 CONTEXT = 1024
@@ -46,7 +46,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """Train the tokenizer from nothing; the result depends on nothing but this file and the problems."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

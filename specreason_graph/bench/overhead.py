@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph.engines.fake import FakeEngine
@@ -58,7 +59,7 @@ def _base_reply(steps: int) -> Iterator[str]:
 def _measure(file: Path, pair: EnginePair, steps: int) -> Overhead:
     with SqliteSaver.from_conn_string(str(file)) as saver:
         graph = create_specreason(pair, max_steps=10 * steps, thinking_tokens=10**9).compile(checkpointer=saver)
-        config = {"configurable": {"thread_id": "bench"}, "recursion_limit": 100 * steps}
+        config: RunnableConfig = {"configurable": {"thread_id": "bench"}, "recursion_limit": 100 * steps}
         start, marks, size = time.perf_counter(), [], 0
         for update in graph.stream({"question": "Which?"}, config, stream_mode="updates", durability="sync"):
             for node, changes in update.items():
@@ -67,7 +68,7 @@ def _measure(file: Path, pair: EnginePair, steps: int) -> Overhead:
                     size += sum(len(step["text"]) for step in changes["steps"])
         seconds = time.perf_counter() - start
         saver.conn.execute("pragma wal_checkpoint(truncate)")
-    gaps = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(marks)]
     return Overhead(
         steps=len(marks), seconds=seconds, milliseconds_per_step=1000 * statistics.median(gaps),
         database_bytes=file.stat().st_size, text_bytes=size,

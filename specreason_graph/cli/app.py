@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from specreason_graph.cli import bench, doctor, solve
@@ -29,14 +28,14 @@ def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
         return app(arguments, standalone_mode=False, prog_name="specreason") or 0
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
     except UsageError as error:
         return _fail(str(error), 2)
     except SpecReasonError as error:
         return _fail(str(error), 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
+    except typer.TyperException as error:
+        return _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
 
 
 def _fail(message: str, code: int) -> int:

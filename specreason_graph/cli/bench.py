@@ -26,8 +26,8 @@ def overhead(
 
     found = measure_overhead(steps)
     if as_json:
-        return typer.echo(found.model_dump_json())
+        typer.echo(found.model_dump_json())
+        return
     typer.echo(f"{found.steps} steps in {found.seconds:.2f} s, {found.milliseconds_per_step:.2f} ms a step (median)")
     typer.echo(f"database {found.database_bytes:,} bytes, {found.database_bytes / found.steps:,.0f} a step")
     typer.echo(f"committed text {found.text_bytes:,} bytes")
-    return None

@@ -59,7 +59,9 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, joined, value = pair.partition("=")
         if not joined:
-            raise ConfigError(f"--set {pair!r} is not NAME=VALUE", hint=f"names: {', '.join(SpecReasonConfig.model_fields)}")
+            raise ConfigError(
+                f"--set {pair!r} is not NAME=VALUE", hint=f"names: {', '.join(SpecReasonConfig.model_fields)}"
+            )
         try:
             settings[name] = json.loads(value)
         except ValueError:

@@ -18,7 +18,9 @@ from specreason_graph.summary import summarise
 def solve(
     question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the question from a file.")] = None,
-    example: Annotated[bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")] = False,
+    example: Annotated[
+        bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")
+    ] = False,
     base: options.BaseOption = None,
     draft: options.DraftOption = None,
     engine: options.EngineOption = None,
@@ -69,7 +71,8 @@ def _work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> No
         typer.echo(f"thread {run.thread}", err=True)
         for _ in run.advance():
             pass
-        return typer.echo(json.dumps(document(run), ensure_ascii=False))
+        typer.echo(json.dumps(document(run), ensure_ascii=False))
+        return
     view.opening(run, launch, show_question=show_question)
     for step in run.steps:
         view.step(step)

@@ -32,7 +32,8 @@ def step(committed: Step) -> None:
     seconds = sum(cost.usage.seconds for cost in committed.costs)
     author = typer.style(f"{committed.author:5}", fg=COLOURS[committed.author])
     text = visible(committed.text) or "(ends the thinking)"
-    typer.echo(f"{committed.index + 1:3} {author} {score} {len(committed.token_ids):4} tok {seconds:6.2f} s  {text}{_note(committed)}")
+    figures = f"{score} {len(committed.token_ids):4} tok {seconds:6.2f} s"
+    typer.echo(f"{committed.index + 1:3} {author} {figures}  {text}{_note(committed)}")
 
 
 def closing(run: Run) -> None:
@@ -47,14 +48,18 @@ def closing(run: Run) -> None:
 
 def summary(totals: Summary) -> None:
     """Acceptance, tokens by model and purpose, time by stage."""
-    typer.echo(f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%}) in {totals.steps} steps")
+    typer.echo(
+        f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%}) in {totals.steps} steps"
+    )
     for cost in totals.costs:
         usage = cost.usage
         typer.echo(
             f"  {cost.engine:5} {cost.purpose:10} {usage.calls:4} calls {usage.generated_tokens:6} tokens written "
             f"{usage.prompt_tokens:7} read ({usage.cached_tokens} cached) {usage.seconds:7.2f} s"
         )
-    typer.echo(f"  of which discarded: {totals.discarded.generated_tokens} draft tokens, {totals.discarded.seconds:.2f} s")
+    typer.echo(
+        f"  of which discarded: {totals.discarded.generated_tokens} draft tokens, {totals.discarded.seconds:.2f} s"
+    )
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
@@ -72,5 +77,3 @@ def _note(committed: Step) -> str:
 
 def _shortfall(answer: Answer) -> str:
     return "" if answer.complete else " (the answer ran into its token limit)"
-
-

@@ -14,7 +14,9 @@ BUILT_IN = {"abacus-base": FOLDER / "base", "abacus-draft": FOLDER / "draft"}
 """Models that come with the package, by name."""
 
 
-def open_engine(model: str, *, kind: str = "transformers", device: str | None = None, dtype: str | None = None) -> Engine:
+def open_engine(
+    model: str, *, kind: str = "transformers", device: str | None = None, dtype: str | None = None
+) -> Engine:
     """Load one engine; ``model`` is a built-in name, a folder, or a name on the model hub."""
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")

@@ -92,12 +92,20 @@ class NextToken:
 class Vocabulary(Protocol):
     """Text to token ids and back, and the chat template."""
 
-    fingerprint: str
-    """SHA-256 of the mapping from tokens to ids."""
-    special_ids: frozenset[int]
-    """Control tokens: never text, they end a step."""
-    eos_ids: frozenset[int]
-    """Tokens that end a reply."""
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the mapping from tokens to ids."""
+        ...
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Control tokens: never text, they end a step."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token is encoded as the characters it is made of."""
@@ -122,12 +130,20 @@ class Engine(Protocol):
     Calls may be awaited concurrently; a cancelled call stops the work. Use as an async context manager.
     """
 
-    name: str
-    """What people call it: the model's name or path."""
-    context: int
-    """Longest prompt plus output, in tokens."""
-    vocabulary: Vocabulary
-    """Its tokenizer."""
+    @property
+    def name(self) -> str:
+        """What people call it: the model's name or path."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Longest prompt plus output, in tokens."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokenizer."""
+        ...
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import math
 import re
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -35,7 +36,7 @@ KEEP_AT_LEAST = 0.5
 """A slot is cut back for a prompt that shares at least this much of it; else the prompt gets another slot."""
 
 
-class Cancelled(Exception):
+class CancelledWork(Exception):  # noqa: N818 - not an error, the caller left
     """The caller went away; raised on the engine's thread to leave the work."""
 
 
@@ -58,7 +59,7 @@ class Slot:
     def cut(self, length: int) -> None:
         """Forget everything behind the first ``length`` tokens."""
         if length < len(self.ids):
-            self.cache.crop(length)
+            self.cache.crop(length - len(self.ids))
             del self.ids[length:]
 
 
@@ -113,7 +114,7 @@ class TransformersEngine:
         from transformers import DynamicCache
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = self._dtype or ("float32" if device == "cpu" else "auto")
         tokenizer, self._model = load_model(self._path, device, dtype)
@@ -136,7 +137,11 @@ class TransformersEngine:
         return await self._run(lambda gone: self._next_token(list(prompt_ids), candidates, gone))
 
     def describe(self) -> EngineDescription:
-        """What this engine is."""
+        """What this engine is; the weights are hashed once."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> EngineDescription:
         import transformers
 
         return EngineDescription(
@@ -211,7 +216,7 @@ class TransformersEngine:
         import torch
 
         if gone.is_set():
-            raise Cancelled
+            raise CancelledWork
         try:
             with torch.inference_mode():
                 row = torch.tensor([ids], device=self._model.device)
@@ -237,14 +242,15 @@ def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tenso
 
     if sampling.temperature == 0:
         return lambda logits: int(logits.argmax())
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
+    nothing: Any = torch.empty((1, 0), dtype=torch.long)
     generator = torch.Generator(device).manual_seed(seed)
 
     def choose(logits: torch.Tensor) -> int:
         with torch.inference_mode():
-            probabilities = warpers(None, logits[None]).softmax(-1)[0]
+            probabilities = warpers(nothing, logits[None]).softmax(-1)[0]
             return int(torch.multinomial(probabilities, 1, generator=generator))
 
     return choose
@@ -261,7 +267,8 @@ def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
         raise ModelError(f"model {path!r} is not a folder", hint="check the path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        model = model.to(device).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -275,5 +282,6 @@ def weights_hash(path: str) -> str:
     files = sorted(Path(path).glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.file_digest(file.open("rb"), "sha256").digest())
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
     return digest.hexdigest() if files else path

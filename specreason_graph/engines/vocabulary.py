@@ -18,11 +18,13 @@ _LOOKS_LIKE_TAG = re.compile(r"<[^\s<>]+>|\[[A-Z_/]+\]|\{[A-Z_/]+\}")
 
 
 class HuggingFaceVocabulary:
-    """A fast tokenizer split in two: one that knows the special tokens, for templates, and one that does not, for text."""
+    """A fast tokenizer in two forms: one knows the special tokens, for templates, and one does not, for text."""
 
     def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(f"tokenizer {tokenizer.name_or_path!r} has no tokenizer.json", hint="convert it to a fast one")
+            raise ModelError(
+                f"tokenizer {tokenizer.name_or_path!r} has no tokenizer.json", hint="convert it to a fast one"
+            )
         self._tokenizer = tokenizer
         self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
         added = tokenizer.added_tokens_decoder
@@ -55,7 +57,8 @@ class HuggingFaceVocabulary:
         """The model's own chat template, with the opening of the assistant's reply."""
         if not self._tokenizer.chat_template:
             raise ModelError(
-                f"model {self._tokenizer.name_or_path!r} has no chat template", hint="use an instruct or reasoning model"
+                f"model {self._tokenizer.name_or_path!r} has no chat template",
+                hint="use an instruct or reasoning model",
             )
         text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return text

@@ -115,7 +115,7 @@ def _written_result(text: str, fallback: int) -> int:
 
 
 def parse_answer(text: str) -> int | None:
-    """The number in the last ``\\boxed{...}`` of an answer, or None."""
+    r"""The number in the last ``\boxed{...}`` of an answer, or None."""
     found = re.findall(r"\\boxed\{(-?\d+)\}", text)
     return int(found[-1]) if found else None
 
@@ -148,8 +148,10 @@ THEMES = (
     Theme(
         NAMES, OBJECTS, CONTAINERS,
         "{s} has {n} {o}.", "{s} has {a} {g} with {b} {o} in each {h}.",
-        (("{s} buys {n} more {o}.", "{s} buys"), ("{s} finds {n} {o}.", "{s} finds"), ("{t} gives {s} {n} {o}.", "{t} gives")),
-        (("{s} gives {n} {o} to {t}.", "{s} gives"), ("{s} loses {n} {o}.", "{s} loses"), ("{s} sells {n} {o}.", "{s} sells")),
+        (("{s} buys {n} more {o}.", "{s} buys"), ("{s} finds {n} {o}.", "{s} finds"),
+         ("{t} gives {s} {n} {o}.", "{t} gives")),
+        (("{s} gives {n} {o} to {t}.", "{s} gives"), ("{s} loses {n} {o}.", "{s} loses"),
+         ("{s} sells {n} {o}.", "{s} sells")),
         "{s} buys {a} {g} with {b} {o} in each {h}.", "How many {o} does {s} have now?",
     ),
     Theme(
@@ -212,7 +214,8 @@ class _Story:
 
     def change(self) -> None:
         if self.rng.random() < 0.2:
-            return self.gain()
+            self.gain()
+            return
         shrink = self.current > 60 and self.rng.random() < 0.55
         sentence, label = self.rng.choice(self.theme.less if shrink else self.theme.more)
         number = self.rng.randint(3, 99 if not shrink else min(99, self.current - 5))
@@ -230,11 +233,14 @@ class _Story:
     def distract(self) -> None:
         number = self.rng.randint(3, 99)
         other = self.rng.choice([thing for thing in OBJECTS if thing != self.objects])
-        self.sentences.append(self.rng.choice((f"{self.other} is {number} years old.", f"{self.other} has {number} {other}.")))
+        self.sentences.append(
+            self.rng.choice((f"{self.other} is {number} years old.", f"{self.other} has {number} {other}."))
+        )
 
     def close(self) -> None:
         if self.theme.subjects is not NAMES or self.rng.random() < 0.75:
-            return self.say(self.theme.ask)
+            self.say(self.theme.ask)
+            return
         number = self.rng.randint(11, 99)
         self.say("{t} has {n} {o}.", n=number)
         self.say("How many {o} do {s} and {t} have together?")
