@@ -16,6 +16,6 @@ class Draft(Stage):
         """Put a proposal into ``pending``; the trace is not touched."""
         prompt = self.thinking_ids("draft", state)
         seed = self.seed("draft", state["progress"]["steps"])
-        limit = self.room("draft", prompt)
+        limit = self.step_limit("draft", prompt)
         proposal = await write_step(self.pair.draft, self.prompts.draft, "draft", prompt, limit, seed)
         return {"pending": {"proposal": proposal.dump()}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from langgraph.types import Overwrite
 
 from specreason_graph.nodes.stage import Stage
+from specreason_graph.policies import Progress
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State
 
@@ -29,7 +31,7 @@ class Prepare(Stage):
             "judge_ids": self.prompts.base.judge_ids,
             "question_ids": self.prompts.base.question_ids(question),
         }
-        progress = {"steps": 0, "thinking_tokens": 0, "seconds": 0.0, "stop_reason": None}
+        progress = {**asdict(Progress()), "stop_reason": None}
         return {
             "manifest": manifest,
             "steps": Overwrite([]),

@@ -18,7 +18,7 @@ class Regenerate(Stage):
         """Write and commit; a rejected proposal stays in the step's evidence."""
         prompt = self.thinking_ids("base", state)
         seed = self.seed("regenerate", state["progress"]["steps"])
-        limit = self.room("base", prompt)
+        limit = self.step_limit("base", prompt)
         written = await write_step(self.pair.base, self.prompts.base, "base", prompt, limit, seed)
         pending = state.get("pending") or {}
         score = Score.load(pending["score"]) if pending.get("score") else None

@@ -6,7 +6,6 @@ from typing import Any
 
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import decide, read_score
-from specreason_graph.records import Proposal
 from specreason_graph.state import State
 
 
@@ -15,9 +14,8 @@ class ScoreProposal(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Add score and decision to ``pending``."""
-        proposal = Proposal.load(state["pending"]["proposal"])
         prompter = self.prompts.base
-        prompt = self.thinking_ids("base", state, proposal) + prompter.judge_ids
+        prompt = self.thinking_ids("base", state, state["pending"]["proposal"]) + prompter.judge_ids
         found = await self.pair.base.next_token(prompt, prompter.digit_ids)
         logprobs = [found.logprobs[token] for token in prompter.digit_ids]
         score = read_score(logprobs, found.other_mass, len(prompt), found.usage)

@@ -16,8 +16,9 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ModelError, QuestionError
-from specreason_graph.records import Ending, Proposal, Step, Usage
+from specreason_graph.records import Ending, Proposal, Usage
 from specreason_graph.records import Engine as Role
+from specreason_graph.state import Plain
 
 BLANK_LINE = "\n\n"
 DIGITS = "0123456789"
@@ -134,18 +135,19 @@ class Prompts:
         """The prompts of the engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
-    def thinking_ids(self, role: Role, question: str, steps: Sequence[Step | Proposal]) -> list[int]:
-        """The prompt of ``role``: the question and the steps so far."""
+    def thinking_ids(self, role: Role, question: str, steps: Sequence[Plain]) -> list[int]:
+        """The prompt of ``role``: the question and the steps so far, each a `Step` or `Proposal` as dumped."""
         ids = self.prompter(role).question_ids(question)
         for step in steps:
             ids += self.step_ids(role, step)
         return ids
 
-    def step_ids(self, role: Role, step: Step | Proposal) -> list[int]:
+    def step_ids(self, role: Role, step: Plain) -> list[int]:
         """A step in the vocabulary of ``role``: unchanged where the author's is the same, else its text encoded."""
-        if step.author == role or self.pair.shares_vocabulary:
-            return step.token_ids
-        return self.prompter(role).vocabulary.encode(step.text)
+        if step["author"] == role or self.pair.shares_vocabulary:
+            ids: list[int] = step["token_ids"]
+            return ids
+        return self.prompter(role).vocabulary.encode(step["text"])
 
     def check_question(self, question: str) -> None:
         """Raise `QuestionError` unless the question leaves room to think about it, on both engines."""

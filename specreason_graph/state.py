@@ -56,7 +56,7 @@ class State(TypedDict, total=False):
     pending: Plain
     """The proposal in flight: keys ``proposal``, ``score`` and ``decision``, each a record or None."""
     progress: Plain
-    """Running totals: ``steps``, ``thinking_tokens``, ``seconds``, ``stop_reason`` (None while it goes on)."""
+    """Running totals, as `policies.Progress` names them, and ``stop_reason`` (None while it goes on)."""
     result: Plain
     """The answer with its evidence, as `records.Answer` dumps it."""
     answer: str

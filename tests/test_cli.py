@@ -91,10 +91,16 @@ BAD: list[tuple[list[str], str]] = [
     (["solve", "--base", "tests", PROBLEM.question], "folder 'tests' is no model: it has no config.json"),
     (
         ["solve", "--threshold", "11", PROBLEM.question],
-        "threshold = 11.0 is not allowed: input should be less than or equal to 9",
+        "threshold = '11' is not allowed: input should be less than or equal to 9",
     ),
-    (["solve", "--threshold", "high", PROBLEM.question], "'high' is not a valid float"),
-    (["solve", "--thinking-tokens", "0", PROBLEM.question], "thinking_tokens = 0 is not allowed"),
+    (
+        ["solve", "--threshold", "high", PROBLEM.question],
+        "threshold = 'high' is not allowed: input should be a valid number",
+    ),
+    (
+        ["solve", "--thinking-tokens", "0", PROBLEM.question],
+        "thinking_tokens = '0' is not allowed: input should be greater than or equal to 1",
+    ),
     (["solve", "--set", "treshold=3", PROBLEM.question], "unknown setting 'treshold'; known settings: threshold,"),
     (["solve", "--set", "threshold", PROBLEM.question], "is not NAME=VALUE"),
     (["solve", "--engine", "abacus", PROBLEM.question], "unknown engine 'abacus'; known engines: transformers"),

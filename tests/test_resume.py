@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -32,12 +30,16 @@ def kept(step: Step) -> dict[str, Any]:
     for costed in (plain, plain["score"] or {}, plain["discarded"] or {}):
         costed.pop("usage", None)
         costed.pop("costs", None)
+    return plain
+
+
+def like(step: Step) -> dict[str, Any]:
+    """The same, equal to what differs only in the last digits of the scores: the caches were built in other pieces."""
+    plain = kept(step)
     if plain["score"]:
-        plain["score"]["digit_logprobs"] = pytest.approx(plain["score"]["digit_logprobs"], abs=1e-3)
-        plain["score"]["mean"] = pytest.approx(plain["score"]["mean"], abs=1e-4)
-        plain["score"]["other_mass"] = pytest.approx(plain["score"]["other_mass"], abs=1e-4)
-    if plain["decision"]["number"] is not None:
-        plain["decision"]["number"] = pytest.approx(plain["decision"]["number"], abs=1e-4)
+        for name in ("digit_logprobs", "mean", "other_mass"):
+            plain["score"][name] = pytest.approx(plain["score"][name], abs=1e-3)
+        plain["decision"]["number"] = pytest.approx(plain["decision"]["number"], abs=1e-3)
     return plain
 
 
@@ -60,9 +62,9 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
         start = time.monotonic()
         steps, answer = finish(Run.start(runs, LAUNCH, abacus))
         seconds = time.monotonic() - start
-    expected = [kept(step) for step in steps]
+    expected = [like(step) for step in steps]
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["transformers.models.qwen3", "specreason_graph.runs", "torch"])
+    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "specreason_graph.runs"])
     rng, reached = random.Random(4), []
     for instant in range(INSTANTS):
         file = tmp_path / f"killed-{instant}.sqlite"
@@ -73,7 +75,7 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
         child.start()
         assert begun.wait(60)
         time.sleep(rng.uniform(0, 1.5 * seconds))
-        os.kill(child.pid or 0, signal.SIGKILL)
+        child.kill()
         child.join()
         with Runs.open(file) as runs:
             run = Run(runs, thread, abacus)

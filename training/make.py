@@ -76,7 +76,7 @@ def _fit(
         if unfinished:
             save(model, writer, unfinished)
 
-    return fit(model, batches(documents, BATCH, rng), plan, report, every=200)
+    return fit(model, batches(documents, BATCH, rng), plan, report, every=100)
 
 
 def save(model: PreTrainedModel, writer: Writer, folder: Path) -> None:

@@ -26,16 +26,28 @@ def solve(
     engine: options.EngineOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
-    threshold: Annotated[float | None, typer.Option(help="Score from which a proposal is accepted, 0 to 9.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Score from which a proposal is accepted, 0 to 9.")
+    ] = None,
     reading: Annotated[str | None, typer.Option(help="How a score is read: mean or greedy.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all sampling.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus of the sampling.")] = None,
-    first_steps_by_base: Annotated[int | None, typer.Option(help="Steps at the start that the base writes.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Most steps.")] = None,
-    thinking_tokens: Annotated[int | None, typer.Option(help="Budget of the thinking, in tokens.")] = None,
-    answer_tokens: Annotated[int | None, typer.Option(help="Budget of the answer, in tokens.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds of work after which the answer is written.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="NUMBER", help="Seed of all sampling.")] = None,
+    temperature: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Sampling temperature; 0 is greedy.")
+    ] = None,
+    top_p: Annotated[str | None, typer.Option(metavar="NUMBER", help="Nucleus of the sampling.")] = None,
+    first_steps_by_base: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Steps at the start that the base writes.")
+    ] = None,
+    max_steps: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most steps.")] = None,
+    thinking_tokens: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Budget of the thinking, in tokens.")
+    ] = None,
+    answer_tokens: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Budget of the answer, in tokens.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Seconds of work after which the answer is written.")
+    ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,

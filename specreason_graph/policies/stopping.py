@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.records import Step, StopReason
 
 
-def stop_reason(
-    steps: Sequence[Step], config: SpecReasonConfig, *, thinking_tokens: int, seconds: float, room: int
-) -> StopReason | None:
-    """Why the thinking ends behind ``steps``, or None while it goes on.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
 
-    ``thinking_tokens``: committed tokens; ``seconds``: work so far; ``room``: tokens left for a step before the context
-    of either engine is full.
-    """
-    last = steps[-1]
+    steps: int = 0
+    """Committed steps."""
+    thinking_tokens: int = 0
+    """Committed tokens."""
+    seconds: float = 0.0
+    """Engine seconds of all committed steps, rejected work included."""
+    repeats: int = 0
+    """How often the text of the last step stands in the trace."""
+    room: int = 0
+    """Tokens left for steps before the context of either engine is full."""
+
+
+def stop_reason(last: Step, progress: Progress, config: SpecReasonConfig) -> StopReason | None:
+    """Why the thinking ends behind the step ``last``, or None while it goes on."""
     if last.ending in ("think_end", "end_of_sequence"):
         return "answered"
-    if _repeats(steps, config.repetition_limit):
+    if last.text.strip() and progress.repeats >= config.repetition_limit:
         return "repetition"
-    if thinking_tokens >= config.thinking_tokens:
+    if progress.thinking_tokens >= config.thinking_tokens:
         return "token_budget"
-    if len(steps) >= config.max_steps:
+    if progress.steps >= config.max_steps:
         return "step_limit"
-    if room < config.min_step_tokens:
+    if progress.room < config.min_step_tokens:
         return "context_limit"
-    if config.deadline_seconds is not None and seconds >= config.deadline_seconds:
+    if config.deadline_seconds is not None and progress.seconds >= config.deadline_seconds:
         return "deadline"
     return None
-
-
-def _repeats(steps: Sequence[Step], limit: int) -> bool:
-    """Whether the last text stands in the trace ``limit`` times; steps without words do not count."""
-    text = steps[-1].text.strip()
-    return bool(text) and sum(step.text.strip() == text for step in steps) >= limit
