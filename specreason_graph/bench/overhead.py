@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from itertools import count, pairwise
+from itertools import count, cycle, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,10 +42,8 @@ def _script(steps: int) -> Iterator[str]:
 
 def measure_overhead(steps: int) -> Overhead:
     """Run ``steps`` scripted steps, every third rejected, on SQLite in a temporary folder."""
-    replies = _script(steps)
-    draft = FakeEngine(lambda _: next(replies), name="draft", context=10**7)
-    scores = count()
-    base = FakeEngine(_base_reply(steps), lambda _: 2 if next(scores) % 3 == 2 else 9, name="base", context=10**7)
+    draft = FakeEngine(_script(steps), name="draft", context=10**7)
+    base = FakeEngine(_base_reply(steps), cycle((9, 9, 2)), name="base", context=10**7)
     with TemporaryDirectory() as folder, EnginePair(draft, base) as pair:
         return _measure(Path(folder) / "runs.sqlite", pair, steps)
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar
 
@@ -101,8 +101,8 @@ class FakeEngine:
         self.name, self.context, self.delay = name, context, delay
         self.vocabulary = vocabulary or ByteVocabulary()
         self.calls: list[Call] = []
-        self._reply = replies if callable(replies) else _in_order(replies, f"{name}: no reply left")
-        self._score = scores if callable(scores) else _in_order(scores, f"{name}: no score left")
+        self._reply = self._scripted(replies, "no reply left")
+        self._score = self._scripted(scores, "no score left")
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
@@ -121,7 +121,7 @@ class FakeEngine:
         """The next opinion of the script."""
         check_room(self, prompt_ids)
         self.calls.append(Call("next_token", list(prompt_ids)))
-        opinion = self._score(self.vocabulary.decode(prompt_ids))
+        opinion = self._score(prompt_ids)
         masses = [float(opinion == digit) for digit in range(10)] if isinstance(opinion, int) else list(opinion)
         digits = {self.vocabulary.encode(str(digit))[0]: mass for digit, mass in enumerate(masses)}
         logprobs = {token: math.log(max(digits.get(token, 0.0), 1e-30)) for token in candidates}
@@ -140,8 +140,20 @@ class FakeEngine:
     async def __aexit__(self, *exc: object) -> None:
         return None
 
+    def _scripted(self, script: Iterable[S] | Callable[[str], S], exhausted: str) -> Callable[[Sequence[int]], S]:
+        if callable(script):
+            return lambda prompt_ids: script(self.vocabulary.decode(prompt_ids))
+        left = iter(script)
+
+        def following(_: Sequence[int]) -> S:
+            for item in left:
+                return item
+            raise EngineError(f"{self.name}: {exhausted}", engine=self.name, hint="add to its script")
+
+        return following
+
     def _write(self, prompt_ids: Sequence[int], sampling: Sampling) -> Generation:
-        reply = self._reply(self.vocabulary.decode(prompt_ids))
+        reply = self._reply(prompt_ids)
         encode = self.vocabulary.encode if isinstance(reply, Plain) else self.vocabulary.encode_template
         watcher, written = StopWatcher(self.vocabulary, sampling), []
         for token in [*encode(reply), min(self.vocabulary.eos_ids)]:
@@ -154,15 +166,3 @@ class FakeEngine:
         if self.delay:
             await asyncio.sleep(self.delay)
         return Usage(calls=1, prompt_tokens=len(prompt_ids), generated_tokens=written, seconds=self.delay)
-
-
-def _in_order(script: Iterable[S], exhausted: str) -> Callable[[str], S]:
-    left: Iterator[S] = iter(script)
-
-    def following(_: str) -> S:
-        try:
-            return next(left)
-        except StopIteration:
-            raise EngineError(exhausted, engine="fake", hint="add to its script") from None
-
-    return following
