@@ -6,7 +6,7 @@ from typing import Any
 
 from specreason_graph.engines.base import Sampling
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.records import Answer
+from specreason_graph.records import Answer, Engine
 from specreason_graph.state import State
 
 
@@ -15,7 +15,8 @@ class Finalize(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Set the answer and the stop reason."""
-        role = self.config.answer_by
+        fits = self.room(self.config.answer_by, state) >= 0
+        role: Engine = self.config.answer_by if fits else "base"
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
         prompt = self.thinking_ids(role, state) + prompter.closing_ids()
         seed = self.seed("answer", 0)
@@ -26,8 +27,9 @@ class Finalize(Stage):
         )  # fmt: skip
         completion = await engine.generate(prompt, sampling)
         generation = completion.generations[0]
-        complete = generation.finish == "stop_token"
-        ids = generation.token_ids[:-1] if complete else generation.token_ids
+        stopped = generation.finish == "stop_token"
+        complete = stopped and generation.token_ids[-1] in prompter.vocabulary.eos_ids
+        ids = generation.token_ids[:-1] if stopped else generation.token_ids
         reason = state["progress"]["stop_reason"]
         answer = Answer(
             author=role, text=prompter.vocabulary.decode(ids).strip(), token_ids=ids, forced_close=reason != "answered",

@@ -8,7 +8,7 @@ from typing import Any
 
 from langgraph.types import Overwrite
 
-from specreason_graph.nodes.stage import Stage
+from specreason_graph.nodes.stage import ROLES, Stage
 from specreason_graph.policies import Progress
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State
@@ -29,7 +29,7 @@ class Prepare(Stage):
             "engines": {"base": self.pair.base.describe().dump(), "draft": self.pair.draft.describe().dump()},
             "shares_vocabulary": self.pair.shares_vocabulary,
             "judge_ids": self.prompts.base.judge_ids,
-            "question_ids": self.prompts.base.question_ids(question),
+            "head_ids": {role: self.prompts.prompter(role).question_ids(question) for role in ROLES},
         }
         progress = {**asdict(Progress()), "stop_reason": None}
         return {

@@ -6,7 +6,6 @@ from typing import Any
 
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import decide_unscored
-from specreason_graph.prompting import write_step
 from specreason_graph.records import Decision, Proposal, Score
 from specreason_graph.state import State
 
@@ -16,10 +15,7 @@ class Regenerate(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Write and commit; a rejected proposal stays in the step's evidence."""
-        prompt = self.thinking_ids("base", state)
-        seed = self.seed("regenerate", state["progress"]["steps"])
-        limit = self.step_limit("base", prompt)
-        written = await write_step(self.pair.base, self.prompts.base, "base", prompt, limit, seed)
+        written = await self.write("base", "regenerate", state)
         pending = state.get("pending") or {}
         score = Score.load(pending["score"]) if pending.get("score") else None
         return self.commit(state, written, score, self._decision(pending))

@@ -15,7 +15,7 @@ class ScoreProposal(Stage):
     async def __call__(self, state: State) -> dict[str, Any]:
         """Add score and decision to ``pending``."""
         prompter = self.prompts.base
-        prompt = self.thinking_ids("base", state, state["pending"]["proposal"]) + prompter.judge_ids
+        prompt = self.thinking_ids("base", state, state["pending"]["proposal"]) + state["manifest"]["judge_ids"]
         found = await self.pair.base.next_token(prompt, prompter.digit_ids)
         logprobs = [found.logprobs[token] for token in prompter.digit_ids]
         score = read_score(logprobs, found.other_mass, len(prompt), found.usage)

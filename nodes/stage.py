@@ -9,7 +9,7 @@ from typing import Any
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.policies import Progress, stop_reason
-from specreason_graph.prompting import Prompts
+from specreason_graph.prompting import Prompts, write_step
 from specreason_graph.records import Cost, Decision, Engine, Proposal, Purpose, Score, Step
 from specreason_graph.state import Plain, State
 
@@ -38,15 +38,20 @@ class Stage:
 
     def thinking_ids(self, role: Engine, state: State, *more: Plain) -> list[int]:
         """The prompt of ``role`` behind the committed steps and ``more``."""
-        return self.prompts.thinking_ids(role, state["manifest"]["question"], [*state["steps"], *more])
+        return self.prompts.thinking_ids(role, state["manifest"]["head_ids"][role], [*state["steps"], *more])
 
-    def free(self, role: Engine, prompt: list[int]) -> int:
-        """Tokens of the context left for steps behind ``prompt``."""
+    def room(self, role: Engine, state: State, *more: Plain) -> int:
+        """Tokens of the context of ``role`` left behind the committed steps and ``more``."""
+        prompt = self.thinking_ids(role, state, *more)
         return self.pair.engine(role).context - self.prompts.reserve(role) - len(prompt)
 
-    def step_limit(self, role: Engine, prompt: list[int]) -> int:
-        """Most tokens of the next step."""
-        return max(1, min(self.config.max_step_tokens, self.free(role, prompt)))
+    async def write(self, role: Engine, purpose: Purpose, state: State) -> Proposal:
+        """Let ``role`` write the next step, as long as both engines have room for it."""
+        limit = min(self.config.max_step_tokens, *(self.room(each, state) for each in ROLES))
+        return await write_step(
+            self.pair.engine(role), self.prompts.prompter(role), role, self.thinking_ids(role, state),
+            limit=max(1, limit), seed=self.seed(purpose, state["progress"]["steps"]), tags=self.prompts.tags(),
+        )  # fmt: skip
 
     def commit(self, state: State, proposal: Proposal, score: Score | None, decision: Decision) -> dict[str, Any]:
         """Append one step to the trace: the only way in, for ``accept`` and ``regenerate`` alike."""
@@ -67,7 +72,7 @@ class Stage:
             thinking_tokens=before["thinking_tokens"] + len(step.token_ids),
             seconds=before["seconds"] + sum(cost.usage.seconds for cost in step.costs),
             repeats=1 + sum(earlier["text"].strip() == step.text.strip() for earlier in state["steps"]),
-            room=min(self.free(role, self.thinking_ids(role, state, plain)) for role in ROLES),
+            room=min(self.room(role, state, plain) for role in ROLES),
         )
         return {**asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
 

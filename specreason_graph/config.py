@@ -77,7 +77,7 @@ def make_config(**settings: Any) -> SpecReasonConfig:
 def read_config_file(path: Path) -> dict[str, Any]:
     """Settings from a TOML or JSON file (by its ending); nothing is validated but the form of the file."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}", hint="check the path") from None

@@ -92,7 +92,9 @@ class Diagnosis:
     async def _opinion(self, prompts: Prompts, text: str) -> Score:
         ids = prompts.base.vocabulary.encode(text)
         step = Proposal(author="base", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
-        prompt = prompts.thinking_ids("base", QUESTION, [step.dump()]) + prompts.base.judge_ids
+        prompt = (
+            prompts.thinking_ids("base", prompts.base.question_ids(QUESTION), [step.dump()]) + prompts.base.judge_ids
+        )
         found = await self.pair.base.next_token(prompt, prompts.base.digit_ids)
         return read_score(
             [found.logprobs[i] for i in prompts.base.digit_ids], found.other_mass, len(prompt), found.usage
@@ -100,7 +102,7 @@ class Diagnosis:
 
     async def _cache(self, role: Role, prompts: Prompts) -> Finding:
         engine, vocabulary = self.pair.engine(role), prompts.prompter(role).vocabulary
-        prompt = prompts.thinking_ids(role, QUESTION, [])
+        prompt = prompts.prompter(role).question_ids(QUESTION)
         await engine.next_token(prompt, [0])
         again = await engine.next_token(prompt + vocabulary.encode(EXTENSION), [0])
         detail = f"{again.usage.cached_tokens} tokens of an extended prompt of {again.usage.prompt_tokens} were cached"
@@ -111,8 +113,8 @@ class Diagnosis:
         return Finding(name=f"{role} cache", status="ok", detail=detail)
 
     async def _speed(self, prompts: Prompts) -> list[Finding]:
-        draft = await _seconds_per_token(self.pair.draft, prompts.thinking_ids("draft", QUESTION, []))
-        base = await _seconds_per_token(self.pair.base, prompts.thinking_ids("base", QUESTION, []))
+        draft = await _seconds_per_token(self.pair.draft, prompts.draft.question_ids(QUESTION))
+        base = await _seconds_per_token(self.pair.base, prompts.base.question_ids(QUESTION))
         score = min([(await self._opinion(prompts, text)).usage.seconds for text in (RIGHT, WRONG, RIGHT)])
         times = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times)"
         detail = f"{times}, a score {score * 1000:.1f} ms"

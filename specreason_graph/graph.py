@@ -15,7 +15,6 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.nodes import Accept, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
-from specreason_graph.records import Proposal
 from specreason_graph.state import Outcome, Question, State
 
 
@@ -48,8 +47,8 @@ def create_specreason(
 
 
 def after_draft(state: State) -> Literal["score", "regenerate"]:
-    """A proposal without text has nothing to score: the base model settles it."""
-    return "regenerate" if Proposal.load(state["pending"]["proposal"]).is_blank else "score"
+    """A proposal without text, or too long for the judge, is not scored: the base model settles it."""
+    return "score" if state["pending"]["judgeable"] else "regenerate"
 
 
 def after_score(state: State) -> Literal["accept", "regenerate"]:

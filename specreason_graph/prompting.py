@@ -135,9 +135,9 @@ class Prompts:
         """The prompts of the engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
-    def thinking_ids(self, role: Role, question: str, steps: Sequence[Plain]) -> list[int]:
-        """The prompt of ``role``: the question and the steps so far, each a `Step` or `Proposal` as dumped."""
-        ids = self.prompter(role).question_ids(question)
+    def thinking_ids(self, role: Role, head: list[int], steps: Sequence[Plain]) -> list[int]:
+        """The prompt of ``role``: the head with the question, and the steps so far, each as dumped."""
+        ids = list(head)
         for step in steps:
             ids += self.step_ids(role, step)
         return ids
@@ -150,7 +150,11 @@ class Prompts:
         return self.prompter(role).vocabulary.encode(step["text"])
 
     def check_question(self, question: str) -> None:
-        """Raise `QuestionError` unless the question leaves room to think about it, on both engines."""
+        """Raise `QuestionError` unless the question leaves room to think about it, on both engines.
+
+        `ModelError` when the base model cannot be asked for a digit.
+        """
+        _ = self.base.digit_ids
         if not question.strip():
             raise QuestionError("the question is empty", hint="ask something")
         for role in ("base", "draft"):
@@ -163,6 +167,11 @@ class Prompts:
                     hint="shorten the question or choose a model with a longer context",
                 )
 
+    def tags(self) -> tuple[str, ...]:
+        """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
+        texts = {prompter.tags[1] for prompter in (self.base, self.draft) if len(prompter.close_ids) > 1}
+        return tuple(sorted(texts))
+
     def reserve(self, role: Role) -> int:
         """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
         prompter, context = self.prompter(role), self.pair.engine(role).context
@@ -171,17 +180,24 @@ class Prompts:
 
 
 async def write_step(
-    engine: Engine, prompter: Prompter, role: Role, prompt: list[int], limit: int, seed: int
+    engine: Engine,
+    prompter: Prompter,
+    role: Role,
+    prompt: list[int],
+    *,
+    limit: int,
+    seed: int,
+    tags: tuple[str, ...] = (),
 ) -> Proposal:
     """Let ``engine`` write one step of at most ``limit`` tokens behind ``prompt``.
 
     The step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing
-    tag, before any special token, or at the limit.
+    tag, before any special token, or at the limit. ``tags`` are closing tags to look for in the text.
     """
     config, vocabulary = prompter.config, prompter.vocabulary
     sampling = Sampling(
         max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed,
-        stop=_stop_strings(prompter), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
+        stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
     )  # fmt: skip
     written: list[int] = []
     usage = Usage()
@@ -192,19 +208,16 @@ async def write_step(
         usage += part.usage
         generation = part.generations[0]
         written = written + generation.token_ids
-        ids, ending = _cut(written, generation, prompter)
+        ids, ending = _cut(written, generation, prompter, tags)
         if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
             break
     text = vocabulary.decode(ids)
     return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed, usage=usage)
 
 
-def _stop_strings(prompter: Prompter) -> tuple[str, ...]:
-    tag_is_token = len(prompter.close_ids) == 1
-    return (BLANK_LINE,) if tag_is_token else (BLANK_LINE, prompter.tags[1])
-
-
-def _cut(written: list[int], generation: Generation, prompter: Prompter) -> tuple[list[int], Ending]:
+def _cut(
+    written: list[int], generation: Generation, prompter: Prompter, tags: tuple[str, ...]
+) -> tuple[list[int], Ending]:
     """The tokens of the step, without what ended it, and the ending."""
     last = written[-1]
     if generation.finish == "stop_token":
@@ -213,14 +226,15 @@ def _cut(written: list[int], generation: Generation, prompter: Prompter) -> tupl
         return written[:-1], "end_of_sequence" if last in prompter.vocabulary.eos_ids else "special_token"
     if generation.finish == "length":
         return written, "length"
-    return _cut_at_tag(written, prompter)
+    return _cut_at_tag(written, prompter.vocabulary, tags)
 
 
-def _cut_at_tag(written: list[int], prompter: Prompter) -> tuple[list[int], Ending]:
-    vocabulary, tag = prompter.vocabulary, prompter.tags[1]
-    before, found, _ = vocabulary.decode(written).partition(tag)
-    if len(prompter.close_ids) == 1 or not found:
+def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
+    text = vocabulary.decode(written)
+    tag = next((tag for tag in tags if tag in text), None)
+    if tag is None:
         return written, "blank_line"
+    before = text.partition(tag)[0]
     kept = _longest_prefix(written, before, vocabulary.decode)
     rest = before[len(vocabulary.decode(kept)) :]
     return kept + vocabulary.encode(rest), "think_end"

@@ -21,6 +21,7 @@ Reason = Literal[
     "first_steps_by_base",
     "proposal_ends_thinking",
     "proposal_is_blank",
+    "proposal_too_long",
 ]
 Purpose = Literal["draft", "score", "regenerate", "answer"]
 Engine = Literal["base", "draft"]
@@ -166,7 +167,7 @@ class Answer(Record):
     forced_close: bool
     """Whether the thinking was closed by a budget and not by a model."""
     complete: bool
-    """Whether the model ended the answer itself; False when it ran into ``answer_tokens`` or the context."""
+    """Whether the model ended the answer itself; False when a limit or a control token cut it."""
     seed: int
     """Seed of the sampling."""
     usage: Usage

@@ -47,7 +47,7 @@ class Launch(Record):
     dtype: str | None = None
     """Number format; None chooses."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Fields of `SpecReasonConfig` that differ from their defaults."""
+    """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""

@@ -54,7 +54,7 @@ class State(TypedDict, total=False):
     steps: Annotated[list[Plain], DeltaChannel(extend)]
     """The trace: committed steps, stored as deltas."""
     pending: Plain
-    """The proposal in flight: keys ``proposal``, ``score`` and ``decision``, each a record or None."""
+    """The proposal in flight: keys ``proposal``, ``judgeable``, ``score``, ``decision``, as far as it has come."""
     progress: Plain
     """Running totals, as `policies.Progress` names them, and ``stop_reason`` (None while it goes on)."""
     result: Plain

@@ -13,7 +13,7 @@ class Summary(Record):
     steps: int
     """Committed steps."""
     proposals: int
-    """Steps that the draft model wrote, accepted or not."""
+    """Steps of the draft model that were scored."""
     accepted: int
     """Proposals that entered the trace."""
     costs: list[Cost]
@@ -39,8 +39,9 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
         costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
     discarded = [step.discarded.usage for step in steps if step.discarded]
     accepted = sum(step.decision.accepted for step in steps)
+    scored = sum(step.score is not None for step in steps)
     return Summary(
-        steps=len(steps), proposals=accepted + len(discarded), accepted=accepted, costs=_by_purpose(costs),
+        steps=len(steps), proposals=scored, accepted=accepted, costs=_by_purpose(costs),
         discarded=sum(discarded, Usage()),
     )  # fmt: skip
 

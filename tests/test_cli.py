@@ -84,8 +84,8 @@ def test_config_file_and_set(command: Command, tmp_path: Path) -> None:
 
 BAD: list[tuple[list[str], str]] = [
     (["solve", ""], "the question is empty"),
-    (["solve", "-f", "missing.txt"], "cannot read question file missing.txt: No such file or directory"),
-    (["solve", "-f", "."], "cannot read question file .: Is a directory"),
+    (["solve", "-f", "missing.txt"], "cannot read the question from missing.txt: No such file or directory"),
+    (["solve", "-f", "."], "cannot read the question from .: Is a directory"),
     (["solve", PROBLEM.question * 40], "context of 1024"),
     (["solve", "--base", "/no/such/model", PROBLEM.question], "model '/no/such/model' is not a folder"),
     (["solve", "--base", "tests", PROBLEM.question], "folder 'tests' is no model: it has no config.json"),

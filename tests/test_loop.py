@@ -8,7 +8,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.engines.fake import FakeEngine, Opinion
+from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, Opinion
 from specreason_graph.errors import QuestionError
 from specreason_graph.policies import decide
 from specreason_graph.records import Decision, Score
@@ -181,3 +181,49 @@ def test_question_longer_than_the_context() -> None:
         pytest.raises(QuestionError, match="context of 500"),
     ):
         create_specreason(pair).compile().invoke({"question": "why? " * 200})
+
+
+class Wide(ByteVocabulary):
+    """Another vocabulary, of two tokens for each letter of plain text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fingerprint = "wide"
+
+    def encode(self, text: str) -> list[int]:
+        return [i for byte in text.encode() for i in ((byte, 0) if chr(byte).isalpha() else (byte,))]
+
+
+def test_a_step_too_long_for_the_judge_is_rewritten() -> None:
+    draft = FakeEngine(["long " * 60 + "\n\n", CLOSE], name="draft")
+    base = FakeEngine(["short one.\n\n", CLOSE, "x"], name="base", context=700, vocabulary=Wide())
+    with EnginePair(draft, base) as pair:
+        outcome = create_specreason(pair, answer_tokens=10).compile().invoke(QUESTION)
+    assert outcome["steps"][0]["decision"]["reason"] == "proposal_too_long"
+    assert (outcome["steps"][0]["author"], outcome["stop_reason"], outcome["answer"]) == ("base", "answered", "x")
+
+
+def test_a_base_that_writes_nothing_is_stopped() -> None:
+    outcome, _, base = play(
+        lambda _: "<|user|>", lambda prompt: "" if prompt.endswith("</think>\n\n") else "<|user|>", []
+    )
+    assert (outcome["stop_reason"], len(outcome["steps"])) == ("repetition", 3)
+    assert len(base.calls) == 4
+
+
+def test_unequal_contexts_end_by_name() -> None:
+    draft = FakeEngine(lambda prompt: "word " * 20 + f"{len(prompt)}.\n\n", name="draft", context=10_000)
+    base = FakeEngine(["short."], lambda _: 9, name="base", context=600)
+    with EnginePair(draft, base) as pair:
+        outcome = create_specreason(pair).compile().invoke(QUESTION)
+    assert (outcome["stop_reason"], outcome["answer"]) == ("context_limit", "short.")
+
+
+def test_an_answer_the_chosen_model_has_no_room_for_is_written_by_the_base() -> None:
+    draft = FakeEngine(name="draft", context=700, vocabulary=Wide())
+    base = FakeEngine(lambda prompt: "word " * 40 + f"{len(prompt)}.\n\n", name="base", context=10_000)
+    with EnginePair(draft, base) as pair:
+        settings = {"answer_by": "draft", "first_steps_by_base": 99, "answer_tokens": 50}
+        outcome = create_specreason(pair, **settings).compile().invoke(QUESTION)  # type: ignore[arg-type]
+    assert outcome["stop_reason"] == "context_limit"
+    assert outcome["answer"].startswith("word")

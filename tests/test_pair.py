@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import CancelledError
 from contextvars import ContextVar
 
 import pytest
@@ -71,3 +72,47 @@ def test_one_engine_may_play_both_roles() -> None:
     engine = FakeEngine()
     with EnginePair(engine, engine) as pair:
         assert pair.shares_vocabulary
+
+
+def test_closing_cancels_what_still_runs() -> None:
+    pair = EnginePair(FakeEngine(), FakeEngine())
+    begun = threading.Event()
+    outcome: list[BaseException] = []
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    def call() -> None:
+        try:
+            pair.run(wait)
+        except BaseException as error:
+            outcome.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    assert begun.wait(5)
+    pair.close()
+    caller.join(5)
+    assert not caller.is_alive()
+    assert isinstance(outcome[0], CancelledError)
+
+
+def test_an_engine_that_does_not_open_leaves_nothing_open() -> None:
+    class Broken(FakeEngine):
+        """Opens at the second try."""
+
+        tries = 0
+
+        async def __aenter__(self) -> Broken:
+            Broken.tries += 1
+            if Broken.tries == 1:
+                raise OSError("no memory")
+            return self
+
+    pair = EnginePair(Broken(), FakeEngine())
+    with pytest.raises(OSError, match="no memory"):
+        pair.run(_where)
+    assert pair.run(_where)
+    pair.close()
+    assert Broken.tries == 2

@@ -51,7 +51,7 @@ async def test_blank_lines_of_two_tokens_end_a_step(smollm2: Path) -> None:
         prompter = Prompter(engine.vocabulary, make_config(temperature=0, min_step_tokens=1))
         prompt = prompter.question_ids("Write two short paragraphs about the sea.")
         assert engine.vocabulary.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")
-        step = await write_step(engine, prompter, "base", prompt, 200, seed=0)
+        step = await write_step(engine, prompter, "base", prompt, limit=200, seed=0)
         assert step.ending == "blank_line"
         assert step.text == engine.vocabulary.decode(step.token_ids)
         assert step.text.endswith("\n\n")

@@ -16,7 +16,7 @@ from langgraph.types import Overwrite
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.bench.overhead import measure_overhead
-from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.engines.fake import ByteVocabulary, FakeEngine
 from specreason_graph.state import extend
 
 CLOSE = "</think>"
@@ -126,3 +126,27 @@ def test_the_trace_can_be_overwritten_by_a_fork() -> None:
 def test_the_database_grows_with_the_steps() -> None:
     short, long = measure_overhead(50), measure_overhead(200)
     assert long.database_bytes / long.steps < 1.3 * short.database_bytes / short.steps
+
+
+def test_a_resumed_run_sends_the_prompt_it_began_with() -> None:
+    class Dated(ByteVocabulary):
+        """A template that tells the date, as those of Llama 3 do."""
+
+        today = "Monday"
+
+        def render(self, messages: Any) -> str:
+            return f"<|system|>{self.today}<|end|>" + super().render(messages)
+
+    draft = FakeEngine(["one is fine.\n\n", "two is bad.\n\n", CLOSE], vocabulary=Dated())
+    base = FakeEngine(["TWO by base.\n\n", CLOSE, "x"], [9, 2], vocabulary=Dated())
+    saver = InMemorySaver()
+    with EnginePair(draft, base) as engines:
+        graph = create_specreason(engines).compile(checkpointer=saver)
+        walk: Any = graph.stream(QUESTION, CONFIG, durability="sync")
+        while "accept" not in next(walk):
+            pass
+        walk.close()
+        Dated.today = "Tuesday"
+        create_specreason(engines).compile(checkpointer=saver).invoke(None, CONFIG)
+    starts = {bytes(call.prompt_ids[1:7]) for engine in (draft, base) for call in engine.calls}
+    assert starts == {b"Monday"}

@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
 from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, draw_training_problem
@@ -64,7 +64,7 @@ class Document:
 class Writer:
     """Turns problems into documents with one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         mark = "\x00"
         turns = [{"role": "user", "content": mark}]
@@ -75,10 +75,11 @@ class Writer:
         self.right, self.wrong = self._encode(RIGHT_DIGIT), self._encode(WRONG_DIGIT)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
     def prompt(self, problem: Problem) -> list[int]:
         """The prompt up to and with the opened thinking."""

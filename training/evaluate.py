@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from langgraph.graph.state import CompiledStateGraph
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specreason_graph import EnginePair, create_specreason, open_pair
-from specreason_graph.config import make_config
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
 from specreason_graph.records import Proposal, Score, Step
-
-ALONE = make_config(temperature=0, first_steps_by_base=10**6)
-"""Settings under which the engine in the base's role writes everything."""
+from training.documents import Writer
+from training.play import share_right
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,10 @@ class Table:
 
 
 def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
-    """Run the held-out problems (the first ``count``) three times on the embedded engine."""
+    """Each model alone, in batches, and SpecReason on the embedded engine; the first ``count`` held-out problems."""
     problems = held_out()[:count]
     with pair or open_pair() as both:
         loop = create_specreason(both, temperature=0).compile()
-        base = create_specreason(both, config=ALONE).compile()
-        draft = create_specreason(EnginePair(both.draft, both.draft), config=ALONE).compile()
         runs = [play(loop, problem) for problem in problems]
         judged = [
             verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)
@@ -66,8 +63,7 @@ def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
         steps = [step for _, trace in runs for step in trace if step.text]
         return Table(
             problems=len(problems),
-            base_right=_right(problems, [play(base, problem)[0] for problem in problems]),
-            draft_right=_right(problems, [play(draft, problem)[0] for problem in problems]),
+            base_right=_alone("base", problems), draft_right=_alone("draft", problems),
             auroc=auroc(judged), judged=len(judged), judged_wrong=sum(not verdict.right for verdict in judged),
             pair_right=_right(problems, [answer for answer, _ in runs]),
             from_draft=sum(step.author == "draft" for step in steps) / len(steps),
@@ -78,6 +74,13 @@ def play(graph: CompiledStateGraph[Any, Any, Any, Any], problem: Problem) -> tup
     """The number a graph answers, and its trace."""
     outcome = graph.invoke({"question": problem.question}, {"recursion_limit": 10_000})
     return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["steps"]]
+
+
+def _alone(role: str, problems: Sequence[Problem]) -> float:
+    writer = Writer(AutoTokenizer.from_pretrained(FOLDER / role))
+    model = AutoModelForCausalLM.from_pretrained(FOLDER / role, dtype=torch.float32)
+    batches = [list(problems[start : start + 100]) for start in range(0, len(problems), 100)]
+    return sum(share_right(model, writer, batch) * len(batch) for batch in batches) / len(problems)
 
 
 def _right(problems: Sequence[Problem], answers: Sequence[int | None]) -> float:
@@ -126,8 +129,3 @@ def write_card(table: Table, card: Path = FOLDER / "README.md") -> None:
     begin, end = "<!-- table -->\n", "<!-- /table -->"
     before, _, rest = card.read_text().partition(begin)
     card.write_text(before + begin + markdown(table) + end + rest.partition(end)[2])
-
-
-def dump(table: Table) -> str:
-    """The table as JSON."""
-    return json.dumps(asdict(table))

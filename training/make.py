@@ -31,7 +31,6 @@ SEED = 1
 def make(work: Path) -> tuple[Path, Path]:
     """Run the stages that are missing; the folders of the base and the draft model."""
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
     writer = Writer(save_tokenizer(work / "tokenizer"))
     draft = _stage(
         work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT), writer
@@ -44,6 +43,7 @@ def make(work: Path) -> tuple[Path, Path]:
 def _stage(folder: Path, train: Callable[[], PreTrainedModel], writer: Writer) -> PreTrainedModel:
     if not (folder / "config.json").exists():
         start = time.monotonic()
+        torch.manual_seed(SEED)
         save(train(), writer, folder)
         print(f"{folder.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

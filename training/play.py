@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, parse_answer
 from training.documents import Writer
@@ -11,7 +13,7 @@ from training.documents import Writer
 
 @torch.inference_mode()
 def write(
-    model: PreTrainedModel, prompts: list[list[int]], *, limit: int, stops: set[int], temperature: float = 0.0
+    model: Any, prompts: list[list[int]], *, limit: int, stops: set[int], temperature: float = 0.0
 ) -> list[list[int]]:
     """Continue each prompt up to and with one of ``stops``, or to ``limit`` tokens."""
     length = max(map(len, prompts))
@@ -44,7 +46,7 @@ def next_steps(
     model: PreTrainedModel, writer: Writer, contexts: list[tuple[Problem, list[str]]], temperature: float
 ) -> list[str | None]:
     """What the model writes after the given steps; None where it ends the thinking or breaks off."""
-    tokenizer: PreTrainedTokenizerFast = writer.tokenizer
+    tokenizer = writer.tokenizer
     prompts = [writer.prompt(p) + tokenizer.encode("".join(done), add_special_tokens=False) for p, done in contexts]
     stops = {tokenizer.encode("." + BLANK_LINE)[0], tokenizer.encode("</think>")[0], tokenizer.eos_token_id}
     texts = [tokenizer.decode(ids) for ids in write(model, prompts, limit=40, stops=stops, temperature=temperature)]

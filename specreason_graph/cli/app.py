@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 
 import typer
@@ -32,6 +33,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), 2)
     except SpecReasonError as error:
         return _fail(str(error), 1)
+    except sqlite3.Error as error:
+        return _fail(f"the database failed: {error}; the run can be resumed", 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except typer.TyperException as error:

@@ -33,10 +33,12 @@ def read_question(question: str | None, file: Path | None) -> str:
         raise QuestionError("a question and a file are given", hint="give one of them")
     if question is None:
         try:
-            question = file.read_text() if file else "" if sys.stdin.isatty() else sys.stdin.read()
+            question = file.read_text(encoding="utf-8") if file else "" if sys.stdin.isatty() else sys.stdin.read()
         except (OSError, UnicodeDecodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise QuestionError(f"cannot read question file {file}: {cause}", hint="check the path") from None
+            raise QuestionError(
+                f"cannot read the question from {file or 'standard input'}: {cause}", hint="check the path"
+            ) from None
     if not question.strip():
         raise QuestionError("the question is empty", hint="give it as argument, with -f FILE or on standard input")
     return question.strip()
@@ -46,9 +48,11 @@ def make_launch(question: str, config: Path | None, models: dict[str, Any], sett
     """A launch from the config file, overridden by what the command line names (None: not named)."""
     merged = read_config_file(config) if config else {}
     merged |= {name: value for name, value in (models | settings).items() if value is not None}
-    chosen = {name: merged.pop(name) for name in LAUNCH_FIELDS if name in merged}
-    checked = make_config(**merged)
-    launch = Launch(question=question, settings=checked.model_dump(mode="json", exclude_defaults=True), **chosen)
+    chosen = {name: _text(name, merged.pop(name)) for name in LAUNCH_FIELDS if name in merged}
+    for role in ("base", "draft"):
+        if role in chosen and Path(chosen[role]).expanduser().is_dir():
+            chosen[role] = str(Path(chosen[role]).expanduser().resolve())
+    launch = Launch(question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen)
     _check_known(launch)
     return launch
 
@@ -67,6 +71,12 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a text")
+    return value
 
 
 def _check_known(launch: Launch) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from specreason_graph.cli import options, view
+from specreason_graph.errors import QuestionError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs import Launch, Run, Runs, default_database
 from specreason_graph.summary import summarise
@@ -60,6 +61,8 @@ def solve(
         "answer_tokens": answer_tokens, "deadline_seconds": deadline, **options.parse_settings(more),
     }  # fmt: skip
     models = {"base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype}
+    if example and (question or file):
+        raise QuestionError("--example and a question are given", hint="give one of them")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = options.make_launch(asked, config, models, settings)
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:

@@ -15,6 +15,7 @@ NOTES = {
     "first_steps_by_base": "first steps are the base's",
     "proposal_ends_thinking": "draft would end the thinking",
     "proposal_is_blank": "draft wrote nothing",
+    "proposal_too_long": "draft left the judge no room",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from specreason_graph.engines.base import Engine
@@ -22,8 +23,16 @@ def open_engine(
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
     from specreason_graph.engines.transformers import TransformersEngine
 
+    _require("torch", "transformers")
     return TransformersEngine(str(BUILT_IN.get(model, Path(model).expanduser() if "~" in model else model)),
                               name=model, device=device, dtype=dtype)  # fmt: skip
+
+
+def _require(*libraries: str) -> None:
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        hint = 'install it with pip install "specreason-graph[local]"'
+        raise ConfigError(f"the transformers engine needs {' and '.join(missing)}", hint=hint)
 
 
 def open_pair(

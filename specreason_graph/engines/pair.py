@@ -11,6 +11,7 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -24,15 +25,19 @@ class LoopThread:
     """An event loop in a thread of its own, started at the first use."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    @cached_property
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop."""
-        loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_run, args=(loop,), name="specreason-engines", daemon=True)
-        self._thread.start()
-        return loop
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="specreason-engines", daemon=True)
+                self._thread.start()
+            return self._loop
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``work`` on the loop with the caller's context variables; cancelling the future cancels the work."""
@@ -42,19 +47,23 @@ class LoopThread:
         return outcome
 
     def _start(self, work: Coroutine[Any, Any, T], outcome: Future[T], context: contextvars.Context) -> None:
-        task = self.loop.create_task(work, context=context)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work, context=context)
         task.add_done_callback(lambda done: _hand_over(done, outcome))
-        outcome.add_done_callback(
-            lambda future: self.loop.call_soon_threadsafe(task.cancel) if future.cancelled() else None
-        )
+
+        def pass_on(future: Future[T]) -> None:
+            if future.cancelled() and not task.done():
+                loop.call_soon_threadsafe(task.cancel)
+
+        outcome.add_done_callback(pass_on)
 
     def stop(self) -> None:
         """End the thread; work still running is lost."""
-        if self._thread:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-            self._thread = None
-            del self.loop
+        with self._lock:
+            if self._loop and self._thread:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+            self._loop = self._thread = None
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -79,17 +88,13 @@ class EnginePair:
     def __init__(self, draft: Engine, base: Engine) -> None:
         self.draft, self.base = draft, base
         self._thread = LoopThread()
+        self._gate = asyncio.Lock()
         self._open = False
 
     @cached_property
     def shares_vocabulary(self) -> bool:
         """Whether token ids mean the same to both engines, so that steps pass over unchanged."""
         return self.draft.vocabulary.fingerprint == self.base.vocabulary.fingerprint
-
-    @property
-    def context(self) -> int:
-        """Tokens that fit into both engines."""
-        return min(self.draft.context, self.base.context)
 
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
@@ -109,10 +114,11 @@ class EnginePair:
         return await asyncio.wrap_future(self._thread.submit(self._opened(work)))
 
     def close(self) -> None:
-        """Close both engines and end their thread; the pair opens again at the next use."""
+        """Cancel what still runs, close both engines and end their thread; the pair opens again at the next use."""
         if self._open:
             self._thread.submit(self._close()).result()
         self._thread.stop()
+        self._gate = asyncio.Lock()
 
     def __enter__(self) -> Self:
         self.run(_nothing)
@@ -129,16 +135,25 @@ class EnginePair:
         await asyncio.to_thread(self.close)
 
     async def _opened(self, work: Callable[[], Awaitable[T]]) -> T:
-        if not self._open:
-            self._open = True
-            for engine in self._engines():
-                await engine.__aenter__()
+        async with self._gate:
+            if not self._open:
+                await self._enter()
+                self._open = True
         return await work()
+
+    async def _enter(self) -> None:
+        async with AsyncExitStack() as opened:
+            for engine in self._engines():
+                await opened.enter_async_context(engine)
+            self._opened_engines = opened.pop_all()
 
     async def _close(self) -> None:
         self._open = False
-        for engine in reversed(self._engines()):
-            await engine.__aexit__(None, None, None)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._opened_engines.aclose()
 
     def _engines(self) -> list[Engine]:
         """Each engine once, base first: it is the larger and takes its memory first."""

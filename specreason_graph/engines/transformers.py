@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SLOTS = 8
 KEEP_AT_LEAST = 0.5
-"""A slot is cut back for a prompt that shares at least this much of it; else the prompt gets another slot."""
+"""A slot is cut back for a prompt when they share this much of the shorter one; else the prompt gets another slot."""
 
 
 class CancelledWork(Exception):  # noqa: N818 - not an error, the caller left
@@ -75,15 +75,24 @@ class Slots:
         """The slot for this prompt, cut back to what they share."""
         self._clock += 1
         slot = max(self._slots, key=lambda slot: slot.shared(prompt), default=None)
-        if slot is None or slot.shared(prompt) < KEEP_AT_LEAST * len(slot.ids):
+        if slot is None or slot.shared(prompt) < KEEP_AT_LEAST * min(len(slot.ids), len(prompt)):
             slot = self._fresh()
-        slot.cut(slot.shared(prompt))
+        slot = self._cut(slot, slot.shared(prompt))
         slot.used = self._clock
         return slot
 
     def drop(self, slot: Slot) -> None:
         """Forget a slot whose cache may be torn."""
         self._slots.remove(slot)
+
+    def _cut(self, slot: Slot, length: int) -> Slot:
+        """Cut a slot, or replace it where its cache cannot go back (a full sliding window)."""
+        try:
+            slot.cut(length)
+        except RuntimeError:
+            self.drop(slot)
+            return self._fresh()
+        return slot
 
     def _fresh(self) -> Slot:
         if len(self._slots) >= self._limit:
@@ -107,6 +116,7 @@ class TransformersEngine:
         self._path = model
         self._device, self._dtype, self._wanted_context = device, dtype, context
         self._worker: ThreadPoolExecutor | None = None
+        self._users = 0
         self._load()
 
     def _load(self) -> None:
@@ -118,7 +128,7 @@ class TransformersEngine:
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = self._dtype or ("float32" if device == "cpu" else "auto")
         tokenizer, self._model = load_model(self._path, device, dtype)
-        config = self._model.config
+        config = self._model.config.get_text_config()
         eos = getattr(self._model.generation_config, "eos_token_id", None)
         self.vocabulary = HuggingFaceVocabulary(tokenizer, [eos] if isinstance(eos, int) else eos or [])
         self.context = min(config.max_position_embeddings, self._wanted_context or config.max_position_embeddings)
@@ -146,20 +156,27 @@ class TransformersEngine:
 
         return EngineDescription(
             engine="transformers", engine_version=transformers.__version__, model=self.name,
-            weights=weights_hash(self._path), vocabulary=self.vocabulary.fingerprint,
+            weights=weights_hash(self._path) or getattr(self._model.config, "_commit_hash", None) or self._path,
+            vocabulary=self.vocabulary.fingerprint,
             dtype=str(self._model.dtype).removeprefix("torch."), device=str(self._model.device), context=self.context,
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{Path(self._path).name}")
+        self._users += 1
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{Path(self._path).name}")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._worker:
+        self._users -= 1
+        if self._worker and self._users == 0:
             self._worker.shutdown(wait=True, cancel_futures=True)
+            self._worker = None
 
     async def _run(self, work: Callable[[threading.Event], T]) -> T:
         gone = threading.Event()
+        if self._worker is None:
+            raise EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, work, gone)
         except asyncio.CancelledError:
@@ -175,7 +192,8 @@ class TransformersEngine:
         slot = self._slots.take(prompt)
         cached, generations = len(slot.ids), []
         for sample in range(sampling.n):
-            slot.cut(slot.shared(prompt))
+            if sample:
+                slot = self._slots.take(prompt)
             generations.append(self._write(slot, prompt, sampling, sample, on_token if sample == 0 else None, gone))
         written = sum(len(generation.token_ids) for generation in generations)
         return Completion(generations, self._usage(prompt, cached, written, start))
@@ -266,11 +284,13 @@ def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     if not folder.is_dir() and (folder.exists() or path.startswith((".", "/", "~"))):
         raise ModelError(f"model {path!r} is not a folder", hint="check the path")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
         model = model.to(device).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        cause = str(error).strip().splitlines()[0]
+    except Exception as error:  # the libraries raise every kind there is, also for a wrong device or a cut file
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"model {path!r} cannot be loaded: {cause}", hint="name a folder with config, tokenizer and safetensors"
         ) from None
@@ -278,10 +298,10 @@ def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
 
 
 def weights_hash(path: str) -> str:
-    """SHA-256 over the safetensors files of a folder, or the name of what is not a folder here."""
+    """SHA-256 over the safetensors files of a folder; empty for what is no folder here."""
     files = sorted(Path(path).glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())
-    return digest.hexdigest() if files else path
+    return digest.hexdigest() if files else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,8 @@ from tokenizers import Tokenizer
 from specreason_graph.engines.base import Message
 from specreason_graph.errors import ModelError
 
-_LOOKS_LIKE_TAG = re.compile(r"<[^\s<>]+>|\[[A-Z_/]+\]|\{[A-Z_/]+\}")
+SAMPLE = [{"role": name, "content": "x"} for name in ("user", "assistant", "user")]
+THINK_TAGS = ("<think>", "</think>")
 
 
 class HuggingFaceVocabulary:
@@ -27,10 +27,14 @@ class HuggingFaceVocabulary:
             )
         self._tokenizer = tokenizer
         self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
-        added = tokenizer.added_tokens_decoder
-        self.special_ids = frozenset(i for i, t in added.items() if t.special or _LOOKS_LIKE_TAG.fullmatch(t.content))
-        own = {tokenizer.eos_token_id} - {None}
-        self.eos_ids = frozenset(eos_ids) | own
+        self.eos_ids = frozenset(eos_ids) | ({tokenizer.eos_token_id} - {None})
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens marked special, and added ones that the chat template writes or that open or close a thinking."""
+        written = self.render(SAMPLE) + "".join(THINK_TAGS)
+        added = self._tokenizer.added_tokens_decoder
+        return frozenset(i for i, token in added.items() if token.special or token.content in written)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,7 +64,10 @@ class HuggingFaceVocabulary:
                 f"model {self._tokenizer.name_or_path!r} has no chat template",
                 hint="use an instruct or reasoning model",
             )
-        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise what they like
+            raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error
         return text
 
 

@@ -36,9 +36,10 @@ def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig) -> Deci
     """Why the base model writes a step although nothing was scored.
 
     A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
-    base model writes the next token itself, and that settles it.
+    base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room.
     """
     reason: Reason = "first_steps_by_base"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
+        reason = reason if proposal.is_blank else "proposal_too_long"
     return Decision(accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold)

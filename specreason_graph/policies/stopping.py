@@ -28,7 +28,7 @@ def stop_reason(last: Step, progress: Progress, config: SpecReasonConfig) -> Sto
     """Why the thinking ends behind the step ``last``, or None while it goes on."""
     if last.ending in ("think_end", "end_of_sequence"):
         return "answered"
-    if last.text.strip() and progress.repeats >= config.repetition_limit:
+    if progress.repeats >= config.repetition_limit:
         return "repetition"
     if progress.thinking_tokens >= config.thinking_tokens:
         return "token_budget"
