@@ -127,6 +127,10 @@ class Writer:
             document.extend(self.suffix)
         document.extend(self.right if step is None or step == expected else self.wrong, DIGIT_WEIGHT)
 
+    def mark(self, document: Document, cut: int, step: str, expected: str) -> None:
+        """Hang ``step`` behind ``cut`` for the auxiliary loss alone: no verdict is asked for, which is cheap."""
+        document.branch(cut, self._encode(step), self.verdicts(step, expected))
+
 
 def corrupt(step: str, problem: Problem, index: int, rng: random.Random) -> str:
     """A plausible wrong version of a step: a slip of arithmetic, of copying or of order."""
@@ -164,7 +168,7 @@ def solving(writer: Writer, rng: random.Random, hard_weight: float = 1.0) -> Ite
 
 
 def judging(
-    writer: Writer, rng: random.Random, proposals: Proposals | None = None, *, share: float = 0.5, plain: float = 0.25
+    writer: Writer, rng: random.Random, proposals: Proposals | None = None, *, share: float = 0.75, plain: float = 0.2
 ) -> Iterator[Document]:
     """Solutions with verdicts on two or three of their steps, without end.
 
@@ -189,6 +193,9 @@ def _judge_draft(writer: Writer, rng: random.Random, problem: Problem, drafts: l
         writer.judge(document, cuts[index], drafts[index], steps[index])
     for index in rng.sample(right, min(2, len(right))):
         writer.judge(document, cuts[index + 1], None, steps[index])
+    for index, (draft, step) in enumerate(zip(drafts, steps, strict=True)):
+        other = draft if draft and draft != step else corrupt(step, problem, index, rng)
+        writer.mark(document, cuts[index], other, step)
     return document
 
 

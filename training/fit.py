@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from training.documents import NOT_JUDGED, Batch
 from training.tokenizer import CONTEXT
+from training.workers import average_gradients, workers
 
 HEAD = 32
 
@@ -43,7 +44,7 @@ def new_model(vocabulary: int, eos: int, *, layers: int, width: int) -> Qwen3For
     return Qwen3ForCausalLM(config)
 
 
-def grown(model: Qwen3ForCausalLM, layers: int) -> Qwen3ForCausalLM:
+def grown(model: PreTrainedModel, layers: int) -> Qwen3ForCausalLM:
     """The same function in more layers: those put on top write nothing yet."""
     config = Qwen3Config(**{**model.config.to_dict(), "num_hidden_layers": layers, "layer_types": None})
     larger = Qwen3ForCausalLM(config)
@@ -109,13 +110,14 @@ def fit(
         )
         main, auxiliary = losses(model, probe, batch)
         (main + plan.auxiliary * auxiliary).backward()
+        average_gradients(model, probe)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = plan.rate * factor
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-        seen, update = seen + batch.ids.numel(), update + 1
+        seen, update = seen + batch.ids.numel() * workers(), update + 1
         sums += torch.stack([main.detach(), auxiliary.detach()])
         if update % every == 0:
             loss, probed = (sums / every).tolist()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from specreason_graph.models.abacus.problems import draw_training_problem
 from training.documents import Document, Writer, batches, judging, solving
@@ -19,12 +20,14 @@ from training.fit import Plan, fit, grown, new_model
 from training.play import share_right
 from training.proposals import draft_pool
 from training.tokenizer import save_tokenizer
+from training.workers import run
 
 BATCH = 4096
 DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT = 2, 96, Plan(4_600_000, rate=5e-3), 0.05
 SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(6_500_000, rate=4e-3)
-BASE_LAYERS, JUDGE_PLAN = 16, Plan(6_000_000, rate=2.5e-3, auxiliary=0.5)
-POOL = 6_000
+BASE_LAYERS, JUDGE_PLAN = 16, Plan(8_000_000, rate=2.5e-3, auxiliary=0.5)
+POOL = 2_048
+CHECKED = 50
 SEED = 1
 
 
@@ -32,51 +35,61 @@ def make(work: Path) -> tuple[Path, Path]:
     """Run the stages that are missing; the folders of the base and the draft model."""
     work.mkdir(parents=True, exist_ok=True)
     writer = Writer(save_tokenizer(work / "tokenizer"))
-    draft = _stage(
-        work / "draft", lambda: _solver(writer, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT), writer
-    )
-    solver = _stage(work / "solver", lambda: _solver(writer, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN), writer)
-    _stage(work / "base", lambda: _judge(writer, solver, draft, work / "base-unfinished"), writer)
+    solver = partial(_solver, writer)
+    _stage(work / "draft", lambda folder: solver(folder, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT))
+    _stage(work / "solver", lambda folder: solver(folder, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN))
+    _stage(work / "base", lambda folder: run(_judge, work, folder))
     return work / "base", work / "draft"
 
 
-def _stage(folder: Path, train: Callable[[], PreTrainedModel], writer: Writer) -> PreTrainedModel:
-    if not (folder / "config.json").exists():
-        start = time.monotonic()
-        torch.manual_seed(SEED)
-        save(train(), writer, folder)
-        print(f"{folder.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def _stage(folder: Path, train: Callable[[Path], None]) -> None:
+    """Train into ``folder`` unless it is there; while it trains the model is in ``folder`` with ``-unfinished``."""
+    if (folder / "config.json").exists():
+        return
+    start = time.monotonic()
+    unfinished = folder.with_name(folder.name + "-unfinished")
+    train(unfinished)
+    unfinished.rename(folder)
+    print(f"{folder.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
 
-def _solver(writer: Writer, layers: int, width: int, plan: Plan, hard_weight: float = 1.0) -> PreTrainedModel:
-    tokenizer = writer.tokenizer
-    model = new_model(len(tokenizer), tokenizer.eos_token_id, layers=layers, width=width)
+def _solver(writer: Writer, folder: Path, layers: int, width: int, plan: Plan, hard_weight: float = 1.0) -> None:
+    torch.manual_seed(SEED)
+    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=layers, width=width)
     rng = random.Random(SEED)
-    return _fit(model, writer, solving(writer, rng, hard_weight), plan, rng)
+    _fit(model, writer, solving(writer, rng, hard_weight), plan, rng, folder)
 
 
-def _judge(writer: Writer, solver: PreTrainedModel, draft: PreTrainedModel, unfinished: Path) -> PreTrainedModel:
-    rng = random.Random(SEED + 1)
+def _judge(rank: int, work: Path, folder: Path) -> None:
+    """One of the workers that teach the grown solver to judge; each draws its own documents."""
+    torch.manual_seed(SEED)
+    writer = Writer(AutoTokenizer.from_pretrained(work / "tokenizer"))
+    draft, solver = [
+        AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32) for name in ("draft", "solver")
+    ]
+    rng = random.Random(SEED + 1 + rank)
     pool = draft_pool(draft, writer, rng, POOL)
     documents = judging(writer, rng, lambda rng: rng.choice(pool))
-    return _fit(grown(solver, BASE_LAYERS), writer, documents, JUDGE_PLAN, rng, unfinished)
+    _fit(grown(solver, BASE_LAYERS), writer, documents, JUDGE_PLAN, rng, folder, quiet=rank > 0)
 
 
 def _fit(
     model: PreTrainedModel, writer: Writer, documents: Iterator[Document], plan: Plan, rng: random.Random,
-    unfinished: Path | None = None,
-) -> PreTrainedModel:  # fmt: skip
-    check = [draw_training_problem(random.Random(10**6 + i)) for i in range(50)]
+    folder: Path, *, quiet: bool = False,
+) -> None:  # fmt: skip
+    check = [draw_training_problem(random.Random(10**6 + i)) for i in range(CHECKED)]
 
     def report(line: str) -> None:
+        if quiet:
+            return
         model.eval()
         print(f"{line}  right {share_right(model, writer, check):.2f}", flush=True)
         model.train()
-        if unfinished:
-            save(model, writer, unfinished)
+        save(model, writer, folder)
 
-    return fit(model, batches(documents, BATCH, rng), plan, report, every=100)
+    fit(model, batches(documents, BATCH, rng), plan, report, every=100)
+    if not quiet:
+        save(model, writer, folder)
 
 
 def save(model: PreTrainedModel, writer: Writer, folder: Path) -> None:
