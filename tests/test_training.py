@@ -43,7 +43,7 @@ def test_the_judge_is_trained_on_the_prompt_that_the_package_sends(writer: Write
 
 def test_a_branch_sees_its_own_story_only(writer: Writer) -> None:
     torch.manual_seed(0)
-    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=2, width=64).eval()
+    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=2, width=64).train(mode=False)
     problem = held_out()[4]
     document, cuts = writer.solution(problem)
     wrong = corrupt(problem.steps[1], problem, 1, random.Random(0))
@@ -60,10 +60,10 @@ def test_a_branch_sees_its_own_story_only(writer: Writer) -> None:
 
 def test_growing_keeps_the_function(writer: Writer) -> None:
     torch.manual_seed(0)
-    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=2, width=64).eval()
+    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=2, width=64).train(mode=False)
     ids = torch.tensor([writer.prompt(held_out()[0])])
     with torch.inference_mode():
-        assert torch.allclose(model(ids).logits, grown(model, 5).eval()(ids).logits, atol=1e-5)
+        assert torch.allclose(model(ids).logits, grown(model, 5).train(mode=False)(ids).logits, atol=1e-5)
 
 
 def test_documents_are_rectangular_and_verdicts_fit(writer: Writer) -> None:

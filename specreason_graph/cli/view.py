@@ -72,7 +72,8 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
 def _note(committed: Step) -> str:
     note = NOTES[committed.decision.reason]
     if committed.discarded and committed.decision.reason == "score_below_threshold":
-        note += visible(committed.discarded.text)
+        same = committed.discarded.text == committed.text
+        note += "the base writes the same" if same else visible(committed.discarded.text)
     return typer.style(f"   [{note}]", dim=True) if note else ""
 
 
