@@ -88,7 +88,7 @@ BAD: list[tuple[list[str], str]] = [
     (["solve", "-f", "."], "cannot read the question from .: Is a directory"),
     (["solve", PROBLEM.question * 40], "context of 1024"),
     (["solve", "--base", "/no/such/model", PROBLEM.question], "model '/no/such/model' is not a folder"),
-    (["solve", "--base", "tests", PROBLEM.question], "folder 'tests' is no model: it has no config.json"),
+    (["solve", "--base", "tests", PROBLEM.question], "tests' is no model: it has no config.json"),
     (
         ["solve", "--threshold", "11", PROBLEM.question],
         "threshold = '11' is not allowed: input should be less than or equal to 9",
