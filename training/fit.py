@@ -24,7 +24,9 @@ class Plan:
     """How long and how fast one phase trains."""
 
     tokens: int
-    """Tokens to see, padding included."""
+    """Tokens to see, padding included, all workers together."""
+    batch: int = 4096
+    """Most tokens of one worker's batch."""
     rate: float = 3e-3
     """Peak learning rate, reached after ``warmup`` updates and falling to 3% along a cosine."""
     warmup: int = 100
@@ -102,12 +104,11 @@ def fit(
     probe = nn.Linear(model.config.hidden_size, 1)
     steppers = optimizers(model, plan.rate)
     steppers.append(torch.optim.AdamW(probe.parameters(), lr=plan.rate))
-    seen, update, begun, sums = 0, 0, time.monotonic(), torch.zeros(2)
-    while seen < plan.tokens:
+    begun, sums = time.monotonic(), torch.zeros(2)
+    updates = plan.tokens // (plan.batch * workers())  # the same for every worker, whatever its batches hold
+    for update in range(1, updates + 1):
         batch = next(batches)
-        factor = min(1.0, (update + 1) / plan.warmup) * (
-            0.515 + 0.485 * math.cos(math.pi * min(1.0, seen / plan.tokens))
-        )
+        factor = min(1.0, update / plan.warmup) * (0.515 + 0.485 * math.cos(math.pi * update / updates))
         main, auxiliary = losses(model, probe, batch)
         (main + plan.auxiliary * auxiliary).backward()
         average_gradients(model, probe)
@@ -117,10 +118,10 @@ def fit(
                 group["lr"] = plan.rate * factor
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-        seen, update = seen + batch.ids.numel() * workers(), update + 1
         sums += torch.stack([main.detach(), auxiliary.detach()])
         if update % every == 0:
             loss, probed = (sums / every).tolist()
+            seen = update * plan.batch * workers()
             pace = seen / (time.monotonic() - begun)
             report(f"{seen / 1e6:6.2f} M tokens  loss {loss:.4f}  auxiliary {probed:.4f}  {pace:.0f}/s")
             sums.zero_()

@@ -22,7 +22,6 @@ from training.proposals import draft_pool
 from training.tokenizer import save_tokenizer
 from training.workers import run
 
-BATCH = 4096
 DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT = 2, 96, Plan(4_600_000, rate=5e-3), 0.05
 SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(6_500_000, rate=4e-3)
 BASE_LAYERS, JUDGE_PLAN = 16, Plan(8_000_000, rate=2.5e-3, auxiliary=0.5)
@@ -87,7 +86,7 @@ def _fit(
         model.train()
         save(model, writer, folder)
 
-    fit(model, batches(documents, BATCH, rng), plan, report, every=100)
+    fit(model, batches(documents, plan.batch, rng), plan, report, every=100)
     if not quiet:
         save(model, writer, folder)
 
