@@ -90,7 +90,7 @@ def test_training_lowers_the_loss(writer: Writer) -> None:
     rng = random.Random(0)
     model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=2, width=32)
     lines: list[str] = []
-    plan = Plan(30_000, batch=1024, warmup=5)
+    plan = Plan(80_000, batch=1024, warmup=5)
     fit(model, batches(solving(writer, rng), plan.batch, rng), plan, lines.append, every=10)
     losses = [float(line.split("loss")[1].split()[0]) for line in lines]
     assert losses[-1] < losses[0] - 1
