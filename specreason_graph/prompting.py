@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
+from specreason_graph.engines.base import THINK_TAGS, Engine, Generation, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ModelError, QuestionError
 from specreason_graph.records import Ending, Proposal, Usage
@@ -22,8 +22,6 @@ from specreason_graph.state import Plain
 
 BLANK_LINE = "\n\n"
 DIGITS = "0123456789"
-DEFAULT_TAGS = ("<think>", "</think>")
-KNOWN_TAGS = (DEFAULT_TAGS, ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"))
 MARK = "\u2063content\u2063"
 """Stands for a content while the template is rendered; made of characters no template trims."""
 
@@ -41,8 +39,8 @@ class Prompter:
     def tags(self) -> tuple[str, str]:
         """The tags around the thinking: configured, else found in the template, else in the vocabulary."""
         template = self.vocabulary.render([{"role": "user", "content": MARK}])
-        found = next((tags for tags in KNOWN_TAGS if tags[0] in template), None)
-        found = found or next((tags for tags in KNOWN_TAGS if self._is_token(tags[1])), DEFAULT_TAGS)
+        found = next((tags for tags in THINK_TAGS if tags[0] in template), None)
+        found = found or next((tags for tags in THINK_TAGS if self._is_token(tags[1])), THINK_TAGS[0])
         return self.config.think_open or found[0], self.config.think_close or found[1]
 
     @cached_property

@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,22 @@ def test_python_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks:
         exec(block, {})  # noqa: S102 - our own README
     assert "answered The answer is \\boxed{385}." in capsys.readouterr().out
+
+
+def test_the_readme_shows_what_its_first_command_prints(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    block = re.findall(r"```console\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)[0]
+    line, _, shown = block.partition("\n")
+    done = command(*shlex.split(line.partition("specreason ")[2]))
+    assert done.returncode == 0
+    assert lasting(shown) == lasting(done.stdout)
+
+
+def lasting(output: str) -> list[str]:
+    """Lines without what differs between runs and processors: thread, scores, seconds."""
+    lines = [re.sub(r"^thread \S+|\d+\.\d+( s)?\b", "", line) for line in output.strip().splitlines()]
+    return [" ".join(line.split()) for line in lines]
 
 
 def test_direct() -> None:

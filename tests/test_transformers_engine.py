@@ -10,7 +10,7 @@ import pytest
 from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.engines.base import Engine, Sampling
-from specreason_graph.engines.transformers import Slots
+from specreason_graph.engines.slots import Slots
 from specreason_graph.errors import ContextLimitError, ModelError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter

@@ -11,6 +11,10 @@ from specreason_graph.records import Record, Usage
 
 Message = dict[str, str]
 """A chat message with the keys ``role`` and ``content``."""
+THINK_TAGS = (
+    ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
+)  # fmt: skip
+"""Tags known to open and close a thinking, the most common ones first."""
 Finish = Literal["stop_string", "stop_token", "length"]
 TokenCallback = Callable[[int], None]
 """Called with each token id as it is written, on the engine's thread."""

@@ -10,11 +10,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from specreason_graph.engines.base import Message
+from specreason_graph.engines.base import THINK_TAGS, Message
 from specreason_graph.errors import ModelError
 
 SAMPLE = [{"role": name, "content": "x"} for name in ("user", "assistant", "user")]
-THINK_TAGS = ("<think>", "</think>")
 
 
 class HuggingFaceVocabulary:
@@ -32,7 +31,7 @@ class HuggingFaceVocabulary:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Tokens marked special, and added ones that the chat template writes or that open or close a thinking."""
-        written = self.render(SAMPLE) + "".join(THINK_TAGS)
+        written = self.render(SAMPLE) + "".join(tag for tags in THINK_TAGS for tag in tags)
         added = self._tokenizer.added_tokens_decoder
         return frozenset(i for i, token in added.items() if token.special or token.content in written)
 
