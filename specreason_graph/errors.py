@@ -7,7 +7,11 @@ SpecReasonError
 │   ├── ModelError            a model cannot be found or loaded
 │   └── ThreadError           no such thread, or a thread of something else
 └── EngineError               an engine failed at work; carries ``engine`` and ``retryable``
-    └── ContextLimitError     a prompt is longer than the engine's context
+    ├── ContextLimitError     a prompt is longer than the engine's context
+    ├── EngineRequestError    the engine refused what it was asked; asking again does not help
+    ├── EngineBusyError       the engine's queue is full; asking later helps
+    ├── EngineTimeoutError    no answer in time
+    └── EngineDeadError       the engine's process or connection is gone
 """
 
 from __future__ import annotations
@@ -56,3 +60,19 @@ class EngineError(SpecReasonError):
 
 class ContextLimitError(EngineError):
     """A prompt is longer than the engine's context."""
+
+
+class EngineRequestError(EngineError):
+    """The engine refused what it was asked."""
+
+
+class EngineBusyError(EngineError):
+    """The engine's queue is full."""
+
+
+class EngineTimeoutError(EngineError):
+    """The engine did not answer in time."""
+
+
+class EngineDeadError(EngineError):
+    """The engine's process or connection is gone."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import END, START, StateGraph
 
 from specreason_graph.config import SpecReasonConfig, make_config
+from specreason_graph.engines.base import SESSION
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.nodes import Accept, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
@@ -70,10 +71,17 @@ def _router(config: SpecReasonConfig) -> Any:
 def _runnable(stage: Stage) -> RunnableLambda[State, dict[str, Any]]:
     """A node with one asynchronous core, on the engines' loop, for sync and async callers."""
 
-    def sync(state: State) -> dict[str, Any]:
+    def sync(state: State, config: RunnableConfig) -> dict[str, Any]:
+        SESSION.set(_thread(config))
         return stage.pair.run(lambda: stage(state))
 
-    async def concurrent(state: State) -> dict[str, Any]:
+    async def concurrent(state: State, config: RunnableConfig) -> dict[str, Any]:
+        SESSION.set(_thread(config))
         return await stage.pair.arun(lambda: stage(state))
 
     return RunnableLambda(sync, afunc=concurrent, name=type(stage).__name__.lower())
+
+
+def _thread(config: RunnableConfig) -> str | None:
+    thread = config.get("configurable", {}).get("thread_id")
+    return str(thread) if thread is not None else None

@@ -46,12 +46,23 @@ class Launch(Record):
     """Torch device; None chooses."""
     dtype: str | None = None
     """Number format; None chooses."""
+    base_url: str | None = None
+    """Server of the base model, for the engine ``server``."""
+    draft_url: str | None = None
+    """Server of the draft model; None lets the base draft for itself."""
+    base_options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options of the base model, fields of `VLLMOptions`."""
+    draft_options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options of the draft model."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""
-        return open_pair(self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype)
+        return open_pair(
+            self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype, base_url=self.base_url,
+            draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
+        )  # fmt: skip
 
 
 def default_database() -> Path:

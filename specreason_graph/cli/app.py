@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import sys
 
@@ -22,6 +23,8 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run a command; errors for people are one line, without traceback. Exit codes: 0, 1 failed, 2 bad input."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("specreason_graph").setLevel(logging.INFO)
     sys.exit(run(sys.argv[1:]))
 
 

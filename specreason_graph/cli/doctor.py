@@ -9,7 +9,6 @@ import typer
 from specreason_graph.cli import options
 from specreason_graph.config import make_config
 from specreason_graph.diagnosis import Diagnosis, Finding
-from specreason_graph.runs import Launch
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": typer.colors.RED}
 
@@ -20,15 +19,21 @@ def doctor(
     engine: options.EngineOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
+    base_url: options.BaseUrlOption = None,
+    draft_url: options.DraftUrlOption = None,
+    engine_options: options.EngineSetOption = None,
     more: options.SetOption = None,
+    config: options.ConfigOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Check a pair: does the judge see the steps, do the caches work, does drafting pay. Exit code 1 on a failure."""
-    named = {"base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype}
-    launch = Launch(question="", **{name: value for name, value in named.items() if value is not None})
-    config = make_config(**options.parse_settings(more))
+    models = {
+        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
+        "draft_url": draft_url,
+    }  # fmt: skip
+    launch = options.make_launch("", config, models, options.parse_settings(more), engine_options)
     with launch.open_pair() as pair:
-        findings = pair.run(Diagnosis(pair, config).findings)
+        findings = pair.run(Diagnosis(pair, make_config(**launch.settings)).findings)
     if as_json:
         typer.echo(json.dumps([finding.dump() for finding in findings]))
     else:

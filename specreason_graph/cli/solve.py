@@ -27,6 +27,9 @@ def solve(
     engine: options.EngineOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
+    base_url: options.BaseUrlOption = None,
+    draft_url: options.DraftUrlOption = None,
+    engine_options: options.EngineSetOption = None,
     threshold: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Score from which a proposal is accepted, 0 to 9.")
     ] = None,
@@ -60,11 +63,14 @@ def solve(
         "first_steps_by_base": first_steps_by_base, "max_steps": max_steps, "thinking_tokens": thinking_tokens,
         "answer_tokens": answer_tokens, "deadline_seconds": deadline, **options.parse_settings(more),
     }  # fmt: skip
-    models = {"base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype}
+    models = {
+        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
+        "draft_url": draft_url,
+    }  # fmt: skip
     if example and (question or file):
         raise QuestionError("--example and a question are given", hint="give one of them")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
-    launch = options.make_launch(asked, config, models, settings)
+    launch = options.make_launch(asked, config, models, settings, engine_options)
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
         _work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
 

@@ -2,47 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.base import Engine
+from specreason_graph.engines.options import VLLMOptions, make_options
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
 
-KINDS = ("transformers",)
+if TYPE_CHECKING:
+    from specreason_graph.engines.memory import MemoryPlan
+
+KINDS = ("transformers", "vllm", "server")
 BUILT_IN = {"abacus-base": FOLDER / "base", "abacus-draft": FOLDER / "draft"}
 """Models that come with the package, by name."""
-
-
-def open_engine(
-    model: str, *, kind: str = "transformers", device: str | None = None, dtype: str | None = None
-) -> Engine:
-    """Load one engine; ``model`` is a built-in name, a folder, or a name on the model hub."""
-    if kind not in KINDS:
-        raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
-    from specreason_graph.engines.transformers import TransformersEngine
-
-    _require("torch", "transformers")
-    return TransformersEngine(str(BUILT_IN.get(model, Path(model).expanduser() if "~" in model else model)),
-                              name=model, device=device, dtype=dtype)  # fmt: skip
-
-
-def _require(*libraries: str) -> None:
-    missing = [name for name in libraries if find_spec(name) is None]
-    if missing:
-        hint = 'install it with pip install "specreason-graph[local]"'
-        raise ConfigError(f"the transformers engine needs {' and '.join(missing)}", hint=hint)
+Options = Mapping[str, Any]
 
 
 def open_pair(
-    base: str = "abacus-base", draft: str = "abacus-draft", *, kind: str = "transformers", device: str | None = None,
+    base: str = "abacus-base",
+    draft: str = "abacus-draft",
+    *,
+    kind: str = "transformers",
+    device: str | None = None,
     dtype: str | None = None,
-) -> EnginePair:  # fmt: skip
-    """Load a pair, base first; a model named for both roles is loaded once."""
-    first = open_engine(base, kind=kind, device=device, dtype=dtype)
-    second = first if draft == base else open_engine(draft, kind=kind, device=device, dtype=dtype)
+    base_options: Options | None = None,
+    draft_options: Options | None = None,
+    base_url: str | None = None,
+    draft_url: str | None = None,
+) -> EnginePair:
+    """Make a pair, base first; one model named for both roles is loaded once.
+
+    ``base`` and ``draft``: a built-in name, a folder, or a name on the model hub. ``kind``: ``transformers`` (embedded,
+    on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``; without
+    the latter the base drafts for itself). The options are fields of `VLLMOptions`, and for servers of `CallOptions`.
+    Raises `ConfigError` and `ModelError` for what cannot be.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
+    settings = {"dtype": dtype} if dtype else {}
+    options = make_options({**settings, **(base_options or {})}), make_options({**settings, **(draft_options or {})})
+    if kind == "server":
+        return _served((base, draft), (base_url, draft_url), options)
+    if kind == "vllm":
+        return _in_vllm((base, draft), options)
+    first = open_engine(base, device=device, dtype=dtype)
+    second = first if draft == base else open_engine(draft, device=device, dtype=dtype)
     return EnginePair(draft=second, base=first)
 
 
-__all__ = ["BUILT_IN", "KINDS", "EnginePair", "open_engine", "open_pair"]
+def open_engine(model: str, *, device: str | None = None, dtype: str | None = None) -> Engine:
+    """Load one embedded engine."""
+    require("transformers", "local", "torch", "transformers")
+    from specreason_graph.engines.transformers import TransformersEngine
+
+    return TransformersEngine(locate(model), name=model, device=device, dtype=dtype)
+
+
+def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> MemoryPlan:
+    """How base and draft share the devices that vLLM sees."""
+    require("vllm", "vllm", "vllm")
+    from specreason_graph.engines.memory import model_footprint, plan_memory
+    from specreason_graph.engines.vllm.devices import check_parallel, device
+    from specreason_graph.engines.vllm.launch import chosen_dtype
+
+    for role, option in zip(("base", "draft"), options, strict=True):
+        check_parallel(role, option)
+    base, draft = [
+        model_footprint(locate(model), option, chosen_dtype(locate(model), option))
+        for model, option in zip(models, options, strict=True)
+    ]
+    return plan_memory(base, draft if models[0] != models[1] else None, device(), *options)
+
+
+def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> EnginePair:
+    plan = plan_pair(models, options)
+    from specreason_graph.engines.vllm import VLLMEngine
+
+    base = VLLMEngine(locate(models[0]), options[0], name=models[0], share=plan.base)
+    if models[0] == models[1]:
+        return EnginePair(draft=base, base=base)
+    return EnginePair(draft=VLLMEngine(locate(models[1]), options[1], name=models[1], share=plan.draft), base=base)
+
+
+def _served(
+    models: tuple[str, str], urls: tuple[str | None, str | None], options: tuple[VLLMOptions, VLLMOptions]
+) -> EnginePair:
+    require("server", "served", "httpx", "transformers")
+    from specreason_graph.engines.server import ServerEngine
+
+    if not urls[0]:
+        raise ConfigError("the server engine needs the URL of the base model", hint="give --base-url http://HOST:PORT")
+    base = ServerEngine(urls[0], locate(models[0]), options[0], name=models[0])
+    if not urls[1]:
+        return EnginePair(draft=base, base=base)
+    return EnginePair(draft=ServerEngine(urls[1], locate(models[1]), options[1], name=models[1]), base=base)
+
+
+def locate(model: str) -> str:
+    """The folder of a built-in model; other names as they are."""
+    return str(BUILT_IN.get(model, Path(model).expanduser() if "~" in model else model))
+
+
+def require(kind: str, extra: str, *libraries: str) -> None:
+    """Raise `ConfigError` unless the libraries of a kind of engine are installed."""
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        hint = f'install it with pip install "specreason-graph[{extra}]"'
+        raise ConfigError(f"the {kind} engine needs {' and '.join(missing)}", hint=hint)
+
+
+__all__ = ["BUILT_IN", "KINDS", "EnginePair", "Options", "open_engine", "open_pair", "plan_pair"]

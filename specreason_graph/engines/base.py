@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import Field
 
 from specreason_graph.errors import ContextLimitError
 from specreason_graph.records import Record, Usage
@@ -16,6 +19,8 @@ THINK_TAGS = (
 )  # fmt: skip
 """Tags known to open and close a thinking, the most common ones first."""
 Finish = Literal["stop_string", "stop_token", "length"]
+SESSION: ContextVar[str | None] = ContextVar("specreason_session", default=None)
+"""Name of the run a call is made for; served engines pass it on, so that a router can keep the run on one replica."""
 TokenCallback = Callable[[int], None]
 """Called with each token id as it is written, on the engine's thread."""
 
@@ -39,6 +44,10 @@ class EngineDescription(Record):
     """Where it runs."""
     context: int
     """Longest prompt plus output, in tokens."""
+    scoring: Literal["chosen", "top"] = "chosen"
+    """Where the judge's log-probabilities come from: asked for by token, or picked from the likeliest ones."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options that are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,20 @@ def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> No
             f"{engine.name}: a prompt of {len(prompt_ids)} tokens leaves no room in a context of {engine.context}",
             engine=engine.name, hint="ask a shorter question or use a model with a longer context",
         )  # fmt: skip
+
+
+class Forward:
+    """Passes the tokens of a call on to the caller, each once, also when the call had to be tried again."""
+
+    def __init__(self, on_token: TokenCallback | None) -> None:
+        self._on_token, self._sent = on_token, 0
+
+    def tokens(self, written: Sequence[int]) -> None:
+        """Take all tokens written so far; those not passed on yet are."""
+        if self._on_token:
+            for token in written[self._sent :]:
+                self._on_token(token)
+            self._sent = max(self._sent, len(written))
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from specreason_graph.engines.base import (
     TokenCallback,
     check_room,
 )
+from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
 from specreason_graph.engines.slots import Slot, Slots
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
-from specreason_graph.errors import EngineError, ModelError
+from specreason_graph.errors import EngineError
 from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ class TransformersEngine:
         dtype = self._dtype or ("float32" if device == "cpu" else "auto")
         tokenizer, self._model = load_model(self._path, device, dtype)
         config = self._model.config.get_text_config()
-        eos = getattr(self._model.generation_config, "eos_token_id", None)
-        self.vocabulary = HuggingFaceVocabulary(tokenizer, [eos] if isinstance(eos, int) else eos or [])
+        self.vocabulary = HuggingFaceVocabulary(tokenizer, eos_ids(self._model.generation_config))
         self.context = min(config.max_position_embeddings, self._wanted_context or config.max_position_embeddings)
         self._slots = Slots(lambda: DynamicCache(config=config))
 
@@ -212,32 +211,13 @@ def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tenso
 
 def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     """Tokenizer and model; `ModelError` with the cause in one line when it cannot be."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"folder {path!r} is no model: it has no config.json", hint="name a Hugging Face model folder")
-    if not folder.is_dir() and (folder.exists() or path.startswith((".", "/", "~"))):
-        raise ModelError(f"model {path!r} is not a folder", hint="check the path")
+    tokenizer = load_tokenizer(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-        model = model.to(device).eval()
+        return tokenizer, model.to(device).eval()
     except Exception as error:  # the libraries raise every kind there is, also for a wrong device or a cut file
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(
-            f"model {path!r} cannot be loaded: {cause}", hint="name a folder with config, tokenizer and safetensors"
-        ) from None
-    return tokenizer, model
-
-
-def weights_hash(path: str) -> str:
-    """SHA-256 over the safetensors files of a folder; empty for what is no folder here."""
-    files = sorted(Path(path).glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as weights:
-            digest.update(hashlib.file_digest(weights, "sha256").digest())
-    return digest.hexdigest() if files else ""
+        raise unloadable(path, error) from None

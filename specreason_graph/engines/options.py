@@ -1,0 +1,79 @@
+"""What a vLLM engine is started with, and how long it may take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from specreason_graph.errors import ConfigError
+from specreason_graph.records import Record
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class CallOptions(Record):
+    """How calls to an engine are made, in process or served."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Longest one call may take; a hung engine raises nothing by itself."""
+    retry_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """How long a call is tried again while the engine is busy, gone or starting; 0 for no second try."""
+    session_header: str = "x-session-id"
+    """Header that carries a run's name to a served engine, so that a router keeps the run on one replica."""
+
+
+class VLLMOptions(CallOptions):
+    """Engine arguments of vLLM under their usual meaning; None leaves the choice to the memory plan or to vLLM."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the model hub."""
+    dtype: str | None = None
+    """Number format of the weights; None for float32 on CPU and the checkpoint's own on GPU."""
+    quantization: str | None = None
+    """Quantisation method, as in ``awq`` or ``fp8``."""
+    context: Count | None = None
+    """Longest prompt plus output in tokens; None for the model's own, or what the memory plan has room for."""
+    tensor_parallel: Count = 1
+    """Devices that each layer is spread over."""
+    pipeline_parallel: Count = 1
+    """Devices that the layers are dealt out to."""
+    expert_parallel: bool = False
+    """Whether the experts of a mixture are dealt out instead of cut."""
+    lora: str | None = None
+    """Folder of a LoRA adapter that is always on."""
+    kv_bytes: Count | None = None
+    """Bytes of KV cache on each device."""
+    utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU's memory the engine may take altogether."""
+    speculative: dict[str, Any] | None = None
+    """vLLM's ``speculative_config``: token-level speculative decoding inside this engine."""
+    threads: Count | None = None
+    """CPU threads; None shares the cores among the engines of the pair."""
+    block_size: Count | None = None
+    """Tokens of a KV block; None for 32 on CPU and vLLM's own choice on GPU."""
+    eager: bool | None = None
+    """Whether to run without compilation and CUDA graphs; None for True on CPU, False on GPU."""
+    sequences: Count = 64
+    """Most sequences in a batch; more wait."""
+    queue: Count = 1024
+    """Most unfinished requests; one more is refused and tried again later."""
+    restarts: Annotated[int, Field(ge=0)] = 1
+    """How often a dead engine is started again."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Any other engine argument of vLLM by its own name; overrules what is set here."""
+
+
+def make_options(settings: dict[str, Any]) -> VLLMOptions:
+    """Validate options; a bad one raises `ConfigError` with its name, value and what is allowed."""
+    try:
+        return VLLMOptions(**settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(detail: Any) -> str:
+    name = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown engine option {name!r}; known options: {', '.join(VLLMOptions.model_fields)}"
+    return f"engine option {name} = {detail['input']!r} is not allowed: {detail['msg']}"

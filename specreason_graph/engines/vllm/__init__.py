@@ -1,0 +1,5 @@
+"""vLLM in this process: each engine is an ``AsyncLLM``, whose core runs in a child process that dies with this one."""
+
+from specreason_graph.engines.vllm.engine import VLLMEngine
+
+__all__ = ["VLLMEngine"]

@@ -1,0 +1,216 @@
+"""The engine: calls, their time limits, and starting again what has died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from specreason_graph.engines.base import (
+    Completion,
+    EngineDescription,
+    Finish,
+    Forward,
+    Generation,
+    NextToken,
+    Sampling,
+    TokenCallback,
+    check_room,
+)
+from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
+from specreason_graph.engines.memory import Share
+from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.engines.retry import with_retries
+from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, start
+from specreason_graph.engines.vllm.requests import MISSING, sampling_params, scoring_params, translated
+from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError
+from specreason_graph.records import Usage
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, RequestOutput, SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """A model in vLLM, in process.
+
+    ``model``: folder or hub name. ``share``: its part of the memory plan; without one ``options`` must say how much KV
+    cache it gets. Answers of one seed are reproducible as far as vLLM is: in float32 they are, in bfloat16 the other
+    requests of a batch may change them.
+    """
+
+    def __init__(
+        self, model: str, options: VLLMOptions | None = None, *, name: str | None = None, share: Share | None = None
+    ) -> None:
+        self.name = name or model
+        self.options = options or VLLMOptions()
+        self._path, self._share = model, share
+        self.vocabulary = load_vocabulary(model, self.options.revision)
+        longest = load_config(model, self.options.revision).max_position_embeddings
+        self.context: int = self.options.context or (share.context if share else longest)
+        self._client: AsyncLLM | None = None
+        self._users = self._deaths = 0
+        self._answered = 0.0
+        self._chosen = self.options.speculative is None
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+    ) -> Completion:
+        """Continue a prompt."""
+        check_room(self, prompt_ids)
+        begun, prompt, told = time.perf_counter(), list(prompt_ids), Forward(on_token)
+        params = sampling_params(sampling, stream=on_token is not None)
+        generations, cached = await with_retries(lambda: self._write(prompt, params, told), self.options)
+        if len(generations) < sampling.n:  # greedy samples are all the same
+            generations *= sampling.n
+        written = sum(len(generation.token_ids) for generation in generations[: params.n])
+        return Completion(generations, self._usage(prompt, cached, written, begun))
+
+    async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
+        """The distribution behind a prompt."""
+        check_room(self, prompt_ids)
+        begun, prompt = time.perf_counter(), list(prompt_ids)
+        params = scoring_params(candidates, chosen=self._chosen)
+        output = await with_retries(lambda: self._ask(prompt, params), self.options)
+        given = (output.outputs[0].logprobs or [{}])[0]
+        found = {token: given[token].logprob if token in given else MISSING for token in candidates}
+        other = 1.0 - sum(map(math.exp, found.values()))
+        return NextToken(found, min(1.0, max(0.0, other)), self._usage(prompt, output.num_cached_tokens or 0, 1, begun))
+
+    def describe(self) -> EngineDescription:
+        """What this engine is; the weights are hashed once."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> EngineDescription:
+        import vllm
+        from vllm.platforms import current_platform
+
+        return EngineDescription(
+            engine="vllm", engine_version=vllm.__version__, model=self.name,
+            weights=weights_hash(self._path) or self.options.revision or self._path,
+            vocabulary=self.vocabulary.fingerprint, dtype=chosen_dtype(self._path, self.options),
+            device=str(current_platform.get_device_name()), context=self.context,
+            scoring="chosen" if self._chosen else "top", options=self.options.model_dump(exclude_defaults=True),
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        self._users += 1
+        if self._users == 1:
+            self._starting = asyncio.Lock()
+            self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
+            self._deaths = 0
+            await self._running()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            client, self._client = self._client, None
+            if client:
+                await self._stop(client)
+            self._starter.shutdown()
+
+    async def _running(self) -> AsyncLLM:
+        """The client, started when there is none."""
+        if self._users == 0:
+            raise EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")
+        async with self._starting:
+            if self._client is None and not self._may_restart:
+                raise EngineDeadError(f"{self.name}: the engine has died {self._deaths} times", engine=self.name)
+            if self._client is None:
+                run = asyncio.get_running_loop().run_in_executor
+                await run(self._starter, load)
+                self._client = await run(
+                    self._starter, start, self.name, self._path, self.context, self.options, self._share
+                )
+            return self._client
+
+    async def _write(self, prompt: list[int], params: SamplingParams, told: Forward) -> tuple[list[Generation], int]:
+        written: dict[int, list[int]] = {}
+        finishes: dict[int, Finish] = {}
+
+        def take(output: RequestOutput) -> None:
+            for part in output.outputs:
+                written.setdefault(part.index, []).extend(part.token_ids)
+                if part.finish_reason:
+                    finishes[part.index] = self._finish(part)
+            told.tokens(written.get(0, ()))
+
+        cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
+        return [Generation(written[index], finishes[index]) for index in sorted(written)], cached
+
+    def _finish(self, part: CompletionOutput) -> Finish:
+        if part.finish_reason == "length":
+            return "length"
+        if part.finish_reason == "stop":
+            return "stop_string" if isinstance(part.stop_reason, str) else "stop_token"
+        cause = f"{self.name} gave the request up: {part.finish_reason}"
+        raise EngineDeadError(cause, engine=self.name, retryable=True)
+
+    async def _ask(
+        self, prompt: list[int], params: SamplingParams, take: Callable[[RequestOutput], None] = lambda _: None
+    ) -> RequestOutput:
+        """Make one request and return its last output; errors are translated and the time is limited."""
+        from vllm.inputs import tokens_input
+
+        client, begun = await self._running(), time.monotonic()
+        name = uuid.uuid4().hex
+        last = None
+        try:
+            async with asyncio.timeout(self.options.timeout_seconds):
+                async for output in client.generate(tokens_input(prompt), params, name, lora_request=self._lora):
+                    take(output)
+                    last = output
+        except TimeoutError:
+            if self._answered < begun:  # nobody had an answer in that time: it hangs
+                await self._retire(client)
+            raise EngineTimeoutError(
+                f"{self.name} did not answer within {self.options.timeout_seconds:g} s", engine=self.name,
+                retryable=self._may_restart, hint="raise timeout_seconds if it is slow and not hung",
+            ) from None  # fmt: skip
+        except Exception as error:
+            if client.errored:
+                await self._retire(client)
+            raise translated(error, self.name, may_restart=self._may_restart) from error
+        if last is None:
+            raise EngineDeadError(f"{self.name} gave no output", engine=self.name, retryable=True)
+        self._answered = time.monotonic()
+        return last
+
+    @property
+    def _may_restart(self) -> bool:
+        return self._deaths <= self.options.restarts
+
+    async def _retire(self, client: Any) -> None:
+        """End a dead or hung engine, once however many calls report it; the next call starts another."""
+        if self._client is None or self._client is not client:
+            return
+        self._client, self._deaths = None, self._deaths + 1
+        log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, self.options.restarts)
+        await self._stop(client)
+
+    async def _stop(self, client: AsyncLLM) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._starter, client.shutdown, GRACE)
+        if client.output_handler:  # its task keeps the client alive until it has seen that it is cancelled
+            await asyncio.wait({client.output_handler}, timeout=GRACE)
+
+    @cached_property
+    def _lora(self) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, self.options.lora) if self.options.lora else None
+
+    def _usage(self, prompt: list[int], cached: int, written: int, begun: float) -> Usage:
+        return Usage(
+            calls=1, prompt_tokens=len(prompt), cached_tokens=cached, generated_tokens=written,
+            seconds=time.perf_counter() - begun,
+        )  # fmt: skip

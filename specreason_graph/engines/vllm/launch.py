@@ -1,0 +1,123 @@
+"""How an engine of vLLM is started: arguments, environment, number format."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from specreason_graph.engines.checkpoint import load_config
+from specreason_graph.engines.memory import Share
+from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.engines.orphans import PARENT
+from specreason_graph.errors import ModelError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+CPU_BLOCK = 32
+GRACE = 1.0
+"""Seconds an engine's core gets to end before it is killed."""
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}  # fmt: skip
+"""Defaults of environment variables that decide what engine processes print; standard output is the caller's."""
+log = logging.getLogger(__name__)
+
+
+def load() -> None:
+    """Import vLLM. Apart from `start`, because some library keeps the frames of its imports, and with them an engine."""
+    with environment({}):
+        import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def start(name: str, path: str, context: int, options: VLLMOptions, share: Share | None) -> AsyncLLM:
+    """Start an engine; the calling thread must live as long as the engine, because the core is tied to it."""
+    begun = time.monotonic()
+    log.info("starting %s in vLLM", name)
+    with environment(settings(options)):
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            client = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(path, context, options, share)))
+        except Exception as error:  # vLLM raises every kind there is
+            raise _unstartable(name, error) from error
+    log.info("%s is ready after %.1f s", name, time.monotonic() - begun)
+    return client
+
+
+def settings(options: VLLMOptions) -> dict[str, str]:
+    """Environment variables of an engine's processes."""
+    always = {PARENT: str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"}
+    if not on_cpu():
+        return always
+    threads = options.threads or max(1, (os.cpu_count() or 2) // 2)
+    alone = options.tensor_parallel * options.pipeline_parallel == 1
+    return always | {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",  # no worker process beside the core
+        "TORCH_COMPILE_DISABLE": "1",  # the first log-probabilities would compile for seconds
+    }
+
+
+def arguments(path: str, context: int, options: VLLMOptions, share: Share | None) -> dict[str, Any]:
+    """Engine arguments of vLLM."""
+    cpu = on_cpu()
+    perhaps = {
+        "block_size": options.block_size or (CPU_BLOCK if cpu else None),
+        "kv_cache_memory_bytes": options.kv_bytes or (share.kv_bytes if share else None),
+        "gpu_memory_utilization": options.utilization or (share.utilization if share and not cpu else None),
+        "quantization": options.quantization,
+        "speculative_config": options.speculative,
+        "revision": options.revision,
+        "enable_lora": True if options.lora else None,
+    }
+    return {
+        "model": path, "dtype": chosen_dtype(path, options), "max_model_len": context,
+        "tensor_parallel_size": options.tensor_parallel, "pipeline_parallel_size": options.pipeline_parallel,
+        "enable_expert_parallel": options.expert_parallel, "max_num_seqs": options.sequences,
+        "max_num_queued_reqs": options.queue, "enforce_eager": cpu if options.eager is None else options.eager,
+        "enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False, "seed": 0, "trust_remote_code": False,
+        **{name: value for name, value in perhaps.items() if value is not None}, **options.arguments,
+    }  # fmt: skip
+
+
+def chosen_dtype(path: str, options: VLLMOptions) -> str:
+    """The number format an engine is started with."""
+    if options.dtype:
+        return options.dtype
+    stored = getattr(load_config(path, options.revision), "dtype", None)
+    return "float32" if on_cpu() else str(stored or "bfloat16").removeprefix("torch.")
+
+
+def on_cpu() -> bool:
+    """Whether the installed vLLM is the one for CPUs."""
+    with environment({name: value for name, value in QUIET.items() if name not in os.environ}):
+        from vllm.platforms import current_platform
+
+        return bool(current_platform.is_cpu())
+
+
+@contextmanager
+def environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; what vLLM sets in that time is taken back too."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in QUIET.items() if name not in before} | settings)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _unstartable(name: str, error: Exception) -> ModelError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(
+        f"vLLM cannot start {name!r}: {cause}", hint="see vLLM's log above; VLLM_LOGGING_LEVEL=INFO says more"
+    )
