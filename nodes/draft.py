@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from specreason_graph.errors import EngineError
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.state import State
 
@@ -13,7 +14,12 @@ class Draft(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Put a proposal into ``pending``, and whether it can be judged; the trace is not touched."""
-        proposal = await self.write("draft", "draft", state)
+        try:
+            proposal = await self.write("draft", "draft", state)
+        except EngineError as error:
+            if self.pair.draft is self.pair.base or not self.config.continue_without_draft:
+                raise
+            return {"pending": {"judgeable": False, "error": str(error)}}
         plain = proposal.dump()
         fits = self.room("base", state, plain) >= 0
         return {"pending": {"proposal": plain, "judgeable": fits and not proposal.is_blank}}

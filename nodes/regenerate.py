@@ -18,10 +18,11 @@ class Regenerate(Stage):
         written = await self.write("base", "regenerate", state)
         pending = state.get("pending") or {}
         score = Score.load(pending["score"]) if pending.get("score") else None
-        return self.commit(state, written, score, self._decision(pending))
+        return self.commit(state, written, score, self._decision(state, pending))
 
-    def _decision(self, pending: dict[str, Any]) -> Decision:
+    def _decision(self, state: State, pending: dict[str, Any]) -> Decision:
         if pending.get("decision"):
             return Decision.load(pending["decision"])
         proposal = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
-        return decide_unscored(proposal, self.config)
+        failed = "" if state["progress"]["draft_failed"] else None
+        return decide_unscored(proposal, self.config, pending.get("error", failed))

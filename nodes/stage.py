@@ -73,6 +73,7 @@ class Stage:
             seconds=before["seconds"] + sum(cost.usage.seconds for cost in step.costs),
             repeats=1 + sum(earlier["text"].strip() == step.text.strip() for earlier in state["steps"]),
             room=min(self.room(role, state, plain) for role in ROLES),
+            draft_failed=step.decision.reason == "draft_failed",
         )
         return {**asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
 

@@ -54,6 +54,8 @@ class SpecReasonConfig(BaseModel):
     """Nucleus of the sampling."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed that every call's own seed is derived from."""
+    continue_without_draft: bool = True
+    """Whether the base model goes on alone when the draft engine has failed for good; False stops the run instead."""
     answer_by: Author = "base"
     """Which model writes the answer."""
     judge_instruction: Annotated[str, Field(min_length=1)] = JUDGE_INSTRUCTION

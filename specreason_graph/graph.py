@@ -48,7 +48,7 @@ def create_specreason(
 
 
 def after_draft(state: State) -> Literal["score", "regenerate"]:
-    """A proposal without text, or too long for the judge, is not scored: the base model settles it."""
+    """No proposal, one without text, or one too long for the judge is not scored: the base model settles it."""
     return "score" if state["pending"]["judgeable"] else "regenerate"
 
 
@@ -63,7 +63,8 @@ def _router(config: SpecReasonConfig) -> Any:
         progress = state["progress"]
         if progress["stop_reason"]:
             return "finalize"
-        return "regenerate" if progress["steps"] < config.first_steps_by_base else "draft"
+        by_base = progress["draft_failed"] or progress["steps"] < config.first_steps_by_base
+        return "regenerate" if by_base else "draft"
 
     return route
 

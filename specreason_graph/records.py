@@ -22,6 +22,7 @@ Reason = Literal[
     "proposal_ends_thinking",
     "proposal_is_blank",
     "proposal_too_long",
+    "draft_failed",
 ]
 Purpose = Literal["draft", "score", "regenerate", "answer"]
 Engine = Literal["base", "draft"]
@@ -128,6 +129,8 @@ class Decision(Record):
     """How the score was read."""
     threshold: float
     """The threshold in force."""
+    error: str | None = None
+    """What the draft engine failed with, in the step where it did."""
 
 
 class Step(Record):

@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, Opinion
-from specreason_graph.errors import QuestionError
+from specreason_graph.errors import EngineError, QuestionError
 from specreason_graph.policies import decide
 from specreason_graph.records import Decision, Score
 
@@ -44,7 +44,7 @@ def test_rejected_work_stays_in_the_evidence() -> None:
     assert first["discarded"]["text"] == "two is bad.\n\n"
     assert first["decision"] == {
         "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean",
-        "threshold": 7.0,
+        "threshold": 7.0, "error": None,
     }  # fmt: skip
     assert [(cost["engine"], cost["purpose"]) for cost in first["costs"]] == [
         ("draft", "draft"), ("base", "score"), ("base", "regenerate"),
@@ -227,3 +227,30 @@ def test_an_answer_the_chosen_model_has_no_room_for_is_written_by_the_base() -> 
         outcome = create_specreason(pair, **settings).compile().invoke(QUESTION)  # type: ignore[arg-type]
     assert outcome["stop_reason"] == "context_limit"
     assert outcome["answer"].startswith("word")
+
+
+def test_the_base_goes_on_alone_when_the_draft_fails() -> None:
+    outcome, draft, _ = play(["one is fine.\n\n"], ["two by base.\n\n", "three by base.\n\n", CLOSE, "It is 3."], [9])
+    assert [step["author"] for step in outcome["steps"]] == ["draft", "base", "base", "base"]
+    decisions = [step["decision"] for step in outcome["steps"][1:]]
+    assert [decision["reason"] for decision in decisions] == ["draft_failed"] * 3
+    assert [decision["error"] for decision in decisions] == ["draft: no reply left; add to its script", None, None]
+    assert (outcome["answer"], outcome["stop_reason"]) == ("It is 3.", "answered")
+    assert len(draft.calls) == 2
+
+
+def test_a_failed_draft_stops_the_run_where_that_is_asked_for() -> None:
+    with pytest.raises(EngineError, match="draft: no reply left"):
+        play(["one is fine.\n\n"], [], [9], continue_without_draft=False)
+
+
+def test_a_failed_base_leaves_a_run_that_goes_on() -> None:
+    draft, base = FakeEngine(["a first step.\n\n", "a second.\n\n", CLOSE]), FakeEngine([], [9])
+    saver = InMemorySaver()
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with EnginePair(draft, base) as pair, pytest.raises(EngineError, match="no score left"):
+        create_specreason(pair).compile(checkpointer=saver).invoke(QUESTION, config)
+    again = FakeEngine([CLOSE, "It is 3."], [9])
+    with EnginePair(draft, again) as pair:
+        outcome = create_specreason(pair).compile(checkpointer=saver).invoke(None, config)
+    assert [step["text"] for step in outcome["steps"]] == ["a first step.\n\n", "a second.\n\n", ""]

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from specreason_graph.cli import bench, doctor, solve
+from specreason_graph.cli import bench, doctor, serve, solve
 from specreason_graph.errors import SpecReasonError, UsageError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("solve")(solve.solve)
 app.command("resume")(solve.resume)
 app.command("doctor")(doctor.doctor)
+app.command("serve-engines")(serve.serve_engines)
 app.add_typer(bench.app, name="bench")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from specreason_graph.cli import options, view
-from specreason_graph.errors import QuestionError
+from specreason_graph.errors import EngineError, QuestionError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs import Launch, Run, Runs, default_database
 from specreason_graph.summary import summarise
@@ -88,12 +88,26 @@ def resume(
 
 
 def _work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
-    if as_json:
-        typer.echo(f"thread {run.thread}", err=True)
-        for _ in run.advance():
-            pass
-        typer.echo(json.dumps(document(run), ensure_ascii=False))
-        return
+    try:
+        if as_json:
+            _write_document(run)
+        else:
+            _show(run, launch, show_question=show_question)
+    except EngineError as error:
+        if as_json and "manifest" in run.values:
+            typer.echo(json.dumps({**document(run), "stop_reason": "engine_error"}, ensure_ascii=False))
+        error.hint = f"{error.hint}; " * bool(error.hint) + f"go on later with: specreason resume {run.thread}"
+        raise
+
+
+def _write_document(run: Run) -> None:
+    typer.echo(f"thread {run.thread}", err=True)
+    for _ in run.advance():
+        pass
+    typer.echo(json.dumps(document(run), ensure_ascii=False))
+
+
+def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     view.opening(run, launch, show_question=show_question)
     for step in run.steps:
         view.step(step)
@@ -103,7 +117,7 @@ def _work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> No
 
 
 def document(run: Run) -> dict[str, Any]:
-    """Everything that is known of a finished run, for machines."""
+    """Everything that is known of a run, for machines."""
     values, summary = run.values, summarise(run.steps, run.answer)
     manifest = values["manifest"]
     return {

@@ -16,6 +16,7 @@ NOTES = {
     "proposal_ends_thinking": "draft would end the thinking",
     "proposal_is_blank": "draft wrote nothing",
     "proposal_too_long": "draft left the judge no room",
+    "draft_failed": "the draft engine failed",
 }
 
 

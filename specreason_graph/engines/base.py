@@ -168,7 +168,7 @@ class Engine(Protocol):
         ...
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """Log-probabilities of ``candidates`` as the token after the prompt, unaffected by sampling settings.
+        """Log-probabilities of at most 20 ``candidates`` as the token after the prompt, whatever the sampling settings.
 
         Raises `ContextLimitError` when the prompt is longer than the context.
         """

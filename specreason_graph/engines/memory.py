@@ -103,6 +103,43 @@ def footprint(config: Any, weights: int, options: VLLMOptions, dtype: str) -> Fo
     )
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What one engine asks of each of its devices."""
+
+    name: str
+    """Its role, for messages."""
+    model: Footprint
+    """What its model takes."""
+    options: VLLMOptions
+    """What was asked for."""
+    overhead: int
+    """Bytes besides weights and cache."""
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that are settled before the rest is divided."""
+        return self.model.weights + self.overhead + (self.options.kv_bytes or 0)
+
+    def share(self, tokens: int, device: Device) -> Share:
+        """The share of an engine whose cache may hold ``tokens``; `ConfigError` when one sequence does not fit."""
+        held = self.options.kv_bytes // self.model.token if self.options.kv_bytes else tokens
+        context = self.options.context or min(self.model.context, max(SHORTEST, held // 256 * 256))
+        if held < context:
+            raise ConfigError(
+                f"the KV cache of the {self.name} model holds {held:,} tokens ({held * self.model.token / GIB:.1f} "
+                f"GiB), fewer than one sequence of {context:,}",
+                hint=f"set the engine option {self.name}.context to at most {held:,}, or free memory",
+            )
+        held = held if self.options.kv_bytes else min(held, self.options.sequences * context)
+        kv_bytes = self.options.kv_bytes or held * self.model.token
+        used = self.model.weights + self.overhead + kv_bytes
+        return Share(
+            weights=self.model.weights, overhead=self.overhead, kv_bytes=kv_bytes, tokens=held, context=context,
+            utilization=self.options.utilization or min(1.0, round(used / device.total + 0.005, 3)),
+        )  # fmt: skip
+
+
 def plan_memory(
     base: Footprint,
     draft: Footprint | None,
@@ -110,58 +147,32 @@ def plan_memory(
     base_options: VLLMOptions | None = None,
     draft_options: VLLMOptions | None = None,
 ) -> MemoryPlan:
-    """Divide a device; None for the draft when one engine plays both roles.
+    """Divide a device that both engines run on; None for the draft when one engine plays both roles.
 
     Raises `ConfigError` with the figures when the weights do not fit, or when no sequence of the context wanted does.
     """
-    options = (base_options or VLLMOptions(), draft_options or VLLMOptions())
-    prints = [base] if draft is None else [base, draft]
-    process = GPU_PROCESS if device.kind == "cuda" else CPU_PROCESS
-    overheads = [process + (each.activations if device.kind == "cuda" else 0) for each in prints]
-    usable = device.free - int(GPU_MARGIN * device.total) if device.kind == "cuda" else int(CPU_SHARE * device.free)
-    given = [option.kv_bytes for option, _ in zip(options, prints, strict=False)]
-    left = usable - sum(each.weights for each in prints) - sum(overheads) - sum(bytes_ or 0 for bytes_ in given)
-    open_ = [each.token for each, bytes_ in zip(prints, given, strict=True) if not bytes_]
-    tokens = left // sum(open_) if open_ else 0
-    shares = [
-        _share(name, each, overhead, option, tokens, device, left)
-        for name, each, overhead, option in zip(("base", "draft"), prints, overheads, options, strict=False)
-    ]
+    claims = [_claim("base", base, base_options, device)]
+    claims += [_claim("draft", draft, draft_options, device)] if draft else []
+    gpu = device.kind == "cuda"
+    usable = device.free - int(GPU_MARGIN * device.total) if gpu else int(CPU_SHARE * device.free)
+    left = usable - sum(claim.fixed for claim in claims)
     if left < 0:
-        raise ConfigError(_too_big(prints, overheads, usable), hint="use smaller or quantised models, or more devices")
+        raise ConfigError(_too_big(claims, usable), hint="use smaller or quantised models, or more devices")
+    sharing = sum(claim.model.token for claim in claims if not claim.options.kv_bytes)
+    shares = [claim.share(left // sharing if sharing else 0, device) for claim in claims]
     return MemoryPlan(base=shares[0], draft=shares[-1], total=device.total, free=device.free)
 
 
-def _share(
-    name: str, each: Footprint, overhead: int, options: VLLMOptions, tokens: int, device: Device, left: int
-) -> Share:
-    held = options.kv_bytes // each.token if options.kv_bytes else tokens
-    wanted = options.context or each.context
-    context = wanted if options.context else min(wanted, max(SHORTEST, held // 256 * 256))
-    if left >= 0 and held < min(context, each.context):
-        raise ConfigError(
-            f"the KV cache of the {name} model holds {max(0, held):,} tokens ({held * each.token / GIB:.1f} GiB), "
-            f"fewer than one sequence of {context:,}",
-            hint=f"set the engine option {name}.context to at most {max(1, held):,}, or free memory",
-        )
-    held = min(held, options.sequences * context) if not options.kv_bytes else held
-    kv_bytes = options.kv_bytes or held * each.token
-    used = each.weights + overhead + kv_bytes
-    return Share(
-        weights=each.weights, overhead=overhead, kv_bytes=kv_bytes, tokens=held, context=context,
-        utilization=options.utilization or min(1.0, round(used / device.total + 0.005, 3)),
-    )  # fmt: skip
+def _claim(name: str, model: Footprint, options: VLLMOptions | None, device: Device) -> Claim:
+    overhead = GPU_PROCESS + model.activations if device.kind == "cuda" else CPU_PROCESS
+    return Claim(name, model, options or VLLMOptions(), overhead)
 
 
-def _too_big(prints: list[Footprint], overheads: list[int], usable: int) -> str:
-    parts = [
-        f"{name} {each.weights / GIB:.1f} + {overhead / GIB:.1f}"
-        for name, each, overhead in zip(("base", "draft"), prints, overheads, strict=False)
-    ]
-    needed = sum(each.weights for each in prints) + sum(overheads)
+def _too_big(claims: list[Claim], usable: int) -> str:
+    parts = [f"{claim.name} {claim.model.weights / GIB:.1f} + {claim.overhead / GIB:.1f}" for claim in claims]
     return (
-        f"the pair does not fit: {', '.join(parts)} (weights + working memory) make {needed / GIB:.1f} GiB a device, "
-        f"and {usable / GIB:.1f} GiB may be used"
+        f"the pair does not fit: {', '.join(parts)} (weights + working memory) and the KV caches asked for make "
+        f"{sum(claim.fixed for claim in claims) / GIB:.1f} GiB a device, and {usable / GIB:.1f} GiB may be used"
     )
 
 

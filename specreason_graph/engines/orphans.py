@@ -1,8 +1,8 @@
 """No engine process outlives the process that started it.
 
-vLLM loads this as a plugin in each of its processes. In a direct child of the process named in the environment, the
-kernel is told to kill the child when the parent's thread that started it ends, however it ends. Elsewhere nothing
-happens.
+vLLM loads this as a plugin in each of its processes. In a child of the process named in the environment, the kernel is
+told to kill the child when the parent's thread that started it ends, however it ends; and so on down to the children's
+children. Where no process is named nothing happens.
 """
 
 from __future__ import annotations
@@ -25,5 +25,6 @@ def die_with_parent() -> None:
         return
     if os.getppid() == int(parent):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.environ[PARENT] = str(os.getpid())  # and what this process starts must not outlive it
     if not Path("/proc", parent).exists():  # it died before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)

@@ -37,7 +37,10 @@ async def with_retries(call: Callable[[], Awaitable[T]], options: CallOptions) -
         stop=stop_after_delay(options.retry_seconds),
         before_sleep=_tell, reraise=True,
     )  # fmt: skip
-    return await retrying(call)
+    async for attempt in retrying:
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable: the last error is raised")
 
 
 def _tell(state: RetryCallState) -> None:

@@ -32,14 +32,18 @@ def decide(score: Score, *, threshold: float, reading: Reading) -> Decision:
     return Decision(accepted=accepted, reason=reason, number=number, reading=reading, threshold=threshold)
 
 
-def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig) -> Decision:
+def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None) -> Decision:
     """Why the base model writes a step although nothing was scored.
 
     A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
-    base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room.
+    base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room,
+    and when the draft engine failed with ``error`` (empty where it had failed before).
     """
-    reason: Reason = "first_steps_by_base"
+    reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"
-    return Decision(accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold)
+    return Decision(
+        accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold,
+        error=error or None,
+    )  # fmt: skip

@@ -22,6 +22,8 @@ class Progress:
     """How often the text of the last step stands in the trace."""
     room: int = 0
     """Tokens left for steps before the context of either engine is full."""
+    draft_failed: bool = False
+    """Whether the draft engine has failed for good; the base model goes on alone."""
 
 
 def stop_reason(last: Step, progress: Progress, config: SpecReasonConfig) -> StopReason | None:

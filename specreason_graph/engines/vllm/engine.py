@@ -28,7 +28,7 @@ from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, start
-from specreason_graph.engines.vllm.requests import MISSING, sampling_params, scoring_params, translated
+from specreason_graph.engines.vllm.requests import MISSING, dead, sampling_params, scoring_params, translated
 from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError
 from specreason_graph.records import Usage
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from vllm import CompletionOutput, RequestOutput, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
+WATCH_SECONDS = 0.5
+"""How often an engine is looked at for having died."""
 log = logging.getLogger(__name__)
 
 
@@ -108,12 +110,15 @@ class VLLMEngine:
             self._starting = asyncio.Lock()
             self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
             self._deaths = 0
+            self._deadlines: set[asyncio.Timeout] = set()
             await self._running()
+            self._watching = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._users -= 1
         if self._users == 0:
+            self._watching.cancel()
             client, self._client = self._client, None
             if client:
                 await self._stop(client)
@@ -165,12 +170,17 @@ class VLLMEngine:
         client, begun = await self._running(), time.monotonic()
         name = uuid.uuid4().hex
         last = None
+        deadline = asyncio.timeout(self.options.timeout_seconds)
+        self._deadlines.add(deadline)
         try:
-            async with asyncio.timeout(self.options.timeout_seconds):
+            async with deadline:
                 async for output in client.generate(tokens_input(prompt), params, name, lora_request=self._lora):
                     take(output)
                     last = output
         except TimeoutError:
+            if client.errored:
+                await self._retire(client)
+                raise dead(self.name, may_restart=self._may_restart) from None
             if self._answered < begun:  # nobody had an answer in that time: it hangs
                 await self._retire(client)
             raise EngineTimeoutError(
@@ -181,10 +191,20 @@ class VLLMEngine:
             if client.errored:
                 await self._retire(client)
             raise translated(error, self.name, may_restart=self._may_restart) from error
+        finally:
+            self._deadlines.discard(deadline)
         if last is None:
             raise EngineDeadError(f"{self.name} gave no output", engine=self.name, retryable=True)
         self._answered = time.monotonic()
         return last
+
+    async def _watch(self) -> None:
+        """End the calls of an engine that has died: a request it was just being sent would wait for ever."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._client is not None and self._client.errored:
+                for deadline in self._deadlines:
+                    deadline.reschedule(0)
 
     @property
     def _may_restart(self) -> bool:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def load() -> None:
-    """Import vLLM. Apart from `start`, because some library keeps the frames of its imports, and with them an engine."""
+    """Import vLLM; apart from `start`, because a library keeps the frames of its imports and would keep the engine."""
     with environment({}):
         import vllm.v1.engine.async_llm  # noqa: F401
 
@@ -44,7 +44,8 @@ def start(name: str, path: str, context: int, options: VLLMOptions, share: Share
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            client = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(path, context, options, share)))
+            given = AsyncEngineArgs(**arguments(path, context, options, share), disable_log_stats=True)
+            client = AsyncLLM.from_engine_args(given)
         except Exception as error:  # vLLM raises every kind there is
             raise _unstartable(name, error) from error
     log.info("%s is ready after %.1f s", name, time.monotonic() - begun)
@@ -82,7 +83,7 @@ def arguments(path: str, context: int, options: VLLMOptions, share: Share | None
         "tensor_parallel_size": options.tensor_parallel, "pipeline_parallel_size": options.pipeline_parallel,
         "enable_expert_parallel": options.expert_parallel, "max_num_seqs": options.sequences,
         "max_num_queued_reqs": options.queue, "enforce_eager": cpu if options.eager is None else options.eager,
-        "enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False, "seed": 0, "trust_remote_code": False,
+        "enable_prefix_caching": True, "use_tqdm_on_load": False, "seed": 0, "trust_remote_code": False,
         **{name: value for name, value in perhaps.items() if value is not None}, **options.arguments,
     }  # fmt: skip
 

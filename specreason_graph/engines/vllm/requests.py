@@ -57,6 +57,11 @@ def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError
     if isinstance(error, exceptions.VLLMClientError | exceptions.GracefulHTTPError):
         return EngineRequestError(text, engine=name)
     if isinstance(error, engine_exceptions.EngineDeadError):
-        hint = "" if may_restart else "see vLLM's log above for the cause"
-        return EngineDeadError(f"{name}: the engine has died", engine=name, retryable=may_restart, hint=hint)
+        return dead(name, may_restart=may_restart)
     return EngineError(text, engine=name, retryable=isinstance(error, exceptions.VLLMServerError))
+
+
+def dead(name: str, *, may_restart: bool) -> EngineDeadError:
+    """The engine's process is gone."""
+    hint = "" if may_restart else "see vLLM's log above for the cause"
+    return EngineDeadError(f"{name}: the engine has died", engine=name, retryable=may_restart, hint=hint)

@@ -1,0 +1,45 @@
+"""``specreason serve-engines``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from specreason_graph.cli import options
+from specreason_graph.engines import locate, plan_pair, require
+from specreason_graph.engines.options import make_options
+
+
+def serve_engines(
+    base: Annotated[str, typer.Option(help="Base model: built-in name, folder or hub name.")] = "abacus-base",
+    draft: Annotated[str, typer.Option(help="Draft model, likewise.")] = "abacus-draft",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    base_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the base model.")] = 8000,
+    draft_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the draft model.")] = 8001,
+    engine_options: options.EngineSetOption = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the two command lines and start nothing.")] = False,
+) -> None:
+    """Serve a pair with vLLM until interrupted; servers that die are started again.
+
+    Clients must send the key in SPECREASON_API_KEY, where it is set.
+    """
+    require("served", "vllm", "vllm", "httpx")
+    from specreason_graph.engines.supervisor import server, watch
+
+    tables = options.parse_engine_options(engine_options)
+    chosen = make_options(tables["base_options"]), make_options(tables["draft_options"])
+    plan = plan_pair((base, draft), chosen)
+    key = os.environ.get("SPECREASON_API_KEY")
+    places = (("base", base, base_port, plan.base), ("draft", draft, draft_port, plan.draft))
+    servers = [
+        server(role, name, locate(name), option, share, host=host, port=port, key=key)
+        for (role, name, port, share), option in zip(places, chosen, strict=True)
+    ]
+    if only_print:
+        for each in servers:
+            typer.echo(each.line())
+        return
+    urls = f"--base-url {servers[0].url} --draft-url {servers[1].url}"
+    watch(servers, lambda: typer.echo(f"ready: specreason solve --engine server --base {base} --draft {draft} {urls}"))

@@ -1,0 +1,112 @@
+"""The memory plan by arithmetic: known models on known devices."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from specreason_graph.engines.memory import GIB, Device, Footprint, MemoryPlan, footprint, plan_memory, weight_bytes
+from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.errors import ConfigError
+from specreason_graph.models.abacus import FOLDER
+
+QWQ_32B = SimpleNamespace(
+    hidden_size=5120, num_hidden_layers=64, num_attention_heads=40, num_key_value_heads=8, head_dim=128,
+    intermediate_size=27648, vocab_size=152_064, max_position_embeddings=40_960,
+)  # fmt: skip
+R1_70B = SimpleNamespace(
+    hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, head_dim=128,
+    intermediate_size=28672, vocab_size=128_256, max_position_embeddings=131_072,
+)  # fmt: skip
+R1_1_5B = SimpleNamespace(
+    hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, head_dim=128,
+    intermediate_size=8960, vocab_size=151_936, max_position_embeddings=131_072,
+)  # fmt: skip
+
+
+def gpu(gib: int) -> Device:
+    return Device(kind="cuda", total=gib * GIB, free=gib * GIB - GIB // 2)
+
+
+def print_of(config: Any, options: VLLMOptions) -> Footprint:
+    return footprint(config, weight_bytes("not/here", config, "bfloat16"), options, "bfloat16")
+
+
+def plan(base: Any, draft: Any, device: Device, **base_settings: Any) -> MemoryPlan:
+    options = VLLMOptions(**base_settings)
+    return plan_memory(print_of(base, options), print_of(draft, VLLMOptions()), device, options)
+
+
+def test_sizes_of_known_models() -> None:
+    assert weight_bytes("not/here", QWQ_32B, "bfloat16") == pytest.approx(65.5e9, rel=0.01)
+    assert weight_bytes("not/here", R1_70B, "bfloat16") == pytest.approx(141e9, rel=0.01)
+    assert weight_bytes("not/here", R1_1_5B, "bfloat16") == pytest.approx(3.55e9, rel=0.01)
+    assert print_of(QWQ_32B, VLLMOptions()).token == 262_144
+    assert print_of(QWQ_32B, VLLMOptions(tensor_parallel=2)).token == 131_072
+    assert print_of(R1_1_5B, VLLMOptions()).token == 28_672
+
+
+@pytest.mark.parametrize(
+    ("gib", "settings", "tokens"),
+    [(80, {}, 30_000), (141, {}, 240_000), (48, {"tensor_parallel": 2}, 60_000)],
+)
+def test_qwq_and_a_small_draft_fit(gib: int, settings: dict[str, int], tokens: int) -> None:
+    device = gpu(gib)
+    found = plan(QWQ_32B, R1_1_5B, device, **settings)
+    used = sum(share.weights + share.overhead + share.kv_bytes for share in (found.base, found.draft))
+    assert used <= device.free - 0.04 * device.total
+    assert used >= 0.9 * device.free or found.base.tokens >= 64 * found.base.context
+    assert found.base.tokens == found.draft.tokens == pytest.approx(tokens, rel=0.1)
+    assert found.base.utilization + found.draft.utilization < 1
+    assert found.base.context == min(40_960, found.base.tokens // 256 * 256)
+    assert found.base.kv_bytes == found.base.tokens * (131_072 if settings else 262_144)
+
+
+@pytest.mark.parametrize(
+    ("base", "gib", "settings"),
+    [(QWQ_32B, 24, {}), (R1_70B, 80, {}), (R1_70B, 141, {}), (R1_70B, 48, {"tensor_parallel": 2})],
+)
+def test_a_pair_that_does_not_fit_is_refused_with_figures(base: Any, gib: int, settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"does not fit: base [\d.]+ \+ [\d.]+, draft .* GiB may be used"):
+        plan(base, R1_1_5B, gpu(gib), **settings)
+
+
+def test_70b_over_four_devices_fits() -> None:
+    assert plan(R1_70B, R1_1_5B, gpu(80), tensor_parallel=4).base.context > 40_000
+
+
+def test_a_context_that_does_not_fit_is_refused_with_the_longest_that_does() -> None:
+    found = plan(QWQ_32B, R1_1_5B, gpu(80))
+    with pytest.raises(ConfigError, match=rf"fewer than one sequence of 40,000; .*at most {found.base.tokens:,}"):
+        plan(QWQ_32B, R1_1_5B, gpu(80), context=40_000)
+    assert plan(QWQ_32B, R1_1_5B, gpu(80), context=16_384).base.context == 16_384
+
+
+def test_what_is_asked_for_is_given() -> None:
+    found = plan(QWQ_32B, R1_1_5B, gpu(80), kv_bytes=4 * GIB, utilization=0.8)
+    assert found.base.kv_bytes == 4 * GIB
+    assert found.base.utilization == 0.8
+    assert found.base.tokens == 4 * GIB // 262_144
+    assert found.draft.tokens > 100_000
+
+
+def test_the_reference_pair_takes_little_of_a_machine() -> None:
+    from specreason_graph.engines.memory import model_footprint
+
+    base, draft = [model_footprint(str(FOLDER / role), VLLMOptions(), "float32") for role in ("base", "draft")]
+    found = plan_memory(base, draft, Device(kind="cpu", total=24 * GIB, free=20 * GIB))
+    assert found.base.tokens == found.draft.tokens == 64 * 1024
+    assert found.base.kv_bytes == 64 * 1024 * 2 * 16 * 4 * 32 * 4
+    assert 2 * 7e6 < base.weights < 2 * 8e6
+    with pytest.raises(ConfigError, match="does not fit"):
+        plan_memory(base, draft, Device(kind="cpu", total=4 * GIB, free=2 * GIB))
+
+
+def test_one_engine_for_both_roles_is_counted_once() -> None:
+    options = VLLMOptions()
+    alone = plan_memory(print_of(R1_1_5B, options), None, gpu(24))
+    both = plan_memory(print_of(R1_1_5B, options), print_of(R1_1_5B, options), gpu(24))
+    assert alone.draft == alone.base
+    assert alone.base.tokens > 2 * both.base.tokens

@@ -1,0 +1,275 @@
+"""vLLM in process, on real engines: the same answers as the embedded engine, and what happens when engines die."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.config import make_config
+from specreason_graph.engines.base import Sampling
+from specreason_graph.errors import (
+    ConfigError,
+    ContextLimitError,
+    EngineBusyError,
+    EngineDeadError,
+    EngineRequestError,
+    ModelError,
+)
+from specreason_graph.models.abacus.problems import held_out, parse_answer
+from specreason_graph.prompting import Prompter
+
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
+
+PROBLEMS = held_out()[:8]
+OPTIONS = {"timeout_seconds": 60}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[EnginePair]:
+    with open_pair(kind="vllm", base_options=OPTIONS, draft_options=OPTIONS) as pair:
+        yield pair
+
+
+def solve(pair: EnginePair, question: str, **settings: Any) -> Any:
+    graph = create_specreason(pair, **{"temperature": 0, **settings}).compile()
+    return graph.invoke({"question": question}, {"recursion_limit": 10_000})
+
+
+def ids(pair: EnginePair) -> list[int]:
+    return Prompter(pair.base.vocabulary, make_config()).question_ids(PROBLEMS[0].question)
+
+
+def core(engine: Any) -> int:
+    """Process id of an engine's core."""
+    return int(engine._client.engine_core.resources.engine_manager.processes[0].pid)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert one["answer"] == other["answer"]
+    assert [(s["author"], s["token_ids"]) for s in one["steps"]] == [
+        (s["author"], s["token_ids"]) for s in other["steps"]
+    ]
+    for mine, theirs in zip(one["steps"], other["steps"], strict=True):
+        if mine["score"]:
+            assert mine["score"]["digit_logprobs"] == pytest.approx(theirs["score"]["digit_logprobs"], abs=1e-3)
+            assert mine["score"]["mean"] == pytest.approx(theirs["score"]["mean"], abs=1e-3)
+
+
+def test_traces_and_scores_are_those_of_the_embedded_engine(pair: EnginePair, abacus: EnginePair) -> None:
+    for problem in PROBLEMS:
+        assert_same(solve(pair, problem.question), solve(abacus, problem.question))
+
+
+def test_every_call_finds_what_the_engine_has_seen(pair: EnginePair) -> None:
+    outcome = solve(pair, max(PROBLEMS, key=lambda problem: len(problem.operations)).question)
+    for step in outcome["steps"][2:]:
+        for cost in step["costs"]:
+            usage = cost["usage"]
+            suffix = len(Prompter(pair.base.vocabulary, make_config()).judge_ids) if cost["purpose"] == "score" else 0
+            assert usage["prompt_tokens"] - usage["cached_tokens"] <= suffix + 2 * 32 + 40  # blocks of 32, and one step
+
+
+def test_next_token_is_a_distribution(pair: EnginePair) -> None:
+    found = pair.run(lambda: pair.base.next_token(ids(pair), range(20)))
+    assert len(found.logprobs) == 20
+    assert sum(map(math.exp, found.logprobs.values())) + found.other_mass == pytest.approx(1, abs=1e-5)
+
+
+def test_seeds_decide_the_samples_and_tokens_arrive_as_they_come(pair: EnginePair) -> None:
+    async def sample() -> None:
+        hot = Sampling(max_tokens=30, temperature=2, seed=3, n=3)
+        together = [g.token_ids for g in (await pair.base.generate(ids(pair), hot)).generations]
+        seen: list[int] = []
+        fifth = Sampling(max_tokens=30, temperature=2, seed=5)
+        single = (await pair.base.generate(ids(pair), fifth, seen.append)).generations[0]
+        assert together[2] == single.token_ids == seen
+        assert together[0] != together[1]
+        greedy = (await pair.base.generate(ids(pair), Sampling(max_tokens=5, n=2))).generations
+        assert greedy[0] == greedy[1]
+
+    pair.run(sample)
+
+
+def test_generation_stops_where_it_is_told_to(pair: EnginePair) -> None:
+    async def stop() -> None:
+        step = (await pair.base.generate(ids(pair), Sampling(max_tokens=60, stop=("\n\n",)))).generations[0]
+        assert step.finish == "stop_string"
+        assert pair.base.vocabulary.decode(step.token_ids).endswith(".\n\n")
+        third = step.token_ids[2]
+        cut = await pair.base.generate(ids(pair), Sampling(max_tokens=60, stop_token_ids=frozenset({third})))
+        assert cut.generations[0].token_ids == step.token_ids[: step.token_ids.index(third) + 1]
+        assert cut.generations[0].finish == "stop_token"
+        long = (await pair.base.generate(ids(pair), Sampling(max_tokens=5))).generations[0]
+        assert (len(long.token_ids), long.finish) == (5, "length")
+
+    pair.run(stop)
+
+
+def test_a_prompt_over_the_context_is_refused(pair: EnginePair) -> None:
+    with pytest.raises(ContextLimitError, match="leaves no room in a context of 1024"):
+        pair.run(lambda: pair.base.generate([5] * 1024, Sampling(max_tokens=1)))
+    end = pair.run(lambda: pair.base.generate([5] * 1020, Sampling(max_tokens=50))).generations[0]
+    assert (len(end.token_ids), end.finish) == (4, "length")
+
+
+def test_a_request_that_is_refused_leaves_the_engine_alive(pair: EnginePair) -> None:
+    with pytest.raises(EngineRequestError):
+        pair.run(lambda: pair.base.generate([10**9], Sampling(max_tokens=1)))
+    assert pair.run(lambda: pair.base.generate(ids(pair), Sampling(max_tokens=1))).generations
+
+
+def test_a_cancelled_call_frees_the_engine(pair: EnginePair) -> None:
+    async def cancel() -> None:
+        call = asyncio.ensure_future(pair.base.generate(ids(pair), Sampling(max_tokens=800)))
+        await asyncio.sleep(0.3)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        assert pair.base._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+
+    pair.run(cancel)
+
+
+def test_many_runs_at_once(pair: EnginePair) -> None:
+    problems = held_out()[:64]
+    with ThreadPoolExecutor(64) as pool:
+        outcomes = list(pool.map(lambda problem: solve(pair, problem.question), problems))
+    right = sum(parse_answer(o["answer"]) == p.answer for o, p in zip(outcomes, problems, strict=True))
+    assert right >= 55
+    for engine in (pair.base, pair.draft):
+        assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("role", ["base", "draft"])
+def test_a_killed_engine_is_started_again_and_the_trace_is_the_same(pair: EnginePair, role: Any) -> None:
+    question = PROBLEMS[4].question
+    undisturbed = solve(pair, question)
+    engine: Any = pair.engine(role)
+    engine._deaths = 0
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(solve, pair, question)
+        time.sleep(0.3)
+        os.kill(core(engine), signal.SIGKILL)
+        assert_same(run.result(180), undisturbed)
+    assert engine._deaths == 1
+
+
+def test_a_hung_engine_is_noticed_and_started_again(pair: EnginePair) -> None:
+    engine: Any = pair.base
+    engine._deaths = 0
+    usual = engine.options
+    engine.options = usual.model_copy(update={"timeout_seconds": 3.0})
+    try:
+        os.kill(core(engine), signal.SIGSTOP)
+        engine_call = pair.run(lambda: engine.generate(ids(pair), Sampling(max_tokens=2)))
+        assert len(engine_call.generations[0].token_ids) == 2
+        assert engine._deaths == 1
+    finally:
+        engine.options = usual
+
+
+def test_an_engine_that_keeps_dying_stops_the_run_by_name() -> None:
+    options = {**OPTIONS, "restarts": 0}
+    with open_pair("abacus-draft", "abacus-draft", kind="vllm", base_options=options) as pair:
+        os.kill(core(pair.base), signal.SIGKILL)
+        with pytest.raises(EngineDeadError, match=r"abacus-draft.* has died") as caught:
+            pair.run(lambda: pair.base.generate(ids(pair), Sampling(max_tokens=2)))
+        assert not caught.value.retryable
+
+
+def test_a_full_queue_is_back_pressure() -> None:
+    options = {**OPTIONS, "queue": 2, "sequences": 2}
+    with open_pair("abacus-draft", "abacus-draft", kind="vllm", base_options=options) as pair:
+
+        async def flood() -> list[Any]:
+            calls = [pair.base.generate(ids(pair), Sampling(max_tokens=20)) for _ in range(10)]
+            return await asyncio.gather(*calls)
+
+        assert len(pair.run(flood)) == 10  # refused ones come again
+        patient: Any = pair.base
+        patient.options = patient.options.model_copy(update={"retry_seconds": 0.0})
+        with pytest.raises(EngineBusyError, match="busy"):
+            pair.run(flood)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_engines_do_not_outlive_their_parent(number: signal.Signals, tmp_path: Path) -> None:
+    import psutil
+
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent("""
+        import time
+        from specreason_graph import open_pair
+        if __name__ == "__main__":
+            with open_pair(kind="vllm"):
+                print("open", flush=True)
+                time.sleep(600)
+        """)
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    assert parent.stdout.readline() == "open\n"
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2
+    parent.send_signal(number)
+    parent.wait(10)
+    parent.stdout.close()
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_every_error_of_vllm_has_a_name_here() -> None:
+    from vllm import exceptions
+    from vllm.v1.engine import exceptions as engine_exceptions
+
+    from specreason_graph.engines.vllm.requests import translated
+
+    classes = {
+        value
+        for module in (exceptions, engine_exceptions)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert len(classes) > 10
+    for each in classes:
+        error = each.__new__(each)
+        Exception.__init__(error, "cause")
+        found = translated(error, "m", may_restart=True)
+        again = exceptions.VLLMServerError, exceptions.QueueOverflowError, exceptions.MaxQueuedTokensError
+        assert found.retryable is issubclass(each, again)
+        assert isinstance(found, EngineRequestError) is (
+            issubclass(each, exceptions.VLLMClientError | exceptions.GracefulHTTPError) and not issubclass(each, again)
+        )
+    assert not translated(engine_exceptions.EngineDeadError(), "m", may_restart=False).retryable
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"base": "/no/such/model"}, ModelError, "model '/no/such/model' is not a folder"),
+        ({"base_options": {"tensor_parallel": 2}}, ConfigError, "needs 2 devices, and vLLM sees 1"),
+        ({"base_options": {"kv_bytes": 10**15}}, ConfigError, "the pair does not fit"),
+        ({"base_options": {"kv_byte": 1}}, ConfigError, "unknown engine option 'kv_byte'; known options: .*kv_bytes"),
+        ({"base_options": {"threads": 0}}, ConfigError, "engine option threads = 0 is not allowed"),
+        ({"draft_options": {"arguments": {"dtype": "float3"}}}, ModelError, "vLLM cannot start 'abacus-draft'.*float3"),
+    ],
+)
+def test_bad_input_is_one_line(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught, open_pair(kind="vllm", **settings):
+        pass
+    assert "\n" not in str(caught.value)
