@@ -29,8 +29,8 @@ READY_SECONDS = 600.0
 STOP_SECONDS = 5.0
 """Time a server gets to end before it is killed."""
 POLL_SECONDS = 0.25
-QUICK_SECONDS = 60.0
-"""A server that dies this soon after its start is not started again: it would die for ever."""
+DEATHS, DEATHS_SECONDS = 3, 600.0
+"""A server that dies more often than this within that time is not started again: it would die for ever."""
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +50,8 @@ class Server:
     """The running process."""
     started: float = 0.0
     """When it was started, on the monotonic clock."""
+    deaths: list[float] = field(default_factory=list)
+    """When it was found dead."""
 
     def line(self) -> str:
         """The command for a shell, to be run under another supervisor."""
@@ -137,10 +139,10 @@ def watch(servers: list[Server], ready: Callable[[], None]) -> None:
 
 
 def _restart_dead(servers: list[Server]) -> None:
-    for each in servers:
-        if not each.is_dead():
-            continue
-        if time.monotonic() - each.started < QUICK_SECONDS:
+    for each in filter(Server.is_dead, servers):
+        now = time.monotonic()
+        each.deaths = [*(death for death in each.deaths if now - death < DEATHS_SECONDS), now]
+        if len(each.deaths) > DEATHS:
             raise EngineDeadError(f"the {each.role} server keeps dying", engine=each.role, hint="see its log above")
         log.warning("the %s server has died", each.role)
         each.start()

@@ -202,8 +202,9 @@ class VLLMEngine:
         """End the calls of an engine that has died: a request it was just being sent would wait for ever."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._client is not None and self._client.errored:
-                for deadline in self._deadlines:
+            while self._client is not None and self._client.errored and self._deadlines:
+                deadline = self._deadlines.pop()
+                if not deadline.expired():
                     deadline.reschedule(0)
 
     @property

@@ -1,8 +1,7 @@
-"""A vLLM server by URL: token ids in and out over ``/v1/completions``, also behind a router."""
+"""The engine: calls, and finding out what the server can do."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -17,7 +16,6 @@ from specreason_graph.engines.base import (
     SESSION,
     Completion,
     EngineDescription,
-    Finish,
     Forward,
     Generation,
     NextToken,
@@ -28,23 +26,26 @@ from specreason_graph.engines.base import (
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
+from specreason_graph.engines.server.requests import (
+    API_KEY,
+    MISSING,
+    TOP,
+    check,
+    events,
+    generation,
+    logprobs,
+    scoring,
+    translated,
+    usage_of,
+    writing,
+)
 from specreason_graph.errors import (
     ConfigError,
-    EngineBusyError,
     EngineDeadError,
     EngineError,
     EngineRequestError,
-    EngineTimeoutError,
 )
-from specreason_graph.records import Usage
 
-API_KEY = "SPECREASON_API_KEY"
-"""Environment variable with the servers' key; ``VLLM_API_KEY`` is read where it is not set."""
-TOP = 20
-MISSING = -100.0
-"""Log-probability recorded for a candidate that is not among the top ones."""
-GONE = (500, 502, 504)
-BUSY = (408, 429, 503)
 log = logging.getLogger(__name__)
 
 
@@ -78,21 +79,21 @@ class ServerEngine:
             made, usage = await with_retries(lambda: self._stream(body, told), self.options)
         else:
             answer = await with_retries(lambda: self._post(body), self.options)
-            made, usage = [_generation(choice) for choice in answer["choices"]], answer["usage"]
+            made, usage = [generation(choice, self.name) for choice in answer["choices"]], answer["usage"]
         written = sum(len(generation.token_ids) for generation in made)
         if len(made) < sampling.n:  # greedy samples are all the same
             made *= sampling.n
-        return Completion(made, _usage(prompt_ids, usage, written, begun))
+        return Completion(made, usage_of(prompt_ids, usage, written, begun))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
         check_room(self, prompt_ids)
         begun, body = time.perf_counter(), {**self._body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
         answer = await with_retries(lambda: self._post(body), self.options)
-        given = _logprobs(answer["choices"][0])
+        given = logprobs(answer["choices"][0])
         found = {token: given.get(token, MISSING) for token in candidates}
         other = min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
-        return NextToken(found, other, _usage(prompt_ids, answer["usage"], 1, begun))
+        return NextToken(found, other, usage_of(prompt_ids, answer["usage"], 1, begun))
 
     def describe(self) -> EngineDescription:
         """What this engine is; the hash is that of the local weights, where there are any."""
@@ -145,7 +146,7 @@ class ServerEngine:
         prompt = self.vocabulary.encode("0")
         try:
             answer = await self._post({**self._body(prompt), **scoring(prompt, chosen=True)})
-            self._chosen = set(prompt) <= set(_logprobs(answer["choices"][0]))
+            self._chosen = set(prompt) <= set(logprobs(answer["choices"][0]))
         except (EngineRequestError, EngineDeadError):
             self._chosen = False
         if not self._chosen:
@@ -172,7 +173,7 @@ class ServerEngine:
             response = await self._client.request(method, path, headers=self._headers(), **body)
         except httpx.HTTPError as error:
             raise translated(error, self.name, self.options) from error
-        _check(response, self.name)
+        check(response, self.name)
         return response
 
     async def _stream(self, body: dict[str, Any], told: Forward) -> tuple[list[Generation], dict[str, Any]]:
@@ -185,8 +186,8 @@ class ServerEngine:
             async with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers()) as response:
                 if response.is_error:
                     await response.aread()
-                    _check(response, self.name)
-                async for event in _events(response, self.name):
+                    check(response, self.name)
+                async for event in events(response, self.name):
                     usage = event.get("usage") or usage
                     for choice in event["choices"]:
                         ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
@@ -197,95 +198,11 @@ class ServerEngine:
             raise translated(error, self.name, self.options) from error
         if not ends or len(ends) < len(ids):
             raise EngineDeadError(f"{self.name}: the stream broke off", engine=self.name, retryable=True)
-        return [Generation(ids[index], _finish(ends[index])) for index in sorted(ids)], usage
+        return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], usage
 
     def _headers(self) -> dict[str, str]:
         session = SESSION.get()
         return {self.options.session_header: session} if session else {}
-
-
-def writing(sampling: Sampling) -> dict[str, Any]:
-    """Our settings as fields of a completion request."""
-    greedy = sampling.temperature == 0
-    return {
-        "n": 1 if greedy else sampling.n, "temperature": sampling.temperature, "seed": sampling.seed,
-        "top_p": 1.0 if greedy else sampling.top_p, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop),
-        "stop_token_ids": sorted(sampling.stop_token_ids), "include_stop_str_in_output": True,
-        "skip_special_tokens": False,
-    }  # fmt: skip
-
-
-def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
-    """One greedy token with the raw log-probabilities of ``candidates``, or of the likeliest tokens."""
-    wanted = {"logprobs": len(candidates), "logprob_token_ids": list(candidates)} if chosen else {"logprobs": TOP}
-    return {"temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
-
-
-def translated(error: httpx.HTTPError, name: str, options: CallOptions) -> EngineError:
-    """An error of httpx in the words of this package."""
-    if isinstance(error, httpx.TimeoutException):
-        message = f"{name} did not answer within {options.timeout_seconds:g} s"
-        return EngineTimeoutError(message, engine=name, retryable=True, hint="raise timeout_seconds if it is slow")
-    retryable = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ProxyError)
-    text = str(error) or type(error).__name__
-    if retryable:
-        return EngineDeadError(f"{name}: {text}", engine=name, retryable=True, hint="check that the server runs")
-    return EngineRequestError(f"{name}: {text}", engine=name)
-
-
-def _check(response: httpx.Response, name: str) -> None:
-    """Raise what a status code means."""
-    if response.is_success:
-        return
-    text = f"{name}: {response.status_code} {_message(response)}"
-    if response.status_code in BUSY:
-        raise EngineBusyError(text, engine=name, retryable=True)
-    if response.status_code in GONE:
-        raise EngineDeadError(text, engine=name, retryable=True)
-    hint = f"set {API_KEY} to the server's key" if response.status_code in (401, 403) else ""
-    raise EngineRequestError(text, engine=name, hint=hint)
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        error = response.json()["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
-
-
-async def _events(response: httpx.Response, name: str) -> Any:
-    async for line in response.aiter_lines():
-        data = line.removeprefix("data: ")
-        if not line.startswith("data: ") or data == "[DONE]":
-            continue
-        event = json.loads(data)
-        if "error" in event:  # the status was sent long ago
-            raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
-        yield event
-
-
-def _generation(choice: dict[str, Any]) -> Generation:
-    return Generation(choice["token_ids"], _finish(choice))
-
-
-def _finish(choice: dict[str, Any]) -> Finish:
-    if choice["finish_reason"] == "length":
-        return "length"
-    return "stop_string" if isinstance(choice.get("stop_reason"), str) else "stop_token"
-
-
-def _logprobs(choice: dict[str, Any]) -> dict[int, float]:
-    top = ((choice.get("logprobs") or {}).get("top_logprobs") or [None])[0] or {}
-    return {int(token.removeprefix("token_id:")): logprob for token, logprob in top.items()}
-
-
-def _usage(prompt_ids: Sequence[int], usage: dict[str, Any], written: int, begun: float) -> Usage:
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(
-        calls=1, prompt_tokens=len(prompt_ids), cached_tokens=cached, generated_tokens=written,
-        seconds=time.perf_counter() - begun,
-    )  # fmt: skip
 
 
 def _address(url: str) -> str:

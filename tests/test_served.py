@@ -1,0 +1,263 @@
+"""vLLM servers: a real pair under the supervisor, and what is said of servers that cannot do what is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from typing import Any
+
+import httpx
+import pytest
+
+from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.engines.base import Sampling
+from specreason_graph.engines.options import CallOptions
+from specreason_graph.errors import (
+    ConfigError,
+    EngineDeadError,
+    EngineError,
+    EngineRequestError,
+    EngineTimeoutError,
+)
+from specreason_graph.models.abacus.problems import held_out
+
+PROBLEMS = held_out()[:8]
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Served:
+    process: subprocess.Popen[str]
+    urls: dict[str, Any]
+
+    def open_pair(self, **more: Any) -> EnginePair:
+        return open_pair(kind="server", **self.urls, **more)
+
+
+def serve() -> Served:
+    ports = free_port(), free_port()
+    command = [sys.executable, "-m", "specreason_graph", "serve-engines"]
+    command += ["--base-port", str(ports[0]), "--draft-port", str(ports[1])]
+    environment = {**os.environ, "SPECREASON_API_KEY": "sesame"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout
+    assert process.stdout.readline().startswith("ready: specreason solve --engine server")
+    base, draft = [f"http://127.0.0.1:{port}" for port in ports]
+    return Served(process, {"base_url": base, "draft_url": draft})
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    served = serve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECREASON_API_KEY", "sesame")
+        yield served
+    served.process.terminate()
+    assert served.process.wait(15) == 0
+    if served.process.stdout:
+        served.process.stdout.close()
+
+
+def solve(pair: EnginePair, question: str) -> Any:
+    graph = create_specreason(pair, temperature=0).compile()
+    return graph.invoke({"question": question}, {"recursion_limit": 10_000, "configurable": {"thread_id": "run-1"}})
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert one["answer"] == other["answer"]
+    assert [(s["author"], s["token_ids"]) for s in one["steps"]] == [
+        (s["author"], s["token_ids"]) for s in other["steps"]
+    ]
+    for mine, theirs in zip(one["steps"], other["steps"], strict=True):
+        if mine["score"]:
+            assert mine["score"]["digit_logprobs"] == pytest.approx(theirs["score"]["digit_logprobs"], abs=1e-3)
+
+
+@needs_vllm
+def test_traces_and_scores_are_those_of_the_embedded_engine(served: Served, abacus: EnginePair) -> None:
+    with served.open_pair() as pair:
+        for problem in PROBLEMS:
+            assert_same(solve(pair, problem.question), solve(abacus, problem.question))
+        assert pair.base.describe().scoring == "chosen"
+
+
+@needs_vllm
+def test_tokens_arrive_as_they_come(served: Served) -> None:
+    with served.open_pair() as pair:
+        prompt = pair.base.vocabulary.encode(PROBLEMS[0].question)
+        seen: list[int] = []
+        stop = Sampling(max_tokens=40, stop=("\n\n",))
+        streamed = pair.run(lambda: pair.base.generate(prompt, stop, seen.append))
+        whole = pair.run(lambda: pair.base.generate(prompt, stop))
+        assert streamed.generations == whole.generations
+        assert seen == whole.generations[0].token_ids
+        assert whole.usage.cached_tokens > 0
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("key", "settings", "message"),
+    [
+        ("wrong", {}, "401 Unauthorized; set SPECREASON_API_KEY to the server's key"),
+        ("sesame", {"base": "abacus-draft"}, "serves .*abacus-base.*, not 'abacus-draft'; name the model it serves"),
+    ],
+)
+def test_a_server_that_is_not_ours(
+    served: Served, key: str, settings: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", key)
+    with pytest.raises(ConfigError, match=message), served.open_pair(**settings):
+        pass
+
+
+@needs_vllm
+def test_a_refused_request_and_a_slow_one(served: Served) -> None:
+    with served.open_pair(base_options={"timeout_seconds": 0.4, "retry_seconds": 0}) as pair:
+        with pytest.raises(EngineRequestError, match="400"):
+            pair.run(lambda: pair.base.generate([10**9], Sampling(max_tokens=1)))
+        with pytest.raises(EngineTimeoutError, match=r"within 0\.4 s"):
+            pair.run(lambda: pair.base.generate([5], Sampling(max_tokens=1000)))
+
+
+@needs_vllm
+def test_a_killed_engine_comes_back_and_the_trace_is_the_same(served: Served) -> None:
+    import psutil
+
+    question = PROBLEMS[4].question
+    with served.open_pair() as pair, ThreadPoolExecutor(1) as pool:
+        undisturbed = solve(pair, question)
+        run = pool.submit(solve, pair, question)
+        time.sleep(0.3)
+        cores = [
+            p for p in psutil.Process(served.process.pid).children(recursive=True) if "spawn" in " ".join(p.cmdline())
+        ]
+        os.kill(cores[0].pid, signal.SIGKILL)
+        assert_same(run.result(240), undisturbed)
+
+
+@needs_vllm
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_servers_do_not_outlive_their_supervisor(number: signal.Signals) -> None:
+    import psutil
+
+    served = serve()
+    children = psutil.Process(served.process.pid).children(recursive=True)
+    assert len(children) >= 4
+    served.process.send_signal(number)
+    served.process.wait(15)
+    if served.process.stdout:
+        served.process.stdout.close()
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+class Stub(BaseHTTPRequestHandler):
+    """A server that lacks what ``lacks`` names."""
+
+    lacks: frozenset[str] = frozenset()
+
+    def do_GET(self) -> None:
+        card = {"id": "abacus-base", "root": "somewhere", "max_model_len": 512}
+        self.answer({"data": [card], "version": "1"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        top = {f"token_id:{token}": -1.0 for token in body.get("logprob_token_ids", [])}
+        choice: dict[str, Any] = {"finish_reason": "length", "token_ids": [5], "logprobs": {"top_logprobs": [top]}}
+        if "chosen" in self.lacks:
+            choice["logprobs"] = {"top_logprobs": [{"token_id:5": -0.5}]}
+        if "logprobs" in self.lacks:
+            self.answer({"error": {"message": "logprobs must be at most 0"}}, 400)
+            return
+        if "token_ids" in self.lacks:
+            del choice["token_ids"]
+        self.answer({"choices": [choice], "usage": {}})
+
+    def answer(self, document: Any, status: int = 200) -> None:
+        raw = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def open_stub(*lacks: str) -> EnginePair:
+    """A pair on a stub; the socket is closed with the process's other daemon threads."""
+    stub = type("Lacking", (Stub,), {"lacks": frozenset(lacks)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), stub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return open_pair(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        ("logprobs", "gives no log-probabilities: .*at most 0; start the server with --max-logprobs 20"),
+        ("token_ids", "returns no token ids; use vLLM"),
+    ],
+)
+def test_a_server_without_what_is_needed(lacks: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), open_stub(lacks):
+        pass
+
+
+def test_a_server_without_chosen_logprobs_is_asked_for_the_top_ones() -> None:
+    with open_stub("chosen") as pair:
+        found = pair.run(lambda: pair.base.next_token([1, 2], [5, 6]))
+        assert found.logprobs == {5: -0.5, 6: -100.0}
+        assert pair.base.describe().scoring == "top"
+        assert pair.base.context == 512
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("localhost:8000", "URL 'localhost:8000' is not valid; write http://HOST:PORT"),
+        ("http://127.0.0.1:9", "cannot be used: .*check that the server runs"),
+        (None, "needs the URL of the base model; give --base-url"),
+    ],
+)
+def test_a_wrong_url(url: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), open_pair(kind="server", base_url=url):
+        pass
+
+
+def test_every_error_of_httpx_has_a_name_here() -> None:
+    from specreason_graph.engines.server.requests import translated
+
+    def below(kind: type[httpx.HTTPError]) -> Iterator[type[httpx.HTTPError]]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from below(each)
+
+    classes = set(below(httpx.HTTPError))
+    assert len(classes) > 15
+    for each in classes:
+        error = each.__new__(each)
+        Exception.__init__(error, "cause")
+        found = translated(error, "e", CallOptions())
+        assert isinstance(found, EngineError)
+        gone = issubclass(each, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ProxyError)
+        slow = issubclass(each, httpx.TimeoutException)
+        assert found.retryable is (gone or slow)
+        assert isinstance(found, EngineDeadError) is gone
+        assert isinstance(found, EngineTimeoutError) is slow
