@@ -8,6 +8,7 @@ from typing import Literal
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Sampling
+from specreason_graph.engines.memory import GIB, MemoryPlan
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import SpecReasonError
 from specreason_graph.policies import read_score
@@ -119,6 +120,18 @@ class Diagnosis:
         times = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times)"
         detail = f"{times}, a score {score * 1000:.1f} ms"
         return [Finding(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
+
+
+def memory(plan: MemoryPlan) -> list[Finding]:
+    """The memory plan of a pair in vLLM, one line an engine."""
+    roles: tuple[Role, ...] = ("base", "draft")
+    details = [
+        f"{role} {share.weights / GIB:.2f} weights + {share.overhead / GIB:.2f} working memory + "
+        f"{share.kv_bytes / GIB:.2f} GiB cache for {share.tokens:,} tokens, context {share.context:,} "
+        f"({share.utilization:.1%} of a device)"
+        for role, share in zip(roles, map(plan.share, roles), strict=True)
+    ]
+    return [Finding(name="memory", status="ok", detail=detail) for detail in details]
 
 
 def _vocabularies(pair: EnginePair) -> Finding:

@@ -20,7 +20,8 @@ from platformdirs import user_data_path
 from pydantic import Field
 
 from specreason_graph.config import make_config
-from specreason_graph.engines import EnginePair, open_pair
+from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
+from specreason_graph.engines.memory import MemoryPlan
 from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.graph import create_specreason
 from specreason_graph.prompting import Prompts
@@ -63,6 +64,13 @@ class Launch(Record):
             self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype, base_url=self.base_url,
             draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
         )  # fmt: skip
+
+    def plan_memory(self) -> MemoryPlan | None:
+        """How the engines would share the devices, where this package decides that."""
+        if self.engine != "vllm":
+            return None
+        options = vllm_options((self.base_options, self.draft_options), self.dtype)
+        return plan_pair((self.base, self.draft), options)
 
 
 def default_database() -> Path:

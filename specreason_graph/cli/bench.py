@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from specreason_graph.cli import options
+
+PROMPT = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
 
 app = typer.Typer(help="Measure this package on this machine.", no_args_is_help=True)
 
@@ -31,3 +34,26 @@ def overhead(
     typer.echo(f"{found.steps} steps in {found.seconds:.2f} s, {found.milliseconds_per_step:.2f} ms a step (median)")
     typer.echo(f"database {found.database_bytes:,} bytes, {found.database_bytes / found.steps:,.0f} a step")
     typer.echo(f"committed text {found.text_bytes:,} bytes")
+
+
+@app.command("calls")
+def calls(
+    engine: options.EngineOption = "vllm",
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    base_url: options.BaseUrlOption = None,
+    draft_url: options.DraftUrlOption = None,
+    engine_options: options.EngineSetOption = None,
+    count: Annotated[int, typer.Option(min=10, help="Calls of each kind.")] = 200,
+    as_json: options.JsonOption = False,
+) -> None:
+    """What a one-token call costs more than the same call made bare, on the engine vllm or server."""
+    from specreason_graph.bench.calls import measure_calls
+
+    models = {"base": base, "draft": draft, "engine": engine, "base_url": base_url, "draft_url": draft_url}
+    launch = options.make_launch("", None, models, {}, engine_options)
+    with launch.open_pair() as pair:
+        for role, asked in (("base", pair.base), ("draft", pair.draft)):
+            found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(PROMPT), count))
+            text = f"{role:5} {found.ours:.2f} ms a call, {found.bare:.2f} bare, {found.more:+.2f} ms more (medians)"
+            typer.echo(found.model_dump_json() if as_json else text)

@@ -8,7 +8,7 @@ import typer
 
 from specreason_graph.cli import options
 from specreason_graph.config import make_config
-from specreason_graph.diagnosis import Diagnosis, Finding
+from specreason_graph.diagnosis import Diagnosis, Finding, memory
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": typer.colors.RED}
 
@@ -32,8 +32,11 @@ def doctor(
         "draft_url": draft_url,
     }  # fmt: skip
     launch = options.make_launch("", config, models, options.parse_settings(more), engine_options)
+    plan = launch.plan_memory()
     with launch.open_pair() as pair:
-        findings = pair.run(Diagnosis(pair, make_config(**launch.settings)).findings)
+        findings = ([] if plan is None else memory(plan)) + pair.run(
+            Diagnosis(pair, make_config(**launch.settings)).findings
+        )
     if as_json:
         typer.echo(json.dumps([finding.dump() for finding in findings]))
     else:

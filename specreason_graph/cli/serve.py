@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.engines import locate, plan_pair, require
-from specreason_graph.engines.options import make_options
+from specreason_graph.engines import locate, plan_pair, require, vllm_options
 
 
 def serve_engines(
@@ -29,7 +28,7 @@ def serve_engines(
     from specreason_graph.engines.supervisor import server, watch
 
     tables = options.parse_engine_options(engine_options)
-    chosen = make_options(tables["base_options"]), make_options(tables["draft_options"])
+    chosen = vllm_options((tables["base_options"], tables["draft_options"]))
     plan = plan_pair((base, draft), chosen)
     key = os.environ.get("SPECREASON_API_KEY")
     places = (("base", base, base_port, plan.base), ("draft", draft, draft_port, plan.draft))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.base import Engine
-from specreason_graph.engines.options import VLLMOptions, make_options
+from specreason_graph.engines.options import CallOptions, VLLMOptions, make_options
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
@@ -43,15 +43,23 @@ def open_pair(
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
-    settings = {"dtype": dtype} if dtype else {}
-    options = make_options({**settings, **(base_options or {})}), make_options({**settings, **(draft_options or {})})
+    models, options = (base, draft), (base_options or {}, draft_options or {})
     if kind == "server":
-        return _served((base, draft), (base_url, draft_url), options)
+        return _served(models, (base_url, draft_url), options)
     if kind == "vllm":
-        return _in_vllm((base, draft), options)
+        return _in_vllm(models, vllm_options(options, dtype))
+    if any(options):
+        raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
     first = open_engine(base, device=device, dtype=dtype)
     second = first if draft == base else open_engine(draft, device=device, dtype=dtype)
     return EnginePair(draft=second, base=first)
+
+
+def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> tuple[VLLMOptions, VLLMOptions]:
+    """The options of base and draft, validated; ``dtype`` is for both where they do not say."""
+    common = {"dtype": dtype} if dtype else {}
+    base, draft = [make_options(VLLMOptions, {**common, **each}) for each in options]
+    return base, draft
 
 
 def open_engine(model: str, *, device: str | None = None, dtype: str | None = None) -> Engine:
@@ -89,17 +97,18 @@ def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) 
 
 
 def _served(
-    models: tuple[str, str], urls: tuple[str | None, str | None], options: tuple[VLLMOptions, VLLMOptions]
+    models: tuple[str, str], urls: tuple[str | None, str | None], options: tuple[Options, Options]
 ) -> EnginePair:
     require("server", "served", "httpx", "transformers")
     from specreason_graph.engines.server import ServerEngine
 
+    calls = [make_options(CallOptions, each) for each in options]
     if not urls[0]:
         raise ConfigError("the server engine needs the URL of the base model", hint="give --base-url http://HOST:PORT")
-    base = ServerEngine(urls[0], locate(models[0]), options[0], name=models[0])
+    base = ServerEngine(urls[0], locate(models[0]), calls[0], name=models[0])
     if not urls[1]:
         return EnginePair(draft=base, base=base)
-    return EnginePair(draft=ServerEngine(urls[1], locate(models[1]), options[1], name=models[1]), base=base)
+    return EnginePair(draft=ServerEngine(urls[1], locate(models[1]), calls[1], name=models[1]), base=base)
 
 
 def locate(model: str) -> str:
@@ -115,4 +124,4 @@ def require(kind: str, extra: str, *libraries: str) -> None:
         raise ConfigError(f"the {kind} engine needs {' and '.join(missing)}", hint=hint)
 
 
-__all__ = ["BUILT_IN", "KINDS", "EnginePair", "Options", "open_engine", "open_pair", "plan_pair"]
+__all__ = ["BUILT_IN", "KINDS", "EnginePair", "Options", "open_engine", "open_pair", "plan_pair", "vllm_options"]

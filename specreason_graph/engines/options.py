@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -64,16 +65,19 @@ class VLLMOptions(CallOptions):
     """Any other engine argument of vLLM by its own name; overrules what is set here."""
 
 
-def make_options(settings: dict[str, Any]) -> VLLMOptions:
+Chosen = TypeVar("Chosen", bound=CallOptions)
+
+
+def make_options(kind: type[Chosen], settings: Mapping[str, Any]) -> Chosen:
     """Validate options; a bad one raises `ConfigError` with its name, value and what is allowed."""
     try:
-        return VLLMOptions(**settings)
+        return kind(**settings)
     except ValidationError as error:
-        raise ConfigError("; ".join(map(_explain, error.errors()))) from None
+        raise ConfigError("; ".join(_explain(detail, kind) for detail in error.errors())) from None
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, kind: type[CallOptions]) -> str:
     name = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"unknown engine option {name!r}; known options: {', '.join(VLLMOptions.model_fields)}"
+        return f"unknown engine option {name!r}; known options: {', '.join(kind.model_fields)}"
     return f"engine option {name} = {detail['input']!r} is not allowed: {detail['msg']}"

@@ -63,7 +63,7 @@ class ServerEngine:
         self._path, self._model = model, name or model
         self.vocabulary = load_vocabulary(model)
         self.context: int = load_config(model).max_position_embeddings
-        self._served = ""
+        self.served_name = ""
         self._version = ""
         self._chosen = True
         self._users = 0
@@ -99,8 +99,8 @@ class ServerEngine:
         """What this engine is; the hash is that of the local weights, where there are any."""
         return EngineDescription(
             engine="server", engine_version=self._version, model=self._model,
-            weights=weights_hash(self._path) or self._served, vocabulary=self.vocabulary.fingerprint, dtype="server",
-            device=self.url, context=self.context, scoring="chosen" if self._chosen else "top",
+            weights=weights_hash(self._path) or self.served_name, vocabulary=self.vocabulary.fingerprint,
+            dtype="server", device=self.url, context=self.context, scoring="chosen" if self._chosen else "top",
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -137,7 +137,7 @@ class ServerEngine:
         if card is None:
             shown = ", ".join(sorted(filter(None, names)))
             raise ConfigError(f"{self.url} serves {shown}, not {self._model!r}", hint="name the model it serves")
-        self._served = card["id"]
+        self.served_name = card["id"]
         self.context = card.get("max_model_len") or self.context
         await self._probe()
 
@@ -162,7 +162,7 @@ class ServerEngine:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
 
     def _body(self, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        return {"model": self._served, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
+        return {"model": self.served_name, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
 
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = (await self._request("POST", "/v1/completions", json=body)).json()
