@@ -15,8 +15,7 @@ class Finalize(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Set the answer and the stop reason."""
-        fits = self.room(self.config.answer_by, state) >= 0
-        role: Engine = self.config.answer_by if fits else "base"
+        role = self._author(state)
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
         prompt = self.thinking_ids(role, state) + prompter.closing_ids()
         seed = self.seed("answer", 0)
@@ -36,3 +35,9 @@ class Finalize(Stage):
             complete=complete, seed=seed, usage=completion.usage,
         )  # fmt: skip
         return {"result": answer.dump(), "answer": answer.text, "stop_reason": reason}
+
+    def _author(self, state: State) -> Engine:
+        """Who writes the answer: the base where the one chosen has failed or has no room."""
+        chosen = self.config.answer_by
+        failed = chosen == "draft" and state["progress"]["draft_failed"]
+        return "base" if failed or self.room(chosen, state) < 0 else chosen

@@ -239,6 +239,11 @@ def test_the_base_goes_on_alone_when_the_draft_fails() -> None:
     assert len(draft.calls) == 2
 
 
+def test_the_base_also_answers_when_the_draft_that_should_has_failed() -> None:
+    outcome, _, _ = play([], ["one by base.\n\n", CLOSE, "It is 3."], [], answer_by="draft")
+    assert (outcome["answer"], outcome["stop_reason"]) == ("It is 3.", "answered")
+
+
 def test_a_failed_draft_stops_the_run_where_that_is_asked_for() -> None:
     with pytest.raises(EngineError, match="draft: no reply left"):
         play(["one is fine.\n\n"], [], [9], continue_without_draft=False)

@@ -57,10 +57,10 @@ def test_qwq_and_a_small_draft_fit(gib: int, settings: dict[str, int], tokens: i
     found = plan(QWQ_32B, R1_1_5B, device, **settings)
     used = sum(share.weights + share.overhead + share.kv_bytes for share in (found.base, found.draft))
     assert used <= device.free - 0.04 * device.total
-    assert used >= 0.9 * device.free or found.base.tokens >= 64 * found.base.context
+    assert used >= 0.9 * device.free or found.base.tokens > 64 * found.base.context
     assert found.base.tokens == found.draft.tokens == pytest.approx(tokens, rel=0.1)
     assert found.base.utilization + found.draft.utilization < 1
-    assert found.base.context == min(40_960, found.base.tokens // 256 * 256)
+    assert found.base.context == min(40_960, (found.base.tokens - 32) // 256 * 256)
     assert found.base.kv_bytes == found.base.tokens * (131_072 if settings else 262_144)
 
 
@@ -79,7 +79,7 @@ def test_70b_over_four_devices_fits() -> None:
 
 def test_a_context_that_does_not_fit_is_refused_with_the_longest_that_does() -> None:
     found = plan(QWQ_32B, R1_1_5B, gpu(80))
-    with pytest.raises(ConfigError, match=rf"fewer than one sequence of 40,000; .*at most {found.base.tokens:,}"):
+    with pytest.raises(ConfigError, match=rf"fewer than one sequence of 40,000; .*at most {found.base.tokens - 32:,}"):
         plan(QWQ_32B, R1_1_5B, gpu(80), context=40_000)
     assert plan(QWQ_32B, R1_1_5B, gpu(80), context=16_384).base.context == 16_384
 
@@ -90,6 +90,9 @@ def test_what_is_asked_for_is_given() -> None:
     assert found.base.utilization == 0.8
     assert found.base.tokens == 4 * GIB // 262_144
     assert found.draft.tokens > 100_000
+    limited = plan(R1_1_5B, R1_1_5B, gpu(80), utilization=0.1)
+    assert limited.base.weights + limited.base.overhead + limited.base.kv_bytes <= 8 * GIB
+    assert limited.draft.kv_bytes > 3 * limited.base.kv_bytes
 
 
 def test_the_reference_pair_takes_little_of_a_machine() -> None:
@@ -97,8 +100,8 @@ def test_the_reference_pair_takes_little_of_a_machine() -> None:
 
     base, draft = [model_footprint(str(FOLDER / role), VLLMOptions(), "float32") for role in ("base", "draft")]
     found = plan_memory(base, draft, Device(kind="cpu", total=24 * GIB, free=20 * GIB))
-    assert found.base.tokens == found.draft.tokens == 64 * 1024
-    assert found.base.kv_bytes == 64 * 1024 * 2 * 16 * 4 * 32 * 4
+    assert found.base.tokens == found.draft.tokens == 64 * 1024 + 32
+    assert found.base.kv_bytes == found.base.tokens * 2 * 16 * 4 * 32 * 4
     assert 2 * 7e6 < base.weights < 2 * 8e6
     with pytest.raises(ConfigError, match="does not fit"):
         plan_memory(base, draft, Device(kind="cpu", total=4 * GIB, free=2 * GIB))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
+from typing import Self
 
 import pytest
 
@@ -116,3 +118,18 @@ def test_an_engine_that_does_not_open_leaves_nothing_open() -> None:
     assert pair.run(_where)
     pair.close()
     assert Broken.tries == 2
+
+
+def test_closing_while_another_thread_opens_leaves_nobody_waiting() -> None:
+    class Slow(FakeEngine):
+        async def __aenter__(self) -> Self:
+            await asyncio.sleep(30)
+            return self
+
+    pair = EnginePair(FakeEngine(), Slow())
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(pair.__enter__)
+        time.sleep(0.2)
+        pair.close()
+        with pytest.raises(CancelledError):
+            opening.result(5)

@@ -15,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from specreason_graph import EnginePair, create_specreason, open_pair
-from specreason_graph.engines.base import Sampling
+from specreason_graph.engines.base import SESSION, Sampling
 from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.supervisor import Server, check_free, flags
 from specreason_graph.errors import (
     ConfigError,
     EngineDeadError,
@@ -51,10 +53,10 @@ class Served:
         return open_pair(kind="server", **self.urls, **more)
 
 
-def serve() -> Served:
+def serve(*arguments: str) -> Served:
     ports = free_port(), free_port()
     command = [sys.executable, "-m", "specreason_graph", "serve-engines"]
-    command += ["--base-port", str(ports[0]), "--draft-port", str(ports[1])]
+    command += ["--base-port", str(ports[0]), "--draft-port", str(ports[1]), *arguments]
     environment = {**os.environ, "SPECREASON_API_KEY": "sesame"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout
@@ -153,6 +155,24 @@ def test_a_killed_engine_comes_back_and_the_trace_is_the_same(served: Served) ->
 
 
 @needs_vllm
+@pytest.mark.smollm2
+def test_a_real_chat_model_serves_as_base(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "sesame")
+    served = serve("--base", str(smollm2), "--option", "base.context=1024", "--option", "base.sequences=4")
+    try:
+        with served.open_pair(base=str(smollm2)) as pair:
+            graph = create_specreason(pair, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5).compile()
+            outcome = graph.invoke({"question": PROBLEMS[0].question})
+        assert outcome["answer"]
+        assert pair.base.context == 1024
+    finally:
+        served.process.terminate()
+        served.process.wait(15)
+        assert served.process.stdout
+        served.process.stdout.close()
+
+
+@needs_vllm
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_servers_do_not_outlive_their_supervisor(number: signal.Signals) -> None:
     import psutil
@@ -241,8 +261,81 @@ def test_a_wrong_url(url: str | None, message: str) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("page", "message"), [("<html>", "answered what is no completion"), ('{"choices": []}', "answered without choices")]
+)
+def test_a_proxy_that_answers_something_else_is_tried_again(page: str, message: str) -> None:
+    with open_stub() as pair:
+        engine: Any = pair.base
+        answers = iter([httpx.Response(200, text=page)])
+        plain = engine.client.request
+
+        async def request(*arguments: Any, **more: Any) -> httpx.Response:
+            return next(answers, None) or await plain(*arguments, **more)
+
+        engine.client.request = request
+        assert pair.run(lambda: pair.base.next_token([1, 2], [5, 6])).logprobs == {5: -1.0, 6: -1.0}
+        engine.options = CallOptions(retry_seconds=0)
+        answers = iter([httpx.Response(200, text=page)])
+        with pytest.raises(EngineDeadError, match=message):
+            pair.run(lambda: pair.base.next_token([1, 2], [5, 6]))
+
+
+def test_a_run_names_itself_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "secret \n")
+    seen: list[Any] = []
+    with open_stub() as pair:
+        engine: Any = pair.base
+        engine.client.event_hooks["request"] = [_noting(seen)]
+        SESSION.set("Анна\n1")
+        pair.run(lambda: pair.base.next_token([1, 2], [5, 6]))
+        SESSION.set(None)
+    assert seen[0]["x-session-id"] == "%D0%90%D0%BD%D0%BD%D0%B0%0A1"
+    assert seen[0]["authorization"] == "Bearer secret"
+
+
+def _noting(seen: list[Any]) -> Any:
+    async def note(request: httpx.Request) -> None:
+        seen.append(request.headers)
+
+    return note
+
+
+def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "geh\neim")
+    with pytest.raises(ConfigError, match="the key in SPECREASON_API_KEY holds") as caught, open_stub():
+        pass
+    assert "eim" not in str(caught.value)
+
+
+def test_arguments_become_flags_as_vllm_reads_them() -> None:
+    given = {
+        "max_model_len": 5,
+        "enforce_eager": True,
+        "async_scheduling": False,
+        "x": None,
+        "sizes": [1, 2],
+        "c": {"a": 1},
+    }
+    assert list(flags(given)) == [
+        "--max-model-len", "5", "--enforce-eager", "--no-async-scheduling", "--sizes", "1", "2", "--c", '{"a": 1}',
+    ]  # fmt: skip
+
+
+def test_a_taken_port_is_refused() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} is taken; choose another with --base-port"):
+            check_free([Server("base", [], {}, f"http://127.0.0.1:{port}")])
+    pair = [Server(role, [], {}, f"http://127.0.0.1:{port}") for role in ("base", "draft")]
+    with pytest.raises(ConfigError, match="the same port"):
+        check_free(pair)
+
+
 def test_every_error_of_httpx_has_a_name_here() -> None:
-    from specreason_graph.engines.server.requests import translated
+    from specreason_graph.engines.server.connection import translated
 
     def below(kind: type[httpx.HTTPError]) -> Iterator[type[httpx.HTTPError]]:
         for each in kind.__subclasses__():

@@ -207,6 +207,19 @@ def test_a_full_queue_is_back_pressure() -> None:
             pair.run(flood)
 
 
+@pytest.mark.smollm2
+@pytest.mark.parametrize("role", ["base", "draft"])
+def test_a_real_chat_model_beside_one_with_another_vocabulary(smollm2: Path, role: str) -> None:
+    models = {"base": "abacus-base", "draft": "abacus-draft", role: str(smollm2)}
+    options = {f"{role}_options": {"context": 1024, "sequences": 4}}
+    with open_pair(kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
+        assert not pair.shares_vocabulary
+        outcome = solve(pair, PROBLEMS[0].question, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5)
+    assert outcome["stop_reason"] in ("step_limit", "answered")
+    assert outcome["answer"]
+    assert all(step["score"] for step in outcome["steps"] if step["author"] == "draft")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_engines_do_not_outlive_their_parent(number: signal.Signals, tmp_path: Path) -> None:
     import psutil

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-
-import httpx
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.errors import ConfigError
@@ -80,13 +77,12 @@ def _bare_vllm(engine: VLLMEngine, prompt: list[int]) -> Callable[[], Awaitable[
 
 
 def _bare_server(engine: ServerEngine, prompt: list[int]) -> Callable[[], Awaitable[Any]]:
-    from specreason_graph.engines.server.requests import API_KEY, scoring
+    from specreason_graph.engines.server.requests import scoring
 
-    client = httpx.AsyncClient(headers={"authorization": f"Bearer {os.environ.get(API_KEY, '')}"})
-    model = {"model": engine.served_name, "prompt": prompt, "return_token_ids": True, "ignore_eos": True}
-    body = {**model, **scoring(DIGITS, chosen=True)}
+    body = {**engine.body(prompt), **scoring(DIGITS, chosen=True)}
 
     async def call() -> None:
-        (await client.post(f"{engine.url}/v1/completions", json=body)).json()
+        response = await engine.client.post("/v1/completions", json=body)
+        response.raise_for_status().json()
 
     return call

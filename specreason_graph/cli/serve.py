@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.engines import locate, plan_pair, require, vllm_options
+from specreason_graph.engines import locate, plan_pair, require, share_cores, vllm_options
+from specreason_graph.errors import ConfigError
 
 
 def serve_engines(
@@ -29,16 +30,18 @@ def serve_engines(
 
     tables = options.parse_engine_options(engine_options)
     chosen = vllm_options((tables["base_options"], tables["draft_options"]))
-    plan = plan_pair((base, draft), chosen)
+    if any(option.lora for option in chosen):
+        raise ConfigError("adapters are not served", hint="serve a merged model, or start vLLM with --lora-modules")
+    plan, chosen = plan_pair((base, draft), chosen), share_cores((base, draft), chosen)
     key = os.environ.get("SPECREASON_API_KEY")
-    places = (("base", base, base_port, plan.base), ("draft", draft, draft_port, plan.draft))
+    places = [("base", base, base_port, plan.base), ("draft", draft, draft_port, plan.draft)]
     servers = [
         server(role, name, locate(name), option, share, host=host, port=port, key=key)
         for (role, name, port, share), option in zip(places, chosen, strict=True)
-    ]
+    ][: 1 if base == draft else 2]  # one model drafts for itself
     if only_print:
         for each in servers:
             typer.echo(each.line())
         return
-    urls = f"--base-url {servers[0].url} --draft-url {servers[1].url}"
+    urls = " ".join(f"--{each.role}-url {each.url}" for each in servers)
     watch(servers, lambda: typer.echo(f"ready: specreason solve --engine server --base {base} --draft {draft} {urls}"))

@@ -44,6 +44,8 @@ def open_pair(
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
     models, options = (base, draft), (base_options or {}, draft_options or {})
+    if device and kind != "transformers":
+        raise ConfigError(f"device {device!r} is for transformers", hint="choose GPUs with CUDA_VISIBLE_DEVICES")
     if kind == "server":
         return _served(models, (base_url, draft_url), options)
     if kind == "vllm":
@@ -83,17 +85,29 @@ def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions])
         model_footprint(locate(model), option, chosen_dtype(locate(model), option))
         for model, option in zip(models, options, strict=True)
     ]
-    return plan_memory(base, draft if models[0] != models[1] else None, device(), *options)
+    return plan_memory(
+        base, draft if models[0] != models[1] else None, device(max(o.devices for o in options)), *options
+    )
 
 
 def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> EnginePair:
     plan = plan_pair(models, options)
     from specreason_graph.engines.vllm import VLLMEngine
 
+    options = share_cores(models, options)
     base = VLLMEngine(locate(models[0]), options[0], name=models[0], share=plan.base)
     if models[0] == models[1]:
         return EnginePair(draft=base, base=base)
     return EnginePair(draft=VLLMEngine(locate(models[1]), options[1], name=models[1], share=plan.draft), base=base)
+
+
+def share_cores(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> tuple[VLLMOptions, VLLMOptions]:
+    """The options with the CPU cores divided among the engines: more threads than cores would fight."""
+    from specreason_graph.engines.vllm.devices import cores
+
+    threads = max(1, cores() // len(set(models)))
+    base, draft = [each.model_copy(update={"threads": each.threads or threads}) for each in options]
+    return base, draft
 
 
 def _served(

@@ -71,6 +71,22 @@ def weights_hash(path: str) -> str:
     return digest.hexdigest() if files else ""
 
 
+def file_bytes(path: str, revision: str | None = None) -> int:
+    """Bytes of the safetensors files of a folder or of a name on the hub; 0 where they cannot be found out."""
+    from huggingface_hub import model_info
+
+    if Path(path).is_dir():
+        sizes = {file.name: file.stat().st_size for file in Path(path).glob("*.safetensors")}
+    else:
+        try:
+            siblings = model_info(path, revision=revision, files_metadata=True, timeout=10).siblings or []
+        except Exception:  # no network, no such model: whoever loads it will say so
+            return 0
+        sizes = {file.rfilename: file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors")}
+    sharded = {name: size for name, size in sizes.items() if not name.startswith("consolidated")}
+    return sum((sharded or sizes).values())
+
+
 def _generation_config(path: str, revision: str | None) -> Any:
     from transformers import GenerationConfig
 

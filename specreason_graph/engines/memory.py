@@ -1,17 +1,16 @@
 """How two engines share the memory of their devices.
 
 The weights are given; what is left goes to the KV caches so that both hold the same number of tokens, because both read
-the same trace. Estimates are for planning: vLLM measures for itself and refuses when it does not fit after all.
+the same trace. Working memory is estimated; an engine that is given its bytes of cache does not measure for itself.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from specreason_graph.engines.checkpoint import load_config
+from specreason_graph.engines.checkpoint import file_bytes, load_config
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError
 from specreason_graph.records import Engine, Record
@@ -21,6 +20,8 @@ GPU_MARGIN, CPU_SHARE = 0.04, 0.5
 """Part of a GPU's memory that is left alone; part of a machine's free memory that engines may take."""
 GPU_PROCESS, CPU_PROCESS = int(1.25 * GIB), int(0.75 * GIB)
 """Memory of an engine that is neither weights nor cache nor activations: libraries, CUDA context and graphs."""
+BLOCK = 32
+"""Tokens of a KV block, where the option ``block_size`` does not say."""
 BATCHED_TOKENS = 8192
 """Tokens vLLM works on at once; activations grow with it."""
 SHORTEST = 4096
@@ -122,22 +123,34 @@ class Claim:
         return self.model.weights + self.overhead + (self.options.kv_bytes or 0)
 
     def share(self, tokens: int, device: Device) -> Share:
-        """The share of an engine whose cache may hold ``tokens``; `ConfigError` when one sequence does not fit."""
-        held = self.options.kv_bytes // self.model.token if self.options.kv_bytes else tokens
-        context = self.options.context or min(self.model.context, max(SHORTEST, held // 256 * 256))
-        if held < context:
+        """The share of an engine whose cache may hold ``tokens``; `ConfigError` when one sequence does not fit.
+
+        vLLM keeps one block for itself, and gives no sequence more than the others.
+        """
+        options, block = self.options, self.options.block_size or BLOCK
+        limit = options.kv_bytes or self._limit(device)
+        held = limit // self.model.token if options.kv_bytes else min(tokens, limit // self.model.token)
+        room = max(0, held - block)
+        context = options.context or min(self.model.context, max(SHORTEST, room // 256 * 256))
+        if room < context:
             raise ConfigError(
-                f"the KV cache of the {self.name} model holds {held:,} tokens ({held * self.model.token / GIB:.1f} "
+                f"the KV cache of the {self.name} model holds {room:,} tokens ({room * self.model.token / GIB:.1f} "
                 f"GiB), fewer than one sequence of {context:,}",
-                hint=f"set the engine option {self.name}.context to at most {held:,}, or free memory",
+                hint=f"set the engine option {self.name}.context to at most {room:,}, or free memory",
             )
-        held = held if self.options.kv_bytes else min(held, self.options.sequences * context)
-        kv_bytes = self.options.kv_bytes or held * self.model.token
+        held = held if options.kv_bytes else min(held, options.sequences * context + block)
+        kv_bytes = options.kv_bytes or held * self.model.token
         used = self.model.weights + self.overhead + kv_bytes
         return Share(
             weights=self.model.weights, overhead=self.overhead, kv_bytes=kv_bytes, tokens=held, context=context,
-            utilization=self.options.utilization or min(1.0, round(used / device.total + 0.005, 3)),
+            utilization=options.utilization or min(1.0, round(used / device.total + 0.005, 3)),
         )  # fmt: skip
+
+    def _limit(self, device: Device) -> int:
+        """Most bytes of cache that the option ``utilization`` leaves."""
+        if self.options.utilization is None:
+            return device.total
+        return max(0, int(self.options.utilization * device.total) - self.model.weights - self.overhead)
 
 
 def plan_memory(
@@ -176,27 +189,29 @@ def _too_big(claims: list[Claim], usable: int) -> str:
     )
 
 
-def weight_bytes(path: str, config: Any, dtype: str) -> int:
-    """Bytes of a model's weights in ``dtype``; for a name on the hub estimated from the configuration."""
-    files = list(Path(path).glob("*.safetensors"))
+def weight_bytes(path: str, config: Any, dtype: str, revision: str | None = None) -> int:
+    """Bytes of a model's weights as they are loaded: from its files, else estimated from the configuration."""
     stored = str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
-    if files:
-        return sum(file.stat().st_size for file in files) * BYTES.get(dtype, 2) // BYTES.get(stored, 2)
-    return _parameters(config) * BYTES.get(dtype, 2)
+    scale = 1.0 if getattr(config, "quantization_config", None) else BYTES.get(dtype, 2) / BYTES.get(stored, 2)
+    files = file_bytes(path, revision)
+    return int(files * scale) if files else _parameters(config) * BYTES.get(dtype, 2)
 
 
 def _parameters(config: Any) -> int:
-    """Parameters of a dense transformer with gated MLP and grouped attention."""
+    """Parameters of a transformer with gated MLP, grouped attention and perhaps experts."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    inner = (getattr(config, "moe_intermediate_size", None) if experts > 1 else None) or getattr(
+        config, "intermediate_size", 4 * hidden
+    )
     size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     attention = 2 * hidden * size * (config.num_attention_heads + heads)
     embeddings = config.vocab_size * hidden * (1 if getattr(config, "tie_word_embeddings", False) else 2)
-    return int(layers * (attention + 3 * hidden * inner) + embeddings)
+    return int(layers * (attention + experts * 3 * hidden * inner) + embeddings)
 
 
 def model_footprint(path: str, options: VLLMOptions, dtype: str) -> Footprint:
     """The footprint of a model by folder or name."""
     config = load_config(path, options.revision)
-    return footprint(config, weight_bytes(path, config, dtype), options, dtype)
+    return footprint(config, weight_bytes(path, config, dtype, options.revision), options, dtype)

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.records import Record
 
 Count = Annotated[int, Field(ge=1)]
+OURS = {
+    "model": "the model's name", "dtype": "the option dtype", "max_model_len": "the option context",
+    "tensor_parallel_size": "the option tensor_parallel", "pipeline_parallel_size": "the option pipeline_parallel",
+    "enable_expert_parallel": "the option expert_parallel", "max_num_seqs": "the option sequences",
+    "max_num_queued_reqs": "the option queue", "enforce_eager": "the option eager", "revision": "the option revision",
+    "block_size": "the option block_size", "kv_cache_memory_bytes": "the option kv_bytes",
+    "gpu_memory_utilization": "the option utilization", "quantization": "the option quantization",
+    "speculative_config": "the option speculative", "enable_lora": "the option lora",
+    "enable_prefix_caching": "this package", "disable_log_stats": "this package",
+    "hf_token": "the environment variable HF_TOKEN, because options are recorded",
+}  # fmt: skip
+"""Engine arguments of vLLM that may not be passed through, and where they are set."""
 
 
 class CallOptions(Record):
@@ -62,7 +74,19 @@ class VLLMOptions(CallOptions):
     restarts: Annotated[int, Field(ge=0)] = 1
     """How often a dead engine is started again."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Any other engine argument of vLLM by its own name; overrules what is set here."""
+    """Any other engine argument of vLLM by its own name."""
+
+    @property
+    def devices(self) -> int:
+        """Devices the engine runs on."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @field_validator("arguments")
+    @classmethod
+    def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments.keys() & OURS.keys():
+            raise ValueError(f"{name} is set by {OURS[name]}")
+        return arguments
 
 
 Chosen = TypeVar("Chosen", bound=CallOptions)

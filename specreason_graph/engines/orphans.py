@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 PARENT = "SPECREASON_ENGINE_PARENT"
@@ -26,5 +27,7 @@ def die_with_parent() -> None:
     if os.getppid() == int(parent):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.environ[PARENT] = str(os.getpid())  # and what this process starts must not outlive it
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
     if not Path("/proc", parent).exists():  # it died before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)

@@ -39,6 +39,11 @@ class LoopThread:
                 self._thread.start()
             return self._loop
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has been started."""
+        return self._loop is not None
+
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``work`` on the loop with the caller's context variables; cancelling the future cancels the work."""
         context = contextvars.copy_context()
@@ -68,7 +73,15 @@ class LoopThread:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
+    loop.run_until_complete(_cancel_others())  # submitted while the pair was closing: their callers are told
     loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
@@ -115,10 +128,12 @@ class EnginePair:
 
     def close(self) -> None:
         """Cancel what still runs, close both engines and end their thread; the pair opens again at the next use."""
-        if self._open:
-            self._thread.submit(self._close()).result()
-        self._thread.stop()
-        self._gate = asyncio.Lock()
+        try:
+            if self._thread.is_running:
+                self._thread.submit(self._close()).result()
+        finally:
+            self._thread.stop()
+            self._gate = asyncio.Lock()
 
     def __enter__(self) -> Self:
         self.run(_nothing)
@@ -148,12 +163,10 @@ class EnginePair:
             self._opened_engines = opened.pop_all()
 
     async def _close(self) -> None:
-        self._open = False
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._opened_engines.aclose()
+        await _cancel_others()
+        if self._open:
+            self._open = False
+            await self._opened_engines.aclose()
 
     def _engines(self) -> list[Engine]:
         """Each engine once, base first: it is the larger and takes its memory first."""

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.orphans import PARENT
 from specreason_graph.engines.vllm.launch import QUIET, arguments, settings
-from specreason_graph.errors import EngineDeadError
+from specreason_graph.errors import ConfigError, EngineDeadError
 
 KEY = "VLLM_API_KEY"
 READY_SECONDS = 600.0
@@ -79,7 +80,7 @@ class Server:
 
     def wait(self) -> None:
         """Return when it answers; `EngineDeadError` when it ends or takes too long."""
-        while not self.is_healthy():
+        while self.is_dead() or not self.is_healthy():
             if self.is_dead() or time.monotonic() - self.started > READY_SECONDS:
                 raise EngineDeadError(
                     f"the {self.role} server did not start", engine=self.role, hint="its log above says why"
@@ -105,7 +106,8 @@ def server(
     """How one role of a pair is served."""
     given = {**arguments(path, share.context, options, share), "served_model_name": name, "host": host, "port": port}
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details"]
-    environment = {**QUIET, **settings(options)} | ({KEY: key} if key else {})
+    quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
+    environment = {**quiet, **settings(options)} | ({KEY: key} if key else {})
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - recognised, not bound
     return Server(role, [*program, *flags(given)], environment, f"http://{shown}:{port}")
 
@@ -113,15 +115,29 @@ def server(
 def flags(arguments: dict[str, Any]) -> Iterator[str]:
     """Engine arguments as flags of the command line."""
     for name, value in arguments.items():
-        if value is False:
-            continue
-        yield f"--{name.replace('_', '-')}"
-        if value is not True:
-            yield json.dumps(value) if isinstance(value, dict | list) else str(value)
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value is not None:
+            yield f"--{flag}"
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            yield from map(str, values)
+
+
+def check_free(servers: list[Server]) -> None:
+    """Raise `ConfigError` when a port is taken, so that no other server is taken for ours."""
+    for each in servers:
+        url = httpx.URL(each.url)
+        with socket.socket() as probe:
+            if probe.connect_ex((url.host, url.port or 80)) == 0:
+                raise ConfigError(f"port {url.port} is taken", hint=f"choose another with --{each.role}-port")
+    if len({each.url for each in servers}) < len(servers):
+        raise ConfigError("both servers have the same port", hint="choose another with --draft-port")
 
 
 def watch(servers: list[Server], ready: Callable[[], None]) -> None:
     """Start the servers, base first, call ``ready``, and keep them running until SIGINT or SIGTERM."""
+    check_free(servers)
     try:
         with _stopping():
             for each in servers:
@@ -145,8 +161,7 @@ def _restart_dead(servers: list[Server]) -> None:
         if len(each.deaths) > DEATHS:
             raise EngineDeadError(f"the {each.role} server keeps dying", engine=each.role, hint="see its log above")
         log.warning("the %s server has died", each.role)
-        each.start()
-        each.wait()
+        each.start()  # not waited for: the other one has to be watched too
 
 
 class _Stopped(BaseException):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import cached_property, partial
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -26,16 +28,14 @@ from specreason_graph.engines.base import (
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
+from specreason_graph.engines.server.connection import address, authorization, cause, check, translating
 from specreason_graph.engines.server.requests import (
-    API_KEY,
     MISSING,
     TOP,
-    check,
     events,
     generation,
     logprobs,
     scoring,
-    translated,
     usage_of,
     writing,
 )
@@ -57,14 +57,15 @@ class ServerEngine:
     """
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
-        self.url = _address(url)
+        self._address = address(url)
+        self.url = str(self._address.copy_with(userinfo=b"")).rstrip("/")
         self.name = f"{name or model} at {self.url}"
         self.options = options or CallOptions()
         self._path, self._model = model, name or model
         self.vocabulary = load_vocabulary(model)
         self.context: int = load_config(model).max_position_embeddings
         self.served_name = ""
-        self._version = ""
+        self._version = "unknown"
         self._chosen = True
         self._users = 0
 
@@ -74,13 +75,10 @@ class ServerEngine:
         """Continue a prompt."""
         check_room(self, prompt_ids)
         begun, told = time.perf_counter(), Forward(on_token)
-        body = {**self._body(prompt_ids), **writing(sampling)}
-        if on_token:
-            made, usage = await with_retries(lambda: self._stream(body, told), self.options)
-        else:
-            answer = await with_retries(lambda: self._post(body), self.options)
-            made, usage = [generation(choice, self.name) for choice in answer["choices"]], answer["usage"]
-        written = sum(len(generation.token_ids) for generation in made)
+        body = {**self.body(prompt_ids), **writing(sampling)}
+        write = partial(self._stream, body, told) if on_token else partial(self._complete, body)
+        made, usage = await with_retries(write, self.options)
+        written = sum(len(each.token_ids) for each in made)
         if len(made) < sampling.n:  # greedy samples are all the same
             made *= sampling.n
         return Completion(made, usage_of(prompt_ids, usage, written, begun))
@@ -88,15 +86,20 @@ class ServerEngine:
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
         check_room(self, prompt_ids)
-        begun, body = time.perf_counter(), {**self._body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
-        answer = await with_retries(lambda: self._post(body), self.options)
-        given = logprobs(answer["choices"][0])
+        begun, body = time.perf_counter(), {**self.body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
+        given, usage = await with_retries(lambda: self._score(body), self.options)
+        if self._chosen and not set(candidates) <= set(given):
+            raise EngineError(f"{self.name} gave no log-probabilities of the candidates", engine=self.name)
         found = {token: given.get(token, MISSING) for token in candidates}
         other = min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
-        return NextToken(found, other, usage_of(prompt_ids, answer["usage"], 1, begun))
+        return NextToken(found, other, usage_of(prompt_ids, usage, 1, begun))
 
     def describe(self) -> EngineDescription:
         """What this engine is; the hash is that of the local weights, where there are any."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> EngineDescription:
         return EngineDescription(
             engine="server", engine_version=self._version, model=self._model,
             weights=weights_hash(self._path) or self.served_name, vocabulary=self.vocabulary.fingerprint,
@@ -106,75 +109,92 @@ class ServerEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            key = os.environ.get(API_KEY) or os.environ.get("VLLM_API_KEY")
-            self._client = httpx.AsyncClient(
-                base_url=self.url, timeout=self.options.timeout_seconds,
-                headers={"authorization": f"Bearer {key}"} if key else {},
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60),
-            )  # fmt: skip
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self.__aexit__)
+                self.client = httpx.AsyncClient(
+                    base_url=self._address, timeout=self.options.timeout_seconds,
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60),
+                )  # fmt: skip
+                self.client.headers.update(authorization())
                 await self._connect()
+                await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
                 undo.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._users -= 1
         if self._users == 0:
-            await self._client.aclose()
+            await self.client.aclose()
+
+    def body(self, prompt_ids: Sequence[int]) -> dict[str, Any]:
+        """What all completion requests have in common."""
+        return {"model": self.served_name, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
 
     async def _connect(self) -> None:
         """Find out what is served and what the server can do."""
         try:
-            served = (await self._request("GET", "/v1/models")).json()["data"]
-            self._version = (await self._request("GET", "/version")).json()["version"]
-        except (ValueError, KeyError, TypeError):
+            served = (await self._request("GET", "/v1/models"))["data"]
+            shown = {name for card in served for name in (card["id"], card.get("root")) if name}
+        except (KeyError, TypeError, AttributeError):
             raise ConfigError(f"{self.url} is no vLLM server", hint="check the URL") from None
         except EngineError as error:
-            raise ConfigError(f"{self.url} cannot be used: {_cause(error)}", hint=_connect_hint(error)) from error
-        names = {name for model in served for name in (model["id"], model.get("root"))}
-        card = next((model for model in served if {self._model, self._path} & {model["id"], model.get("root")}), None)
+            hint = error.hint or "check the URL and that the server runs"
+            raise ConfigError(f"{self.url} cannot be used: {cause(error)}", hint=hint) from error
+        card = next((card for card in served if {self._model, self._path} & {card["id"], card.get("root")}), None)
         if card is None:
-            shown = ", ".join(sorted(filter(None, names)))
-            raise ConfigError(f"{self.url} serves {shown}, not {self._model!r}", hint="name the model it serves")
-        self.served_name = card["id"]
-        self.context = card.get("max_model_len") or self.context
+            wrong = f"{self.url} serves {', '.join(sorted(shown))}, not {self._model!r}"
+            raise ConfigError(wrong, hint="name the model it serves")
+        self.served_name, self.context = card["id"], card.get("max_model_len") or self.context
+        with suppress(EngineError):  # a router may keep it to itself
+            self._version = (await self._request("GET", "/version")).get("version", self._version)
         await self._probe()
 
     async def _probe(self) -> None:
-        """One scored token: does the server give token ids, chosen log-probabilities, cached tokens."""
+        """Does the server give token ids, log-probabilities of chosen tokens, and the number of cached ones."""
         prompt = self.vocabulary.encode("0")
+        unlikely = sorted({self.vocabulary.encode(letter)[0] for letter in "qjxzkvQJXZ"})
         try:
-            answer = await self._post({**self._body(prompt), **scoring(prompt, chosen=True)})
-            self._chosen = set(prompt) <= set(logprobs(answer["choices"][0]))
+            answer = await self._post({**self.body(prompt), **scoring(unlikely, chosen=True)})
+            self._chosen = set(unlikely) <= set(logprobs(answer["choices"][0]))
         except (EngineRequestError, EngineDeadError):
             self._chosen = False
         if not self._chosen:
-            try:
-                answer = await self._post({**self._body(prompt), **scoring(prompt, chosen=False)})
-            except EngineError as error:
-                hint = f"start the server with --max-logprobs {TOP} or more"
-                raise ConfigError(f"{self.url} gives no log-probabilities: {_cause(error)}", hint=hint) from error
-            log.warning("%s gives no log-probabilities of chosen tokens: the top %d are used", self.name, TOP)
+            answer = await self._probe_top(prompt)
         if "token_ids" not in answer["choices"][0]:
             raise ConfigError(f"{self.url} returns no token ids", hint="use vLLM 0.10.2 or later as the server")
-        if not (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") is not None:
+        if (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") is None:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
 
-    def _body(self, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        return {"model": self.served_name, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
-
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = (await self._request("POST", "/v1/completions", json=body)).json()
+    async def _probe_top(self, prompt: list[int]) -> dict[str, Any]:
+        hint = f"start the server with --max-logprobs {TOP} or more"
+        try:
+            answer = await self._post({**self.body(prompt), **scoring(prompt, chosen=False)})
+        except EngineError as error:
+            raise ConfigError(f"{self.url} gives no log-probabilities: {cause(error)}", hint=hint) from error
+        if not logprobs(answer["choices"][0]):
+            raise ConfigError(f"{self.url} gives no log-probabilities", hint=hint)
+        log.warning("%s gives no log-probabilities of chosen tokens: the top %d are used", self.name, TOP)
         return answer
 
-    async def _request(self, method: str, path: str, **body: Any) -> httpx.Response:
-        try:
-            response = await self._client.request(method, path, headers=self._headers(), **body)
-        except httpx.HTTPError as error:
-            raise translated(error, self.name, self.options) from error
-        check(response, self.name)
-        return response
+    async def _complete(self, body: dict[str, Any]) -> tuple[list[Generation], dict[str, Any]]:
+        answer = await self._post(body)
+        return [generation(choice, self.name) for choice in answer["choices"]], answer["usage"]
+
+    async def _score(self, body: dict[str, Any]) -> tuple[dict[int, float], dict[str, Any]]:
+        answer = await self._post(body)
+        return logprobs(answer["choices"][0]), answer["usage"]
+
+    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await self._request("POST", "/v1/completions", json=body)
+        if not answer.get("choices") or "usage" not in answer:
+            raise EngineDeadError(f"{self.name} answered without choices", engine=self.name, retryable=True)
+        return answer
+
+    async def _request(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        async with translating(self.name, self.options):
+            response = await self.client.request(method, path, headers=self._headers(), **body)
+            check(response, self.name)
+            return dict(response.json())
 
     async def _stream(self, body: dict[str, Any], told: Forward) -> tuple[list[Generation], dict[str, Any]]:
         """The same call with the tokens as they come."""
@@ -182,42 +202,22 @@ class ServerEngine:
         ids: dict[int, list[int]] = {}
         ends: dict[int, dict[str, Any]] = {}
         usage: dict[str, Any] = {}
-        try:
-            async with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers()) as response:
-                if response.is_error:
-                    await response.aread()
-                    check(response, self.name)
-                async for event in events(response, self.name):
-                    usage = event.get("usage") or usage
-                    for choice in event["choices"]:
-                        ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
-                        if choice.get("finish_reason"):
-                            ends[choice["index"]] = choice
-                    told.tokens(ids.get(0, ()))
-        except httpx.HTTPError as error:
-            raise translated(error, self.name, self.options) from error
-        if not ends or len(ends) < len(ids):
+        send = self.client.stream("POST", "/v1/completions", json=body, headers=self._headers())
+        async with translating(self.name, self.options), send as response:
+            if response.is_error:
+                await response.aread()
+                check(response, self.name)
+            async for event in events(response, self.name):
+                usage = event.get("usage") or usage
+                for choice in event["choices"]:
+                    ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
+                    if choice.get("finish_reason"):
+                        ends[choice["index"]] = choice
+                told.tokens(ids.get(0, ()))
+        if len(ends) < body["n"]:
             raise EngineDeadError(f"{self.name}: the stream broke off", engine=self.name, retryable=True)
         return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], usage
 
     def _headers(self) -> dict[str, str]:
         session = SESSION.get()
-        return {self.options.session_header: session} if session else {}
-
-
-def _address(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"URL {url!r} is not valid: {error}", hint="write http://HOST:PORT") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigError(f"URL {url!r} is not valid", hint="write http://HOST:PORT")
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _cause(error: EngineError) -> str:
-    return Exception.__str__(error).partition(": ")[2] or Exception.__str__(error)
-
-
-def _connect_hint(error: EngineError) -> str:
-    return error.hint or "check the URL and that the server runs"
+        return {self.options.session_header: quote(session)} if session else {}

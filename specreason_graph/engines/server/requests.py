@@ -1,4 +1,4 @@
-"""Requests, answers and errors of a vLLM server in the words of the engine protocol."""
+"""Requests and answers of a vLLM server in the words of the engine protocol."""
 
 from __future__ import annotations
 
@@ -10,24 +10,15 @@ from typing import Any
 import httpx
 
 from specreason_graph.engines.base import Generation, Sampling
-from specreason_graph.engines.options import CallOptions
 from specreason_graph.errors import (
-    EngineBusyError,
     EngineDeadError,
-    EngineError,
-    EngineRequestError,
-    EngineTimeoutError,
 )
 from specreason_graph.records import Usage
 
-API_KEY = "SPECREASON_API_KEY"
-"""Environment variable with the servers' key; ``VLLM_API_KEY`` is read where it is not set."""
 TOP = 20
 """Log-probabilities asked for where chosen tokens cannot be."""
 MISSING = -100.0
 """Log-probability recorded for a candidate that is not among the top ones."""
-GONE = (500, 502, 504)
-BUSY = (408, 429, 503)
 
 
 def writing(sampling: Sampling) -> dict[str, Any]:
@@ -47,49 +38,19 @@ def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
     return {"temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
 
 
-def translated(error: httpx.HTTPError, name: str, options: CallOptions) -> EngineError:
-    """An error of httpx in the words of this package."""
-    if isinstance(error, httpx.TimeoutException):
-        message = f"{name} did not answer within {options.timeout_seconds:g} s"
-        return EngineTimeoutError(message, engine=name, retryable=True, hint="raise timeout_seconds if it is slow")
-    retryable = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ProxyError)
-    text = str(error) or type(error).__name__
-    if retryable:
-        return EngineDeadError(f"{name}: {text}", engine=name, retryable=True, hint="check that the server runs")
-    return EngineRequestError(f"{name}: {text}", engine=name)
-
-
-def check(response: httpx.Response, name: str) -> None:
-    """Raise what a status code means."""
-    if response.is_success:
-        return
-    text = f"{name}: {response.status_code} {_message(response)}"
-    if response.status_code in BUSY:
-        raise EngineBusyError(text, engine=name, retryable=True)
-    if response.status_code in GONE:
-        raise EngineDeadError(text, engine=name, retryable=True)
-    hint = f"set {API_KEY} to the server's key" if response.status_code in (401, 403) else ""
-    raise EngineRequestError(text, engine=name, hint=hint)
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        error = response.json()["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
-
-
 async def events(response: httpx.Response, name: str) -> Any:
     """The JSON documents of a streamed answer."""
-    async for line in response.aiter_lines():
-        data = line.removeprefix("data: ")
-        if not line.startswith("data: ") or data == "[DONE]":
-            continue
-        event = json.loads(data)
-        if "error" in event:  # the status was sent long ago
-            raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
-        yield event
+    rest = ""
+    async for text in response.aiter_text():
+        *lines, rest = (rest + text).split("\n")  # and at no other character: model text may hold any
+        for line in lines:
+            data = line.removeprefix("data: ").strip()
+            if not line.startswith("data: ") or data == "[DONE]":
+                continue
+            event = json.loads(data)
+            if "error" in event:  # the status was sent long ago
+                raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
+            yield event
 
 
 def generation(choice: dict[str, Any], name: str, token_ids: list[int] | None = None) -> Generation:

@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from specreason_graph.engines.memory import Device
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.launch import on_cpu
 from specreason_graph.errors import ConfigError
 
+CGROUP = "/sys/fs/cgroup"
 
-def device() -> Device:
-    """The fullest of the devices an engine may use; asking does not take memory on it."""
-    if on_cpu():
-        import psutil
 
-        memory = psutil.virtual_memory()
-        return Device(kind="cpu", total=memory.total, free=memory.available)
-    return min(_gpus(), key=lambda gpu: gpu.free)
+def device(count: int = 1) -> Device:
+    """The fullest of the first ``count`` devices vLLM sees; asking does not take memory on them."""
+    return _memory() if on_cpu() else min(_gpus()[:count], key=lambda gpu: gpu.free)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_parallel(role: str, options: VLLMOptions) -> None:
     """Raise `ConfigError` when an engine wants more devices than there are."""
-    wanted = options.tensor_parallel * options.pipeline_parallel
     present = 1 if on_cpu() else len(_gpus())
-    if wanted > present:
+    if options.devices > present:
         raise ConfigError(
             f"{role}.tensor_parallel x pipeline_parallel = {options.tensor_parallel} x {options.pipeline_parallel} "
-            f"needs {wanted} devices, and vLLM sees {present}",
+            f"needs {options.devices} devices, and vLLM sees {present}",
             hint="lower them, or show more devices in CUDA_VISIBLE_DEVICES",
         )
+
+
+def _memory() -> Device:
+    """Memory of the machine, or of the container where that is less."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit, used = (_number(Path(CGROUP, name)) for name in ("memory.max", "memory.current"))
+    total = min(memory.total, limit or memory.total)
+    free = min(memory.available, limit - (used or 0)) if limit else memory.available
+    return Device(kind="cpu", total=total, free=max(0, free))
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _gpus() -> list[Device]:
     from vllm.third_party import pynvml
 
-    pynvml.nvmlInit()
     try:
+        pynvml.nvmlInit()
         infos = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in map(_handle, _visible(pynvml))]
-    finally:
-        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise ConfigError(f"no GPU can be used: {error}", hint="check the driver and CUDA_VISIBLE_DEVICES") from None
+    if not infos:
+        raise ConfigError("no GPU can be seen", hint="check CUDA_VISIBLE_DEVICES")
     return [Device(kind="cuda", total=info.total, free=info.free) for info in infos]
 
 
@@ -47,7 +69,7 @@ def _visible(pynvml: object) -> list[str]:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None:
         return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]  # type: ignore[attr-defined]
-    return [name.strip() for name in shown.split(",") if name.strip()]
+    return [name.strip() for name in shown.split(",") if name.strip() not in ("", "-1")]
 
 
 def _handle(name: str) -> object:

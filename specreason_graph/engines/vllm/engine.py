@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import AsyncExitStack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
@@ -29,13 +30,14 @@ from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, start
 from specreason_graph.engines.vllm.requests import MISSING, dead, sampling_params, scoring_params, translated
-from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError
+from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError, ModelError
 from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, RequestOutput, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
+T = TypeVar("T")
 WATCH_SECONDS = 0.5
 """How often an engine is looked at for having died."""
 log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ class VLLMEngine:
         params = scoring_params(candidates, chosen=self._chosen)
         output = await with_retries(lambda: self._ask(prompt, params), self.options)
         given = (output.outputs[0].logprobs or [{}])[0]
+        if self._chosen and not set(candidates) <= set(given):
+            raise EngineError(f"{self.name} gave no log-probabilities of the candidates", engine=self.name)
         found = {token: given[token].logprob if token in given else MISSING for token in candidates}
         other = 1.0 - sum(map(math.exp, found.values()))
         return NextToken(found, min(1.0, max(0.0, other)), self._usage(prompt, output.num_cached_tokens or 0, 1, begun))
@@ -107,37 +111,62 @@ class VLLMEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            self._starting = asyncio.Lock()
             self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
+            self._starting: asyncio.Task[None] | None = None
+            self._deadlines: dict[asyncio.Timeout, Any] = {}
             self._deaths = 0
-            self._deadlines: set[asyncio.Timeout] = set()
-            await self._running()
             self._watching = asyncio.create_task(self._watch())
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self.__aexit__)
+                await self._running()
+                await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
+                undo.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._users -= 1
         if self._users == 0:
             self._watching.cancel()
-            client, self._client = self._client, None
-            if client:
-                await self._stop(client)
-            self._starter.shutdown()
+            client = await self._in_starter(self._end)
+            self._starter.shutdown(wait=False)
+            if client and client.output_handler:  # its task keeps the client alive until it sees that it is cancelled
+                await asyncio.wait({client.output_handler}, timeout=GRACE)
 
     async def _running(self) -> AsyncLLM:
-        """The client, started when there is none."""
+        """The client; one is started when there is none, once for all callers and also when they go away."""
         if self._users == 0:
             raise EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")
-        async with self._starting:
-            if self._client is None and not self._may_restart:
-                raise EngineDeadError(f"{self.name}: the engine has died {self._deaths} times", engine=self.name)
-            if self._client is None:
-                run = asyncio.get_running_loop().run_in_executor
-                await run(self._starter, load)
-                self._client = await run(
-                    self._starter, start, self.name, self._path, self.context, self.options, self._share
-                )
-            return self._client
+        while self._client is None:
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._launch())
+                self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.shield(self._starting)
+        return self._client
+
+    async def _launch(self) -> None:
+        if not self._may_restart:
+            raise EngineDeadError(f"{self.name}: the engine has died {self._deaths} times", engine=self.name)
+        try:
+            await self._in_starter(load)
+            await self._in_starter(self._begin)
+        except ModelError as error:
+            if self._deaths == 0:
+                raise
+            self._deaths += 1
+            raise EngineDeadError(str(error), engine=self.name, retryable=self._may_restart) from error
+
+    def _begin(self) -> None:
+        self._client = start(self.name, self._path, self.context, self.options, self._share)
+
+    def _end(self) -> AsyncLLM | None:
+        client, self._client = self._client, None
+        if client:
+            client.shutdown(GRACE)
+        return client
+
+    async def _in_starter(self, work: Callable[[], T]) -> T:
+        """Run something in the thread that the engine's process is tied to; one thing at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._starter, work)
 
     async def _write(self, prompt: list[int], params: SamplingParams, told: Forward) -> tuple[list[Generation], int]:
         written: dict[int, list[int]] = {}
@@ -168,43 +197,47 @@ class VLLMEngine:
         from vllm.inputs import tokens_input
 
         client, begun = await self._running(), time.monotonic()
-        name = uuid.uuid4().hex
+        deadline, name = asyncio.timeout(self.options.timeout_seconds), uuid.uuid4().hex
+        self._deadlines[deadline] = client
         last = None
-        deadline = asyncio.timeout(self.options.timeout_seconds)
-        self._deadlines.add(deadline)
         try:
-            async with deadline:
-                async for output in client.generate(tokens_input(prompt), params, name, lora_request=self._lora):
-                    take(output)
-                    last = output
+            try:
+                async with deadline:
+                    async for output in client.generate(tokens_input(prompt), params, name, lora_request=self._lora):
+                        take(output)
+                        last = output
+            finally:
+                self._deadlines.pop(deadline, None)
         except TimeoutError:
-            if client.errored:
-                await self._retire(client)
-                raise dead(self.name, may_restart=self._may_restart) from None
-            if self._answered < begun:  # nobody had an answer in that time: it hangs
-                await self._retire(client)
-            raise EngineTimeoutError(
-                f"{self.name} did not answer within {self.options.timeout_seconds:g} s", engine=self.name,
-                retryable=self._may_restart, hint="raise timeout_seconds if it is slow and not hung",
-            ) from None  # fmt: skip
+            raise await self._overdue(client, begun) from None
         except Exception as error:
             if client.errored:
                 await self._retire(client)
             raise translated(error, self.name, may_restart=self._may_restart) from error
-        finally:
-            self._deadlines.discard(deadline)
         if last is None:
             raise EngineDeadError(f"{self.name} gave no output", engine=self.name, retryable=True)
         self._answered = time.monotonic()
         return last
 
+    async def _overdue(self, client: Any, begun: float) -> EngineError:
+        """The error of a call that was given up: its engine is dead, hung, or only slow."""
+        if client != self._client or client.errored:
+            await self._retire(client)
+            return dead(self.name, may_restart=self._may_restart)
+        if self._answered < begun:  # nobody had an answer in that time: it hangs
+            await self._retire(client)
+        return EngineTimeoutError(
+            f"{self.name} did not answer within {self.options.timeout_seconds:g} s", engine=self.name,
+            retryable=self._may_restart, hint="raise timeout_seconds if it is slow and not hung",
+        )  # fmt: skip
+
     async def _watch(self) -> None:
-        """End the calls of an engine that has died: a request it was just being sent would wait for ever."""
+        """End the calls of engines that are gone: a request they were just being sent would wait for ever."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            while self._client is not None and self._client.errored and self._deadlines:
-                deadline = self._deadlines.pop()
-                if not deadline.expired():
+            for deadline, client in list(self._deadlines.items()):
+                if (client != self._client or client.errored) and not deadline.expired():
+                    del self._deadlines[deadline]
                     deadline.reschedule(0)
 
     @property
@@ -213,16 +246,11 @@ class VLLMEngine:
 
     async def _retire(self, client: Any) -> None:
         """End a dead or hung engine, once however many calls report it; the next call starts another."""
-        if self._client is None or self._client is not client:
+        if self._client != client:
             return
         self._client, self._deaths = None, self._deaths + 1
         log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, self.options.restarts)
-        await self._stop(client)
-
-    async def _stop(self, client: AsyncLLM) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._starter, client.shutdown, GRACE)
-        if client.output_handler:  # its task keeps the client alive until it has seen that it is cancelled
-            await asyncio.wait({client.output_handler}, timeout=GRACE)
+        await self._in_starter(partial(client.shutdown, GRACE))
 
     @cached_property
     def _lora(self) -> Any:

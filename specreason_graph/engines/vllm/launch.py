@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.checkpoint import load_config
@@ -26,6 +28,10 @@ QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }  # fmt: skip
 """Defaults of environment variables that decide what engine processes print; standard output is the caller's."""
+VLLM_SETS = ("VLLM_", "TORCH", "NUMEXPR_", "LD_PRELOAD", "OMP_", "KMP_", "GOMP_", "PYTHONWARNINGS")
+"""How the environment variables begin that vLLM and this module set."""
+PLUGIN = "specreason_orphans"
+_patching = threading.RLock()
 log = logging.getLogger(__name__)
 
 
@@ -54,13 +60,18 @@ def start(name: str, path: str, context: int, options: VLLMOptions, share: Share
 
 def settings(options: VLLMOptions) -> dict[str, str]:
     """Environment variables of an engine's processes."""
-    always = {PARENT: str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"}
+    always = {
+        PARENT: str(os.getpid()),
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked core would not load the plugin that ties it to its parent
+    }
+    if plugins := os.environ.get("VLLM_PLUGINS"):
+        always["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}"
     if not on_cpu():
         return always
-    threads = options.threads or max(1, (os.cpu_count() or 2) // 2)
     alone = options.tensor_parallel * options.pipeline_parallel == 1
     return always | {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(options.threads or 1),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",  # no worker process beside the core
         "TORCH_COMPILE_DISABLE": "1",  # the first log-probabilities would compile for seconds
     }
@@ -96,9 +107,10 @@ def chosen_dtype(path: str, options: VLLMOptions) -> str:
     return "float32" if on_cpu() else str(stored or "bfloat16").removeprefix("torch.")
 
 
+@cache
 def on_cpu() -> bool:
     """Whether the installed vLLM is the one for CPUs."""
-    with environment({name: value for name, value in QUIET.items() if name not in os.environ}):
+    with environment({}):
         from vllm.platforms import current_platform
 
         return bool(current_platform.is_cpu())
@@ -106,15 +118,16 @@ def on_cpu() -> bool:
 
 @contextmanager
 def environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; what vLLM sets in that time is taken back too."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in QUIET.items() if name not in before} | settings)
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+    """Set environment variables for a while, one caller at a time; what vLLM sets in that time is taken back too."""
+    with _patching:
+        before = dict(os.environ)
+        os.environ.update({name: value for name, value in QUIET.items() if name not in before} | settings)
+        try:
+            yield
+        finally:
+            for name in [name for name in os.environ if name in settings or name.startswith(VLLM_SETS)]:
+                del os.environ[name]
+            os.environ.update({name: value for name, value in before.items() if name not in os.environ})
 
 
 def _unstartable(name: str, error: Exception) -> ModelError:
