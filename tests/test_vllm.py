@@ -300,6 +300,7 @@ def test_every_error_of_vllm_has_a_name_here() -> None:
     for each in classes:
         error = each.__new__(each)
         Exception.__init__(error, "cause")
+        error.__dict__.update(parameter=None, value=None, message="cause")
         found = translated(error, "m", may_restart=True)
         again = exceptions.VLLMServerError, exceptions.QueueOverflowError, exceptions.MaxQueuedTokensError
         assert found.retryable is issubclass(each, again)
@@ -317,7 +318,8 @@ def test_every_error_of_vllm_has_a_name_here() -> None:
         ({"base_options": {"kv_bytes": 10**15}}, ConfigError, "the pair does not fit"),
         ({"base_options": {"kv_byte": 1}}, ConfigError, "unknown engine option 'kv_byte'; known options: .*kv_bytes"),
         ({"base_options": {"threads": 0}}, ConfigError, "engine option threads = 0 is not allowed"),
-        ({"draft_options": {"arguments": {"dtype": "float3"}}}, ModelError, "vLLM cannot start 'abacus-draft'.*float3"),
+        ({"draft_options": {"quantization": "none9"}}, ModelError, "vLLM cannot start 'abacus-draft'.*none9"),
+        ({"draft_options": {"arguments": {"dtype": "half"}}}, ConfigError, "dtype is set by the option dtype"),
     ],
 )
 def test_bad_input_is_one_line(settings: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from specreason_graph import open_pair
 from specreason_graph.models.abacus import FOLDER
 from training.evaluate import evaluate, markdown, rows, write_card
 from training.make import make
@@ -17,12 +18,16 @@ def main() -> None:
     parser.add_argument("command", choices=("make", "evaluate"))
     parser.add_argument("--work", type=Path, default=Path("training/.work"), help="folder for unfinished stages")
     parser.add_argument("--problems", type=int, default=None, help="evaluate on the first so many held-out problems")
+    parser.add_argument("--engine", default="transformers", help="kind of engine to evaluate on")
+    parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature, with top-p 0.95")
+    parser.add_argument("--at-once", type=int, default=1, help="problems solved at the same time")
     options = parser.parse_args()
     if options.command == "make":
         _install(*make(options.work))
-    table = evaluate(options.problems)
-    print(markdown(table))
-    if options.problems is None:
+    pair = open_pair(kind=options.engine)
+    table = evaluate(options.problems, pair, temperature=options.temperature, at_once=options.at_once)
+    print(markdown(table, options.temperature))
+    if options.problems is None and options.engine == "transformers" and options.temperature == 0:
         write_card(table)
     if not all(met for *_, met in rows(table)):
         raise SystemExit("a target is missed")

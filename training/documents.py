@@ -18,8 +18,9 @@ from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
 from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, draw_training_problem
 
 PROMPT_WEIGHT = 0.05
-DIGIT_WEIGHT = 5.0
 RIGHT_DIGIT, WRONG_DIGIT = "9", "0"
+RIGHT_WEIGHT, WRONG_WEIGHT = 5.0, 10.0
+"""Loss weights of the digits: a wrong step let in costs the answer, a right one rewritten only costs time."""
 NOT_JUDGED = -1
 
 
@@ -125,7 +126,10 @@ class Writer:
         else:
             document.branch(cut, self._encode(step), self.verdicts(step, expected))
             document.extend(self.suffix)
-        document.extend(self.right if step is None or step == expected else self.wrong, DIGIT_WEIGHT)
+        if step is None or step == expected:
+            document.extend(self.right, RIGHT_WEIGHT)
+        else:
+            document.extend(self.wrong, WRONG_WEIGHT)
 
     def mark(self, document: Document, cut: int, step: str, expected: str) -> None:
         """Hang ``step`` behind ``cut`` for the auxiliary loss alone: no verdict is asked for, which is cheap."""
@@ -149,13 +153,12 @@ def corrupt(step: str, problem: Problem, index: int, rng: random.Random) -> str:
 
 
 def _slip(number: str, rng: random.Random) -> str:
-    value = int(number)
-    kind = rng.random()
-    if kind < 0.6:
+    """A number with one digit exchanged, or with a carry lost or made up."""
+    if rng.random() < 0.4:
         at = rng.randrange(len(number))
         text = number[:at] + rng.choice([d for d in "0123456789" if d != number[at]]) + number[at + 1 :]
         return text.lstrip("0") or "0"
-    return str(max(0, value + rng.choice((-100, -20, -10, -2, -1, 1, 2, 10, 20, 100))))
+    return str(max(0, int(number) + rng.choice((-2, -1, 1, 2)) * 10 ** rng.randrange(len(number))))
 
 
 Proposals = Callable[[random.Random], tuple[Problem, list[str | None]]]
@@ -168,18 +171,26 @@ def solving(writer: Writer, rng: random.Random, hard_weight: float = 1.0) -> Ite
 
 
 def judging(
-    writer: Writer, rng: random.Random, proposals: Proposals | None = None, *, share: float = 0.75, plain: float = 0.2
+    writer: Writer,
+    rng: random.Random,
+    proposals: Proposals | None = None,
+    *,
+    share: float = 0.75,
+    plain: float = 0.2,
+    pairs: float = 0.0,
 ) -> Iterator[Document]:
-    """Solutions with verdicts on two or three of their steps, without end.
+    """Solutions with verdicts on a few of their steps, without end.
 
     ``proposals`` gives a problem and, for each gold step, what the draft wrote in its place; a share of the verdicts is
-    on those, the rest on gold steps and on made-up errors. A ``plain`` share of the documents only solves.
+    on those, the rest on gold steps and on made-up errors. Of that share, ``pairs`` is spent on sums and differences, a
+    right and a wrong one each. A ``plain`` share of the documents only solves.
     """
     while True:
         if rng.random() < plain:
             yield writer.solution(draw_training_problem(rng))[0]
         elif proposals is not None and rng.random() < share:
-            yield _judge_draft(writer, rng, *proposals(rng))
+            judge = _judge_pairs if rng.random() < pairs else _judge_draft
+            yield judge(writer, rng, *proposals(rng))
         else:
             yield _judge_made_up(writer, rng, draw_training_problem(rng))
 
@@ -189,13 +200,33 @@ def _judge_draft(writer: Writer, rng: random.Random, problem: Problem, drafts: l
     steps = problem.steps
     wrong = [i for i, draft in enumerate(drafts) if draft is not None and draft != steps[i]]
     right = [i for i, draft in enumerate(drafts) if draft == steps[i]]
-    for index in rng.sample(wrong, min(2, len(wrong))):
+    wrong.sort(key=lambda i: (problem.operations[i].is_hard, rng.random()))  # slips in sums are the rarer and harder
+    for index in wrong[:2]:
         writer.judge(document, cuts[index], drafts[index], steps[index])
     for index in rng.sample(right, min(2, len(right))):
         writer.judge(document, cuts[index + 1], None, steps[index])
     for index, (draft, step) in enumerate(zip(drafts, steps, strict=True)):
         other = draft if draft and draft != step else corrupt(step, problem, index, rng)
         writer.mark(document, cuts[index], other, step)
+    return document
+
+
+def _judge_pairs(writer: Writer, rng: random.Random, problem: Problem, drafts: list[str | None]) -> Document:
+    """Two sums or differences in a right and a wrong version, and one of the draft's other steps."""
+    document, cuts = writer.solution(problem)
+    steps = problem.steps
+    others = [draft if draft and draft != step else corrupt(step, problem, i, rng)
+              for i, (draft, step) in enumerate(zip(drafts, steps, strict=True))]  # fmt: skip
+    sums = [i for i, operation in enumerate(problem.operations) if operation.sign in "+-"]
+    chosen = rng.sample(sums, min(2, len(sums)))
+    for index in chosen:
+        writer.judge(document, cuts[index + 1], None, steps[index])
+        writer.judge(document, cuts[index], others[index], steps[index])
+    rest = [(i, draft) for i, draft in enumerate(drafts) if draft and i not in sums]
+    for index, draft in rng.sample(rest, min(1, len(rest))):
+        writer.judge(document, cuts[index], draft, steps[index])
+    for index in set(range(len(steps))) - set(chosen):
+        writer.mark(document, cuts[index], others[index], steps[index])
     return document
 
 

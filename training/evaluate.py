@@ -1,9 +1,12 @@
-"""The table of targets on the 500 held-out problems, at temperature 0, and the model card it goes into."""
+"""The table of targets on the 500 held-out problems, and the model card it goes into."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,12 @@ from langgraph.graph.state import CompiledStateGraph
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.config import make_config
+from specreason_graph.engines.base import Sampling
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
+from specreason_graph.prompting import Prompter
+from specreason_graph.records import Engine as Role
 from specreason_graph.records import Proposal, Score, Step
 from training.documents import Writer
 from training.play import share_right
@@ -51,19 +58,22 @@ class Table:
     """Share of committed steps, the empty closing one aside, that the draft wrote."""
 
 
-def evaluate(count: int | None = None, pair: EnginePair | None = None) -> Table:
-    """Each model alone, in batches, and SpecReason on the embedded engine; the first ``count`` held-out problems."""
+def evaluate(
+    count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, at_once: int = 1
+) -> Table:
+    """Each model alone, and SpecReason; the first ``count`` held-out problems, ``at_once`` of them together."""
     problems = held_out()[:count]
-    with pair or open_pair() as both:
-        loop = create_specreason(both, temperature=0).compile()
-        runs = [play(loop, problem) for problem in problems]
+    with pair or open_pair() as both, ThreadPoolExecutor(at_once) as pool:
+        loop = create_specreason(both, temperature=temperature).compile()
+        runs = list(pool.map(partial(play, loop), problems))
         judged = [
             verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)
         ]
         steps = [step for _, trace in runs for step in trace if step.text]
         return Table(
             problems=len(problems),
-            base_right=_alone("base", problems), draft_right=_alone("draft", problems),
+            base_right=_alone(both, "base", problems, temperature),
+            draft_right=_alone(both, "draft", problems, temperature),
             auroc=auroc(judged), judged=len(judged), judged_wrong=sum(not verdict.right for verdict in judged),
             pair_right=_right(problems, [answer for answer, _ in runs]),
             from_draft=sum(step.author == "draft" for step in steps) / len(steps),
@@ -76,11 +86,28 @@ def play(graph: CompiledStateGraph[Any, Any, Any, Any], problem: Problem) -> tup
     return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["steps"]]
 
 
-def _alone(role: str, problems: Sequence[Problem]) -> float:
-    writer = Writer(AutoTokenizer.from_pretrained(FOLDER / role))
-    model = AutoModelForCausalLM.from_pretrained(FOLDER / role, dtype=torch.float32)
-    batches = [list(problems[start : start + 100]) for start in range(0, len(problems), 100)]
-    return sum(share_right(model, writer, batch) * len(batch) for batch in batches) / len(problems)
+def _alone(both: EnginePair, role: Role, problems: Sequence[Problem], temperature: float) -> float:
+    """Share of problems that one model alone answers right: in batches where the engine is the embedded one."""
+    engine = both.engine(role)
+    if engine.describe().engine == "transformers" and temperature == 0:
+        writer = Writer(AutoTokenizer.from_pretrained(FOLDER / role))
+        model = AutoModelForCausalLM.from_pretrained(FOLDER / role, dtype=torch.float32)
+        batches = [list(problems[start : start + 100]) for start in range(0, len(problems), 100)]
+        return sum(share_right(model, writer, batch) * len(batch) for batch in batches) / len(problems)
+    prompter = Prompter(engine.vocabulary, make_config())
+    eos = engine.vocabulary.eos_ids
+
+    async def answer(problem: Problem, seed: int) -> int | None:
+        sampling = Sampling(
+            max_tokens=300, temperature=temperature, top_p=0.95, seed=seed, stop_token_ids=frozenset(eos)
+        )
+        completion = await engine.generate(prompter.question_ids(problem.question), sampling)
+        return parse_answer(engine.vocabulary.decode(completion.generations[0].token_ids))
+
+    async def answers() -> list[int | None]:
+        return await asyncio.gather(*(answer(problem, seed) for seed, problem in enumerate(problems)))
+
+    return _right(problems, both.run(answers))
 
 
 def _right(problems: Sequence[Problem], answers: Sequence[int | None]) -> float:
@@ -118,9 +145,9 @@ def rows(table: Table) -> list[tuple[str, str, str, bool]]:
     ]  # fmt: skip
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, temperature: float = 0.0) -> str:
     """The table as it stands in the model card."""
-    head = f"| on {table.problems} held-out problems, temperature 0 | target | figure |\n|---|---|---|\n"
+    head = f"| on {table.problems} held-out problems, temperature {temperature:g} | target | figure |\n|---|---|---|\n"
     return head + "".join(f"| {what} | {target} | {figure} |\n" for what, target, figure, _ in rows(table))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from training.tokenizer import save_tokenizer
 from training.workers import run
 
 DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT = 2, 96, Plan(4_600_000, rate=5e-3), 0.05
-SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(6_500_000, rate=4e-3)
-BASE_LAYERS, JUDGE_PLAN = 16, Plan(8_000_000, rate=2.5e-3, auxiliary=0.5)
+SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN = 8, 128, Plan(10_000_000, batch=2048, rate=4e-3)
+BASE_LAYERS, JUDGE_PLAN = 16, Plan(9_000_000, batch=3072, rate=2e-3, warmup=200, auxiliary=0.5)
+BASE_PLAN, PAIRS = Plan(4_000_000, batch=2048, rate=1.5e-3, warmup=50, auxiliary=0.5), 0.7
 POOL = 2_048
 CHECKED = 50
 SEED = 1
@@ -33,11 +34,12 @@ SEED = 1
 def make(work: Path) -> tuple[Path, Path]:
     """Run the stages that are missing; the folders of the base and the draft model."""
     work.mkdir(parents=True, exist_ok=True)
-    writer = Writer(save_tokenizer(work / "tokenizer"))
-    solver = partial(_solver, writer)
-    _stage(work / "draft", lambda folder: solver(folder, DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT))
-    _stage(work / "solver", lambda folder: solver(folder, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN))
-    _stage(work / "base", lambda folder: run(_judge, work, folder))
+    save_tokenizer(work / "tokenizer")
+    draft = (DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT)
+    _stage(work / "draft", lambda folder: run(_solver, work, folder, *draft, count=1))
+    _stage(work / "solver", lambda folder: run(_solver, work, folder, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN))
+    _stage(work / "judge", lambda folder: run(_judge, work, folder, "solver", JUDGE_PLAN))
+    _stage(work / "base", lambda folder: run(_judge, work, folder, "judge", BASE_PLAN, PAIRS))
     return work / "base", work / "draft"
 
 
@@ -52,24 +54,24 @@ def _stage(folder: Path, train: Callable[[Path], None]) -> None:
     print(f"{folder.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
 
-def _solver(writer: Writer, folder: Path, layers: int, width: int, plan: Plan, hard_weight: float = 1.0) -> None:
-    torch.manual_seed(SEED)
-    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=layers, width=width)
-    rng = random.Random(SEED)
-    _fit(model, writer, solving(writer, rng, hard_weight), plan, rng, folder)
-
-
-def _judge(rank: int, work: Path, folder: Path) -> None:
-    """One of the workers that teach the grown solver to judge; each draws its own documents."""
+def _solver(rank: int, work: Path, folder: Path, layers: int, width: int, plan: Plan, hard_weight: float = 1.0) -> None:
+    """One of the workers that teach a new model to solve; each draws its own documents."""
     torch.manual_seed(SEED)
     writer = Writer(AutoTokenizer.from_pretrained(work / "tokenizer"))
-    draft, solver = [
-        AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32) for name in ("draft", "solver")
-    ]
-    rng = random.Random(SEED + 1 + rank)
+    model = new_model(len(writer.tokenizer), writer.tokenizer.eos_token_id, layers=layers, width=width)
+    rng = random.Random(SEED + rank)
+    _fit(model, writer, solving(writer, rng, hard_weight), plan, rng, folder, quiet=rank > 0)
+
+
+def _judge(rank: int, work: Path, folder: Path, begin: str, plan: Plan, pairs: float = 0.0) -> None:
+    """One of the workers that teach the stage ``begin``, grown, to judge; each draws its own documents."""
+    torch.manual_seed(SEED)
+    writer = Writer(AutoTokenizer.from_pretrained(work / "tokenizer"))
+    draft, model = [AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32) for name in ("draft", begin)]
+    rng = random.Random(f"judge {rank}")
     pool = draft_pool(draft, writer, rng, POOL)
-    documents = judging(writer, rng, lambda rng: rng.choice(pool))
-    _fit(grown(solver, BASE_LAYERS), writer, documents, JUDGE_PLAN, rng, folder, quiet=rank > 0)
+    documents = judging(writer, rng, lambda rng: rng.choice(pool), pairs=pairs)
+    _fit(grown(model, BASE_LAYERS), writer, documents, plan, rng, folder, quiet=rank > 0)
 
 
 def _fit(
@@ -96,6 +98,8 @@ def save(model: PreTrainedModel, writer: Writer, folder: Path) -> None:
     eos = writer.tokenizer.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos, do_sample=False)
     state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, state_dict=state)
+    config = deepcopy(model.config)
+    config.dtype = torch.bfloat16  # save_pretrained writes that of the model in training
+    config.save_pretrained(folder)
     writer.tokenizer.save_pretrained(folder)

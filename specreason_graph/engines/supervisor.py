@@ -65,7 +65,9 @@ class Server:
         """Start the process; it does not outlive this one."""
         log.info("starting the %s server", self.role)
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.command, env={**os.environ, **self.environment}, start_new_session=True)  # noqa: S603
+        self.process = subprocess.Popen(  # noqa: S603 - our own command
+            self.command, env={**os.environ, **self.environment}, stdout=sys.stderr, start_new_session=True
+        )
 
     def is_dead(self) -> bool:
         """Whether the process has ended."""
@@ -106,6 +108,7 @@ def server(
     """How one role of a pair is served."""
     given = {**arguments(path, share.context, options, share), "served_model_name": name, "host": host, "port": port}
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details"]
+    program += ["--uvicorn-log-level", "warning"]
     quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
     environment = {**quiet, **settings(options)} | ({KEY: key} if key else {})
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - recognised, not bound
