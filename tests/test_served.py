@@ -147,10 +147,9 @@ def test_a_killed_engine_comes_back_and_the_trace_is_the_same(served: Served) ->
         undisturbed = solve(pair, question)
         run = pool.submit(solve, pair, question)
         time.sleep(0.3)
-        cores = [
-            p for p in psutil.Process(served.process.pid).children(recursive=True) if "spawn" in " ".join(p.cmdline())
-        ]
-        os.kill(cores[0].pid, signal.SIGKILL)
+        children = psutil.Process(served.process.pid).children(recursive=True)
+        core = next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
+        os.kill(core.pid, signal.SIGKILL)
         assert_same(run.result(240), undisturbed)
 
 
