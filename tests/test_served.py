@@ -33,6 +33,7 @@ from specreason_graph.errors import (
     EngineTimeoutError,
 )
 from specreason_graph.models.abacus.problems import held_out
+from tests.traces import assert_same
 
 PROBLEMS = held_out()[:8]
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
@@ -80,16 +81,6 @@ def served() -> Iterator[Served]:
 def solve(pair: EnginePair, question: str) -> Any:
     graph = create_specreason(pair, temperature=0).compile()
     return graph.invoke({"question": question}, {"recursion_limit": 10_000, "configurable": {"thread_id": "run-1"}})
-
-
-def assert_same(one: Any, other: Any) -> None:
-    assert one["answer"] == other["answer"]
-    assert [(s["author"], s["token_ids"]) for s in one["steps"]] == [
-        (s["author"], s["token_ids"]) for s in other["steps"]
-    ]
-    for mine, theirs in zip(one["steps"], other["steps"], strict=True):
-        if mine["score"]:
-            assert mine["score"]["digit_logprobs"] == pytest.approx(theirs["score"]["digit_logprobs"], abs=1e-3)
 
 
 @needs_vllm

@@ -33,6 +33,7 @@ from specreason_graph.errors import (
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.prompting import Prompter
+from tests.traces import assert_same
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
@@ -59,17 +60,6 @@ def ids(pair: EnginePair) -> list[int]:
 def core(engine: Any) -> int:
     """Process id of an engine's core."""
     return int(engine._client.engine_core.resources.engine_manager.processes[0].pid)
-
-
-def assert_same(one: Any, other: Any) -> None:
-    assert one["answer"] == other["answer"]
-    assert [(s["author"], s["token_ids"]) for s in one["steps"]] == [
-        (s["author"], s["token_ids"]) for s in other["steps"]
-    ]
-    for mine, theirs in zip(one["steps"], other["steps"], strict=True):
-        if mine["score"]:
-            assert mine["score"]["digit_logprobs"] == pytest.approx(theirs["score"]["digit_logprobs"], abs=1e-3)
-            assert mine["score"]["mean"] == pytest.approx(theirs["score"]["mean"], abs=1e-3)
 
 
 def test_traces_and_scores_are_those_of_the_embedded_engine(pair: EnginePair, abacus: EnginePair) -> None:

@@ -9,8 +9,6 @@ import typer
 
 from specreason_graph.cli import options
 
-PROMPT = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
-
 app = typer.Typer(help="Measure this package on this machine.", no_args_is_help=True)
 
 
@@ -49,11 +47,12 @@ def calls(
 ) -> None:
     """What a one-token call costs more than the same call made bare, on the engine vllm or server."""
     from specreason_graph.bench.calls import measure_calls
+    from specreason_graph.diagnosis import QUESTION
 
     models = {"base": base, "draft": draft, "engine": engine, "base_url": base_url, "draft_url": draft_url}
     launch = options.make_launch("", None, models, {}, engine_options)
     with launch.open_pair() as pair:
         for role, asked in (("base", pair.base), ("draft", pair.draft)):
-            found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(PROMPT), count))
+            found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(QUESTION), count))
             text = f"{role:5} {found.ours:.2f} ms a call, {found.bare:.2f} bare, {found.more:+.2f} ms more (medians)"
             typer.echo(found.model_dump_json() if as_json else text)

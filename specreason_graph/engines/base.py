@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field
 
-from specreason_graph.errors import ContextLimitError
+from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError
 from specreason_graph.records import Record, Usage
 
 Message = dict[str, str]
@@ -190,6 +192,37 @@ def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> No
             f"{engine.name}: a prompt of {len(prompt_ids)} tokens leaves no room in a context of {engine.context}",
             engine=engine.name, hint="ask a shorter question or use a model with a longer context",
         )  # fmt: skip
+
+
+MISSING = -100.0
+"""Log-probability recorded for a candidate that is not among those an engine gave."""
+
+
+def pick(
+    given: Mapping[int, float], candidates: Sequence[int], name: str, *, chosen: bool
+) -> tuple[dict[int, float], float]:
+    """Log-probabilities of candidates and the mass elsewhere; `EngineError` when one that was ``chosen`` is missing."""
+    if chosen and not set(candidates) <= set(given):
+        raise EngineError(f"{name} gave no log-probabilities of the candidates", engine=name)
+    found = {token: given.get(token, MISSING) for token in candidates}
+    return found, min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
+
+
+def finish_of(reason: str | None, stop: object, name: str) -> Finish:
+    """Why vLLM ended a continuation, in process or served; `EngineDeadError` when it was given up."""
+    if reason == "length":
+        return "length"
+    if reason == "stop":
+        return "stop_string" if isinstance(stop, str) else "stop_token"
+    raise EngineDeadError(f"{name} gave the request up: {reason}", engine=name, retryable=True)
+
+
+def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: int) -> Usage:
+    """The cost of one call that began at ``begun`` on the performance counter."""
+    return Usage(
+        calls=1, prompt_tokens=len(prompt_ids), cached_tokens=cached, generated_tokens=written,
+        seconds=time.perf_counter() - begun,
+    )  # fmt: skip
 
 
 class Forward:

@@ -20,12 +20,12 @@ from specreason_graph.engines.base import (
     StopWatcher,
     TokenCallback,
     check_room,
+    usage_since,
 )
 from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
 from specreason_graph.engines.slots import Slot, Slots
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.errors import EngineError
-from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ class TransformersEngine:
                 slot = self._slots.take(prompt)
             generations.append(self._write(slot, prompt, sampling, sample, on_token if sample == 0 else None, gone))
         written = sum(len(generation.token_ids) for generation in generations)
-        return Completion(generations, self._usage(prompt, cached, written, start))
+        return Completion(generations, usage_since(start, prompt, cached, written))
 
     def _write(
         self, slot: Slot, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None,
@@ -162,7 +162,7 @@ class TransformersEngine:
             chosen = logprobs[list(candidates)]
             other = 1.0 - chosen.exp().sum().item()
         found = dict(zip(candidates, chosen.tolist(), strict=True))
-        return NextToken(found, min(1.0, max(0.0, other)), self._usage(prompt, cached, 1, start))
+        return NextToken(found, min(1.0, max(0.0, other)), usage_since(start, prompt, cached, 1))
 
     def _forward(self, slot: Slot, ids: list[int], gone: threading.Event) -> torch.Tensor:
         """Logits behind ``ids``, shape ``[vocabulary]``, float32; ``ids`` are in the slot afterwards."""
@@ -180,12 +180,6 @@ class TransformersEngine:
         slot.ids += ids
         logits: torch.Tensor = out.logits[0, -1].float()
         return logits
-
-    def _usage(self, prompt: list[int], cached: int, written: int, start: float) -> Usage:
-        return Usage(
-            calls=1, prompt_tokens=len(prompt), cached_tokens=cached, generated_tokens=written,
-            seconds=time.perf_counter() - start,
-        )  # fmt: skip
 
 
 def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tensor], int]:

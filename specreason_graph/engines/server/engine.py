@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
@@ -24,19 +23,20 @@ from specreason_graph.engines.base import (
     Sampling,
     TokenCallback,
     check_room,
+    pick,
+    usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.server.connection import address, authorization, cause, check, translating
 from specreason_graph.engines.server.requests import (
-    MISSING,
     TOP,
+    cached_tokens,
     events,
     generation,
     logprobs,
     scoring,
-    usage_of,
     writing,
 )
 from specreason_graph.errors import (
@@ -81,18 +81,15 @@ class ServerEngine:
         written = sum(len(each.token_ids) for each in made)
         if len(made) < sampling.n:  # greedy samples are all the same
             made *= sampling.n
-        return Completion(made, usage_of(prompt_ids, usage, written, begun))
+        return Completion(made, usage_since(begun, prompt_ids, cached_tokens(usage), written))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
         check_room(self, prompt_ids)
         begun, body = time.perf_counter(), {**self.body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
         given, usage = await with_retries(lambda: self._score(body), self.options)
-        if self._chosen and not set(candidates) <= set(given):
-            raise EngineError(f"{self.name} gave no log-probabilities of the candidates", engine=self.name)
-        found = {token: given.get(token, MISSING) for token in candidates}
-        other = min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
-        return NextToken(found, other, usage_of(prompt_ids, usage, 1, begun))
+        found, other = pick(given, candidates, self.name, chosen=self._chosen)
+        return NextToken(found, other, usage_since(begun, prompt_ids, cached_tokens(usage), 1))
 
     def describe(self) -> EngineDescription:
         """What this engine is; the hash is that of the local weights, where there are any."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
-from specreason_graph.engines.base import Generation, Sampling
-from specreason_graph.errors import (
-    EngineDeadError,
-)
-from specreason_graph.records import Usage
+from specreason_graph.engines.base import Generation, Sampling, finish_of
+from specreason_graph.errors import EngineDeadError
 
 TOP = 20
 """Log-probabilities asked for where chosen tokens cannot be."""
-MISSING = -100.0
-"""Log-probability recorded for a candidate that is not among the top ones."""
 
 
 def writing(sampling: Sampling) -> dict[str, Any]:
@@ -56,12 +50,7 @@ async def events(response: httpx.Response, name: str) -> Any:
 def generation(choice: dict[str, Any], name: str, token_ids: list[int] | None = None) -> Generation:
     """One continuation of an answer; ``token_ids`` where they came in pieces."""
     ids = choice["token_ids"] if token_ids is None else token_ids
-    if choice["finish_reason"] == "length":
-        return Generation(ids, "length")
-    if choice["finish_reason"] == "stop":
-        return Generation(ids, "stop_string" if isinstance(choice.get("stop_reason"), str) else "stop_token")
-    cause = f"{name} gave the request up: {choice['finish_reason']}"
-    raise EngineDeadError(cause, engine=name, retryable=True)
+    return Generation(ids, finish_of(choice["finish_reason"], choice.get("stop_reason"), name))
 
 
 def logprobs(choice: dict[str, Any]) -> dict[int, float]:
@@ -70,10 +59,6 @@ def logprobs(choice: dict[str, Any]) -> dict[int, float]:
     return {int(token.removeprefix("token_id:")): logprob for token, logprob in top.items()}
 
 
-def usage_of(prompt_ids: Sequence[int], usage: dict[str, Any], written: int, begun: float) -> Usage:
-    """What a call cost, as the server counts it."""
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(
-        calls=1, prompt_tokens=len(prompt_ids), cached_tokens=cached, generated_tokens=written,
-        seconds=time.perf_counter() - begun,
-    )  # fmt: skip
+def cached_tokens(usage: dict[str, Any]) -> int:
+    """How many prompt tokens the server had cached; 0 where it does not count them."""
+    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0

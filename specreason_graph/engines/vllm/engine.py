@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,18 +22,20 @@ from specreason_graph.engines.base import (
     Sampling,
     TokenCallback,
     check_room,
+    finish_of,
+    pick,
+    usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
 from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, start
-from specreason_graph.engines.vllm.requests import MISSING, dead, sampling_params, scoring_params, translated
+from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, translated
 from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError, ModelError
-from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
-    from vllm import CompletionOutput, RequestOutput, SamplingParams
+    from vllm import RequestOutput, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class VLLMEngine:
         if len(generations) < sampling.n:  # greedy samples are all the same
             generations *= sampling.n
         written = sum(len(generation.token_ids) for generation in generations[: params.n])
-        return Completion(generations, self._usage(prompt, cached, written, begun))
+        return Completion(generations, usage_since(begun, prompt, cached, written))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
@@ -84,12 +85,9 @@ class VLLMEngine:
         begun, prompt = time.perf_counter(), list(prompt_ids)
         params = scoring_params(candidates, chosen=self._chosen)
         output = await with_retries(lambda: self._ask(prompt, params), self.options)
-        given = (output.outputs[0].logprobs or [{}])[0]
-        if self._chosen and not set(candidates) <= set(given):
-            raise EngineError(f"{self.name} gave no log-probabilities of the candidates", engine=self.name)
-        found = {token: given[token].logprob if token in given else MISSING for token in candidates}
-        other = 1.0 - sum(map(math.exp, found.values()))
-        return NextToken(found, min(1.0, max(0.0, other)), self._usage(prompt, output.num_cached_tokens or 0, 1, begun))
+        given = {token: entry.logprob for token, entry in (output.outputs[0].logprobs or [{}])[0].items()}
+        found, other = pick(given, candidates, self.name, chosen=self._chosen)
+        return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
 
     def describe(self) -> EngineDescription:
         """What this engine is; the weights are hashed once."""
@@ -176,19 +174,11 @@ class VLLMEngine:
             for part in output.outputs:
                 written.setdefault(part.index, []).extend(part.token_ids)
                 if part.finish_reason:
-                    finishes[part.index] = self._finish(part)
+                    finishes[part.index] = finish_of(part.finish_reason, part.stop_reason, self.name)
             told.tokens(written.get(0, ()))
 
         cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
         return [Generation(written[index], finishes[index]) for index in sorted(written)], cached
-
-    def _finish(self, part: CompletionOutput) -> Finish:
-        if part.finish_reason == "length":
-            return "length"
-        if part.finish_reason == "stop":
-            return "stop_string" if isinstance(part.stop_reason, str) else "stop_token"
-        cause = f"{self.name} gave the request up: {part.finish_reason}"
-        raise EngineDeadError(cause, engine=self.name, retryable=True)
 
     async def _ask(
         self, prompt: list[int], params: SamplingParams, take: Callable[[RequestOutput], None] = lambda _: None
@@ -257,9 +247,3 @@ class VLLMEngine:
         from vllm.lora.request import LoRARequest
 
         return LoRARequest("adapter", 1, self.options.lora) if self.options.lora else None
-
-    def _usage(self, prompt: list[int], cached: int, written: int, begun: float) -> Usage:
-        return Usage(
-            calls=1, prompt_tokens=len(prompt), cached_tokens=cached, generated_tokens=written,
-            seconds=time.perf_counter() - begun,
-        )  # fmt: skip

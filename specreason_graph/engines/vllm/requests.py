@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 TOP = 20
 """Log-probabilities vLLM gives at most when chosen tokens cannot be asked for."""
-MISSING = -100.0
-"""Log-probability recorded for a candidate that is not among the top ones."""
 
 
 def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingParams:
