@@ -9,9 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -21,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph import EnginePair, open_pair
 from specreason_graph.engines.base import SESSION, Sampling
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.supervisor import Server, check_free, flags
@@ -32,10 +30,8 @@ from specreason_graph.errors import (
     EngineRequestError,
     EngineTimeoutError,
 )
-from specreason_graph.models.abacus.problems import held_out
-from tests.traces import assert_same
+from tests.traces import PROBLEMS, STAGES, Struck, around, assert_same, solve
 
-PROBLEMS = held_out()[:8]
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
 
@@ -52,6 +48,22 @@ class Served:
 
     def open_pair(self, **more: Any) -> EnginePair:
         return open_pair(kind="server", **self.urls, **more)
+
+    def core(self, role: str) -> int:
+        """Process id of the core behind a server."""
+        import psutil
+
+        port = self.urls[f"{role}_url"].rpartition(":")[2]
+        server = next(child for child in psutil.Process(self.process.pid).children() if port in child.cmdline())
+        cores = (child for child in server.children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+        return int(next(cores).pid)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        status = self.process.wait(15)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return status
 
 
 def serve(*arguments: str) -> Served:
@@ -72,15 +84,7 @@ def served() -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECREASON_API_KEY", "sesame")
         yield served
-    served.process.terminate()
-    assert served.process.wait(15) == 0
-    if served.process.stdout:
-        served.process.stdout.close()
-
-
-def solve(pair: EnginePair, question: str) -> Any:
-    graph = create_specreason(pair, temperature=0).compile()
-    return graph.invoke({"question": question}, {"recursion_limit": 10_000, "configurable": {"thread_id": "run-1"}})
+    assert served.stop() == 0
 
 
 @needs_vllm
@@ -130,36 +134,31 @@ def test_a_refused_request_and_a_slow_one(served: Served) -> None:
 
 
 @needs_vllm
-def test_a_killed_engine_comes_back_and_the_trace_is_the_same(served: Served) -> None:
-    import psutil
-
+@pytest.mark.parametrize(("role", "method"), STAGES)
+def test_an_engine_killed_at_work_comes_back_and_the_trace_is_the_same(
+    served: Served, abacus: EnginePair, role: Any, method: str
+) -> None:
     question = PROBLEMS[4].question
-    with served.open_pair() as pair, ThreadPoolExecutor(1) as pool:
-        undisturbed = solve(pair, question)
-        run = pool.submit(solve, pair, question)
-        time.sleep(0.3)
-        children = psutil.Process(served.process.pid).children(recursive=True)
-        core = next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
-        os.kill(core.pid, signal.SIGKILL)
-        assert_same(run.result(240), undisturbed)
+    with served.open_pair() as pair:
+        struck = Struck(pair.engine(role), method, lambda: os.kill(served.core(role), signal.SIGKILL))
+        assert_same(solve(around(pair, **{role: struck}), question), solve(abacus, question))
 
 
 @needs_vllm
 @pytest.mark.smollm2
-def test_a_real_chat_model_serves_as_base(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("role", ["base", "draft"])
+def test_a_real_chat_model_is_served(smollm2: Path, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECREASON_API_KEY", "sesame")
-    served = serve("--base", str(smollm2), "--option", "base.context=1024", "--option", "base.sequences=4")
+    served = serve(f"--{role}", str(smollm2), "--option", f"{role}.context=1024", "--option", f"{role}.sequences=4")
     try:
-        with served.open_pair(base=str(smollm2)) as pair:
-            graph = create_specreason(pair, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5).compile()
-            outcome = graph.invoke({"question": PROBLEMS[0].question})
+        with served.open_pair(**{role: str(smollm2)}) as pair:
+            settings = {"max_steps": 3, "max_step_tokens": 40, "answer_tokens": 20, "threshold": 5}
+            outcome = solve(pair, PROBLEMS[0].question, **settings)
         assert outcome["answer"]
-        assert pair.base.context == 1024
+        assert pair.engine(role).context == 1024  # type: ignore[arg-type]
+        assert any(step["score"] for step in outcome["steps"])
     finally:
-        served.process.terminate()
-        served.process.wait(15)
-        assert served.process.stdout
-        served.process.stdout.close()
+        served.stop()
 
 
 @needs_vllm

@@ -9,18 +9,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph import EnginePair, open_pair
+from specreason_graph.bench.starts import measure_starts
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.errors import (
@@ -33,12 +31,11 @@ from specreason_graph.errors import (
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.prompting import Prompter
-from tests.traces import assert_same
+from tests.traces import PROBLEMS, STAGES, Struck, Watched, around, assert_same, solve
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
-PROBLEMS = held_out()[:8]
 OPTIONS = {"timeout_seconds": 60}
 
 
@@ -46,11 +43,6 @@ OPTIONS = {"timeout_seconds": 60}
 def pair() -> Iterator[EnginePair]:
     with open_pair(kind="vllm", base_options=OPTIONS, draft_options=OPTIONS) as pair:
         yield pair
-
-
-def solve(pair: EnginePair, question: str, **settings: Any) -> Any:
-    graph = create_specreason(pair, **{"temperature": 0, **settings}).compile()
-    return graph.invoke({"question": question}, {"recursion_limit": 10_000})
 
 
 def ids(pair: EnginePair) -> list[int]:
@@ -67,48 +59,19 @@ def test_traces_and_scores_are_those_of_the_embedded_engine(pair: EnginePair, ab
         assert_same(solve(pair, problem.question), solve(abacus, problem.question))
 
 
-def shared(one: Any, other: Any) -> int:
-    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
-
-
-class Watched:
-    """An engine that counts the prompt tokens it computed although it had seen them, whole blocks only."""
-
-    def __init__(self, engine: Any, block: int = 32) -> None:
-        self.engine, self.block = engine, block
-        self.seen: list[list[int]] = []
-        self.excess = self.prompts = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
-
-    async def generate(self, prompt: Any, sampling: Any, on_token: Any = None) -> Any:
-        done = await self.engine.generate(prompt, sampling, on_token)
-        self.count(prompt, done.usage.cached_tokens)
-        self.seen.append([*prompt, *done.generations[0].token_ids[:-1]])
-        return done
-
-    async def next_token(self, prompt: Any, candidates: Any) -> Any:
-        found = await self.engine.next_token(prompt, candidates)
-        self.count(prompt, found.usage.cached_tokens)
-        self.seen.append(list(prompt))
-        return found
-
-    def count(self, prompt: Any, cached: int) -> None:
-        known = max((shared(prompt, seen) for seen in self.seen), default=0)
-        self.excess += max(0, min(known, len(prompt) - 1) // self.block * self.block - cached)
-        self.prompts += len(prompt)
-
-
-def test_every_call_finds_what_the_engine_has_seen(pair: EnginePair) -> None:
-    pair.run(lambda: pair.base._client.reset_prefix_cache())  # type: ignore[attr-defined]
-    base, draft = Watched(pair.base), Watched(pair.draft)
-    longest = max(held_out(), key=lambda problem: len(problem.question))
-    watched: Any = copy(pair)  # on the same loop
-    watched.base, watched.draft = base, draft
-    assert len(solve(watched, longest.question)["steps"]) > 8
+@pytest.mark.smollm2
+def test_sixty_steps_find_what_each_engine_has_seen(smollm2: Path) -> None:
+    options = {"context": 4096, "sequences": 2}
+    twins = str(smollm2), f"{smollm2}/"  # two engines of one model
+    with open_pair(*twins, kind="vllm", base_options=options, draft_options=options) as pair:
+        base, draft = Watched(pair.base), Watched(pair.draft)
+        outcome = solve(
+            around(pair, base=base, draft=draft), "Tell me a long story about a fox.", max_steps=60, max_step_tokens=24,
+            repetition_limit=1000, threshold=2.3, answer_tokens=10,
+        )  # fmt: skip
+    assert len(outcome["steps"]) == 60
+    assert {step["author"] for step in outcome["steps"]} == {"base", "draft"}
     for engine in (base, draft):
-        assert engine.prompts > 1000
         assert engine.excess <= 0.05 * engine.prompts
 
 
@@ -183,17 +146,15 @@ def test_many_runs_at_once(pair: EnginePair) -> None:
         assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("role", ["base", "draft"])
-def test_a_killed_engine_is_started_again_and_the_trace_is_the_same(pair: EnginePair, role: Any) -> None:
+@pytest.mark.parametrize(("role", "method"), STAGES)
+def test_an_engine_killed_at_work_is_started_again_and_the_trace_is_the_same(
+    pair: EnginePair, abacus: EnginePair, role: Any, method: str
+) -> None:
     question = PROBLEMS[4].question
-    undisturbed = solve(pair, question)
     engine: Any = pair.engine(role)
     engine._deaths = 0
-    with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(solve, pair, question)
-        time.sleep(0.3)
-        os.kill(core(engine), signal.SIGKILL)
-        assert_same(run.result(180), undisturbed)
+    struck = Struck(engine, method, lambda: os.kill(core(engine), signal.SIGKILL))
+    assert_same(solve(around(pair, **{role: struck}), question), solve(abacus, question))
     assert engine._deaths == 1
 
 
@@ -316,3 +277,13 @@ def test_bad_input_is_one_line(settings: dict[str, Any], error: type[Exception],
     with pytest.raises(error, match=message) as caught, open_pair(kind="vllm", **settings):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as an error inside zmq's destructor it would end that half-way
+def test_a_pair_that_is_opened_and_closed_leaves_nothing_behind() -> None:
+    first, *later = measure_starts(lambda: open_pair(kind="vllm"), 3)
+    for cycle in later:
+        assert cycle.processes <= first.processes
+        assert cycle.handles <= first.handles
+        assert cycle.threads <= first.threads
+        assert cycle.megabytes < first.megabytes + 20

@@ -56,3 +56,24 @@ def calls(
             found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(QUESTION), count))
             text = f"{role:5} {found.ours:.2f} ms a call, {found.bare:.2f} bare, {found.more:+.2f} ms more (medians)"
             typer.echo(found.model_dump_json() if as_json else text)
+
+
+@app.command("starts")
+def starts(
+    engine: options.EngineOption = "vllm",
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    engine_options: options.EngineSetOption = None,
+    cycles: Annotated[int, typer.Option(min=1, help="How often the pair is opened and closed.")] = 3,
+    as_json: options.JsonOption = False,
+) -> None:
+    """How long a pair takes to open and close, and what that leaves behind in this process."""
+    from specreason_graph.bench.starts import measure_starts
+
+    launch = options.make_launch("", None, {"base": base, "draft": draft, "engine": engine}, {}, engine_options)
+    for number, found in enumerate(measure_starts(launch.open_pair, cycles), 1):
+        text = (
+            f"{number:3} opened in {found.opening:.1f} s, closed in {found.closing:.1f} s; left: {found.processes} "
+            f"processes, {found.handles} files, {found.threads} threads, {found.megabytes:.0f} MB"
+        )
+        typer.echo(found.model_dump_json() if as_json else text)

@@ -93,12 +93,15 @@ def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions])
 def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> EnginePair:
     plan = plan_pair(models, options)
     from specreason_graph.engines.vllm import VLLMEngine
+    from specreason_graph.engines.vllm.launch import on_cpu
 
     options = share_cores(models, options)
     base = VLLMEngine(locate(models[0]), options[0], name=models[0], share=plan.base)
     if models[0] == models[1]:
         return EnginePair(draft=base, base=base)
-    return EnginePair(draft=VLLMEngine(locate(models[1]), options[1], name=models[1], share=plan.draft), base=base)
+    before = None if on_cpu() else base  # a GPU's memory is measured at start-up: one engine at a time
+    draft = VLLMEngine(locate(models[1]), options[1], name=models[1], share=plan.draft, after=before)
+    return EnginePair(draft=draft, base=base)
 
 
 def share_cores(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> tuple[VLLMOptions, VLLMOptions]:

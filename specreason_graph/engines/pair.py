@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from functools import cached_property
@@ -78,10 +78,13 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+    await _cancel([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
@@ -157,19 +160,24 @@ class EnginePair:
         return await work()
 
     async def _enter(self) -> None:
+        """Open both engines side by side; when one cannot be opened, the other is closed again."""
         async with AsyncExitStack() as opened:
-            for engine in self._engines():
-                await opened.enter_async_context(engine)
-            self._opened_engines = opened.pop_all()
+            tasks = [asyncio.create_task(opened.enter_async_context(engine)) for engine in self._engines()]
+            try:
+                await asyncio.gather(*tasks)
+            except BaseException:
+                await _cancel(tasks)
+                raise
+            opened.pop_all()
 
     async def _close(self) -> None:
         await _cancel_others()
         if self._open:
             self._open = False
-            await self._opened_engines.aclose()
+            await asyncio.gather(*(engine.__aexit__(None, None, None) for engine in self._engines()))
 
     def _engines(self) -> list[Engine]:
-        """Each engine once, base first: it is the larger and takes its memory first."""
+        """Each engine once, base first."""
         return [self.base] if self.base is self.draft else [self.base, self.draft]
 
 

@@ -48,16 +48,23 @@ class VLLMEngine:
     """A model in vLLM, in process.
 
     ``model``: folder or hub name. ``share``: its part of the memory plan; without one ``options`` must say how much KV
-    cache it gets. Answers of one seed are reproducible as far as vLLM is: in float32 they are, in bfloat16 the other
-    requests of a batch may change them.
+    cache it gets. ``after``: an engine that must have started before, because both measure one device. Answers of one
+    seed are reproducible as far as vLLM is: in float32 they are, in bfloat16 the other requests of a batch may change
+    them.
     """
 
     def __init__(
-        self, model: str, options: VLLMOptions | None = None, *, name: str | None = None, share: Share | None = None
+        self,
+        model: str,
+        options: VLLMOptions | None = None,
+        *,
+        name: str | None = None,
+        share: Share | None = None,
+        after: VLLMEngine | None = None,
     ) -> None:
         self.name = name or model
         self.options = options or VLLMOptions()
-        self._path, self._share = model, share
+        self._path, self._share, self._after = model, share, after
         self.vocabulary = load_vocabulary(model, self.options.revision)
         longest = load_config(model, self.options.revision).max_position_embeddings
         self.context: int = self.options.context or (share.context if share else longest)
@@ -114,9 +121,13 @@ class VLLMEngine:
             self._deadlines: dict[asyncio.Timeout, Any] = {}
             self._deaths = 0
             self._watching = asyncio.create_task(self._watch())
+            self._started = asyncio.Event()
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self.__aexit__)
+                if self._after:
+                    await self._after._started.wait()
                 await self._running()
+                self._started.set()
                 await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
                 undo.pop_all()
         return self

@@ -31,7 +31,6 @@ QUIET = {
 VLLM_SETS = ("VLLM_", "TORCH", "NUMEXPR_", "LD_PRELOAD", "OMP_", "KMP_", "GOMP_", "PYTHONWARNINGS")
 """How the environment variables begin that vLLM and this module set."""
 PLUGIN = "specreason_orphans"
-_patching = threading.RLock()
 log = logging.getLogger(__name__)
 
 
@@ -116,18 +115,44 @@ def on_cpu() -> bool:
         return bool(current_platform.is_cpu())
 
 
-@contextmanager
-def environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while, one caller at a time; what vLLM sets in that time is taken back too."""
-    with _patching:
-        before = dict(os.environ)
-        os.environ.update({name: value for name, value in QUIET.items() if name not in before} | settings)
+class Environment:
+    """The process's environment variables, set for a while; callers who want the same share it, others wait."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._settings: dict[str, str] = {}
+        self._before: dict[str, str] = {}
+        self._users = 0
+
+    @contextmanager
+    def __call__(self, settings: dict[str, str]) -> Iterator[None]:
+        """Set the variables; what vLLM sets in that time is taken back too."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._users == 0 or self._settings == settings)
+            self._users += 1
+            if self._users == 1:
+                self._set(settings)
         try:
             yield
         finally:
-            for name in [name for name in os.environ if name in settings or name.startswith(VLLM_SETS)]:
-                del os.environ[name]
-            os.environ.update({name: value for name, value in before.items() if name not in os.environ})
+            with self._changed:
+                self._users -= 1
+                if self._users == 0:
+                    self._restore()
+                self._changed.notify_all()
+
+    def _set(self, settings: dict[str, str]) -> None:
+        self._settings, self._before = settings, dict(os.environ)
+        quiet = {name: value for name, value in QUIET.items() if name not in self._before}
+        os.environ.update(quiet | settings)
+
+    def _restore(self) -> None:
+        for name in [name for name in os.environ if name in self._settings or name.startswith(VLLM_SETS)]:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in self._before.items() if name not in os.environ})
+
+
+environment = Environment()
 
 
 def _unstartable(name: str, error: Exception) -> ModelError:
