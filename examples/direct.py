@@ -15,7 +15,7 @@ def main() -> str:
         graph = create_specreason(pair, threshold=7, seed=1).compile(checkpointer=InMemorySaver())
         config: Any = {"configurable": {"thread_id": "zoe"}}
         outcome = graph.invoke({"question": QUESTION}, config)
-    for plain in outcome["steps"]:
+    for plain in outcome["trace"]:
         step = Step.load(plain)
         print(f"{step.author:5} {step.decision.reason:24} {step.decision.number or 0:.2f}  {step.text.strip()}")
     print(outcome["stop_reason"], outcome["answer"])

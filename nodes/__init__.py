@@ -8,6 +8,7 @@ from specreason_graph.nodes.draft import Draft
 from specreason_graph.nodes.finalize import Finalize
 from specreason_graph.nodes.prepare import Prepare
 from specreason_graph.nodes.regenerate import Regenerate
+from specreason_graph.nodes.review import AskHuman
 from specreason_graph.nodes.score import ScoreProposal
 
-__all__ = ["Accept", "Draft", "Finalize", "Prepare", "Regenerate", "ScoreProposal"]
+__all__ = ["Accept", "AskHuman", "Draft", "Finalize", "Prepare", "Regenerate", "ScoreProposal"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specreason_graph.errors import EngineError
+from specreason_graph.events import Proposed
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.state import State
 
@@ -20,6 +21,7 @@ class Draft(Stage):
             if self.pair.draft is self.pair.base or not self.config.continue_without_draft:
                 raise
             return {"pending": {"judgeable": False, "error": str(error)}}
+        self.tell(Proposed(index=len(state["trace"]), proposal=proposal))
         plain = proposal.dump()
         fits = self.room("base", state, plain) >= 0
         return {"pending": {"proposal": plain, "judgeable": fits and not proposal.is_blank}}

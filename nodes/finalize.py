@@ -2,42 +2,105 @@
 
 from __future__ import annotations
 
+import contextvars
+import json
+from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.engines.base import Sampling
+from specreason_graph.answer_stream import AnswerStream
+from specreason_graph.engines.base import Generation, Sampling
+from specreason_graph.events import AnswerToken, Finished
+from specreason_graph.messages import reply_message
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.records import Answer, Engine
+from specreason_graph.prompting import Prompter
+from specreason_graph.records import Answer, Engine, Step
 from specreason_graph.state import State
+from specreason_graph.summary import summarise
+from specreason_graph.tool_calls import ToolFormat, find_format, forced_start, read_reply
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the answer is asked for."""
+
+    role: Engine
+    """Who writes it."""
+    form: ToolFormat | None
+    """How it may call tools."""
+    start: str
+    """What it is made to begin with."""
+    prompt: list[int]
+    """The thinking, closed, and the start."""
+    sampling: Sampling
+    """How it is written."""
 
 
 class Finalize(Stage):
     """Writes the answer; a thinking that a budget ended is closed by force first."""
 
     async def __call__(self, state: State) -> dict[str, Any]:
-        """Set the answer and the stop reason."""
-        role = self._author(state)
+        """Set the answer, the stop reason, and what belongs to them."""
+        plan, prompter = self._plan(state), self.prompts.prompter(self._author(state))
+        context = contextvars.copy_context()  # the engine's thread knows nothing of this run
+        stream = AnswerStream(
+            prompter.vocabulary, lambda text: context.run(self.tell, AnswerToken(text=text)),
+            [*self.config.stop, *([plan.form.opening] if plan.form else [])], plan.sampling.stop_token_ids,
+            start=plan.start,
+        )  # fmt: skip
+        completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
+        fields = self._answer(plan, prompter, completion.generations[0], state)
+        answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
+        stream.finish(answer.text)
+        return self._outcome(state, answer)
+
+    def _plan(self, state: State) -> Plan:
+        role, config = self._author(state), self.config
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
-        prompt = self.thinking_ids(role, state) + prompter.closing_ids()
-        seed = self.seed("answer", 0)
+        form = find_format(prompter.vocabulary, engine.name) if config.tools and config.tool_choice != "none" else None
+        start = forced_start(form, config.tool_choice, config.tools) if form else ""
+        prompt = self.thinking_ids(role, state) + prompter.closing_ids() + prompter.vocabulary.encode_template(start)
+        opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
-            max_tokens=min(self.config.answer_tokens, engine.context - len(prompt)),
-            temperature=self.config.temperature, top_p=self.config.top_p, seed=seed,
-            stop_token_ids=prompter.vocabulary.special_ids | prompter.vocabulary.eos_ids,
+            max_tokens=min(config.answer_tokens, engine.context - len(prompt)), temperature=config.temperature,
+            top_p=config.top_p, seed=self.seed("answer", 0), stop=tuple(config.stop),
+            stop_token_ids=prompter.vocabulary.special_ids - opening | prompter.vocabulary.eos_ids,
+            json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
         )  # fmt: skip
-        completion = await engine.generate(prompt, sampling)
-        generation = completion.generations[0]
-        stopped = generation.finish == "stop_token"
-        complete = stopped and generation.token_ids[-1] in prompter.vocabulary.eos_ids
-        ids = generation.token_ids[:-1] if stopped else generation.token_ids
-        reason = state["progress"]["stop_reason"]
-        answer = Answer(
-            author=role, text=prompter.vocabulary.decode(ids).strip(), token_ids=ids, forced_close=reason != "answered",
-            complete=complete, seed=seed, usage=completion.usage,
-        )  # fmt: skip
-        return {"result": answer.dump(), "answer": answer.text, "stop_reason": reason}
+        return Plan(role=role, form=form, start=start, prompt=prompt, sampling=sampling)
+
+    def _answer(self, plan: Plan, prompter: Prompter, written: Generation, state: State) -> dict[str, Any]:
+        """The fields of the answer that its tokens decide."""
+        stopped = written.finish == "stop_token"
+        ids = written.token_ids[:-1] if stopped else written.token_ids
+        text = _before(plan.start + prompter.vocabulary.decode(ids), self.config.stop).strip()
+        fields: dict[str, Any] = {
+            "text": text, "token_ids": ids, "forced_close": state["progress"]["stop_reason"] != "answered",
+            "complete": written.finish == "stop_string"
+            or (stopped and written.token_ids[-1] in prompter.vocabulary.eos_ids),
+        }  # fmt: skip
+        if plan.form:
+            reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])
+            fields |= {"text": reply.text, "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
+        return fields
+
+    def _outcome(self, state: State, answer: Answer) -> dict[str, Any]:
+        reason, steps = state["progress"]["stop_reason"], [Step.load(step) for step in state["trace"]]
+        summary = summarise(steps, answer)
+        self.tell(Finished(answer=answer, stop_reason=reason, summary=summary))
+        outcome = {
+            "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump()
+        }  # fmt: skip
+        if state["manifest"]["asked_by_messages"]:
+            outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason)]
+        return outcome
 
     def _author(self, state: State) -> Engine:
         """Who writes the answer: the base where the one chosen has failed or has no room."""
         chosen = self.config.answer_by
         failed = chosen == "draft" and state["progress"]["draft_failed"]
         return "base" if failed or self.room(chosen, state) < 0 else chosen
+
+
+def _before(text: str, stops: list[str]) -> str:
+    """The text up to the first of the stop strings."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from specreason_graph.events import Regenerated, Rejected
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import decide_unscored
 from specreason_graph.records import Decision, Proposal, Score
@@ -15,10 +16,15 @@ class Regenerate(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Write and commit; a rejected proposal stays in the step's evidence."""
-        written = await self.write("base", "regenerate", state)
         pending = state.get("pending") or {}
+        decision = self._decision(state, pending)
+        if pending.get("proposal"):
+            self.tell(Rejected(index=len(state["trace"]), decision=decision))
+        written = await self.write("base", "regenerate", state)
         score = Score.load(pending["score"]) if pending.get("score") else None
-        return self.commit(state, written, score, self._decision(state, pending))
+        step, changes = self.commit(state, written, score, decision)
+        self.tell(Regenerated(step=step))
+        return changes
 
     def _decision(self, state: State, pending: dict[str, Any]) -> Decision:
         if pending.get("decision"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from specreason_graph.events import Scored
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies import decide, read_score
+from specreason_graph.policies import asks_human, decide, read_score
 from specreason_graph.state import State
 
 
@@ -20,4 +21,8 @@ class ScoreProposal(Stage):
         logprobs = [found.logprobs[token] for token in prompter.digit_ids]
         score = read_score(logprobs, found.other_mass, len(prompt), found.usage)
         decision = decide(score, threshold=self.config.threshold, reading=self.config.reading)
-        return {"pending": {**state["pending"], "score": score.dump(), "decision": decision.dump()}}
+        self.tell(Scored(index=len(state["trace"]), score=score, decision=decision))
+        found_out = {
+            "score": score.dump(), "decision": decision.dump(), "uncertain": asks_human(decision, self.config.review)
+        }  # fmt: skip
+        return {"pending": {**state["pending"], **found_out}}

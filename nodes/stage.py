@@ -6,14 +6,16 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from langgraph.config import get_stream_writer
+
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
+from specreason_graph.events import Event
 from specreason_graph.policies import Progress, stop_reason
-from specreason_graph.prompting import Prompts, write_step
+from specreason_graph.prompting import ROLES, Prompts
 from specreason_graph.records import Cost, Decision, Engine, Proposal, Purpose, Score, Step
 from specreason_graph.state import Plain, State
-
-ROLES: tuple[Engine, ...] = ("base", "draft")
+from specreason_graph.steps import write_step
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Stage:
 
     def thinking_ids(self, role: Engine, state: State, *more: Plain) -> list[int]:
         """The prompt of ``role`` behind the committed steps and ``more``."""
-        return self.prompts.thinking_ids(role, state["manifest"]["head_ids"][role], [*state["steps"], *more])
+        return self.prompts.thinking_ids(role, state["manifest"]["head_ids"][role], [*state["trace"], *more])
 
     def room(self, role: Engine, state: State, *more: Plain) -> int:
         """Tokens of the context of ``role`` left behind the committed steps and ``more``."""
@@ -53,17 +55,23 @@ class Stage:
             limit=max(1, limit), seed=self.seed(purpose, state["progress"]["steps"]), tags=self.prompts.tags(),
         )  # fmt: skip
 
-    def commit(self, state: State, proposal: Proposal, score: Score | None, decision: Decision) -> dict[str, Any]:
-        """Append one step to the trace: the only way in, for ``accept`` and ``regenerate`` alike."""
+    def tell(self, event: Event) -> None:
+        """Send an event down the custom stream."""
+        get_stream_writer()(event.dump())
+
+    def commit(
+        self, state: State, proposal: Proposal, score: Score | None, decision: Decision
+    ) -> tuple[Step, dict[str, Any]]:
+        """The next step, and the changes that append it: the only way in, for ``accept`` and ``regenerate`` alike."""
         pending = state.get("pending") or {}
         drafted = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
         step = Step(
-            index=len(state["steps"]), author=proposal.author, text=proposal.text, token_ids=proposal.token_ids,
+            index=len(state["trace"]), author=proposal.author, text=proposal.text, token_ids=proposal.token_ids,
             ending=proposal.ending, seed=proposal.seed, decision=decision, score=score,
             discarded=None if decision.accepted else drafted, costs=_costs(drafted, score, proposal),
         )  # fmt: skip
         plain = step.dump()
-        return {"steps": [plain], "pending": {}, "progress": self._progress(state, step, plain)}
+        return step, {"trace": [plain], "pending": {}, "progress": self._progress(state, step, plain)}
 
     def _progress(self, state: State, step: Step, plain: Plain) -> Plain:
         before = state["progress"]
@@ -71,11 +79,11 @@ class Stage:
             steps=step.index + 1,
             thinking_tokens=before["thinking_tokens"] + len(step.token_ids),
             seconds=before["seconds"] + sum(cost.usage.seconds for cost in step.costs),
-            repeats=1 + sum(earlier["text"].strip() == step.text.strip() for earlier in state["steps"]),
+            repeats=1 + sum(earlier["text"].strip() == step.text.strip() for earlier in state["trace"]),
             room=min(self.room(role, state, plain) for role in ROLES),
             draft_failed=step.decision.reason == "draft_failed",
         )
-        return {**asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
+        return {**before, **asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
 
 
 def _costs(drafted: Proposal | None, score: Score | None, committed: Proposal) -> list[Cost]:

@@ -7,25 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from specreason_graph.chat_model import ChatSpecReason
     from specreason_graph.config import SpecReasonConfig
     from specreason_graph.engines import EnginePair, open_pair
     from specreason_graph.errors import SpecReasonError
+    from specreason_graph.events import read_event
     from specreason_graph.graph import create_specreason
     from specreason_graph.records import Answer, Step
+    from specreason_graph.threads import afind_runs, find_runs
 
 __all__ = [
     "Answer",
+    "ChatSpecReason",
     "EnginePair",
     "SpecReasonConfig",
     "SpecReasonError",
     "Step",
+    "afind_runs",
     "create_specreason",
+    "find_runs",
     "open_pair",
+    "read_event",
 ]
 
 _HOMES = {
-    "Answer": "records", "EnginePair": "engines", "SpecReasonConfig": "config", "SpecReasonError": "errors",
-    "Step": "records", "create_specreason": "graph", "open_pair": "engines",
+    "Answer": "records", "ChatSpecReason": "chat_model", "EnginePair": "engines", "SpecReasonConfig": "config",
+    "SpecReasonError": "errors", "Step": "records", "afind_runs": "threads", "create_specreason": "graph",
+    "find_runs": "threads", "open_pair": "engines", "read_event": "events",
 }  # fmt: skip
 
 

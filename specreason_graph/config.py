@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from specreason_graph.errors import ConfigError
 
@@ -17,6 +19,35 @@ Author = Literal["base", "draft"]
 
 JUDGE_INSTRUCTION = "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
 JUDGE_PREFILL = "Score: "
+
+
+def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools with names that are safe to write into a prompt."""
+    for tool in tools:
+        name = (tool.get("function") or {}).get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,128}", name):
+            raise ValueError(f"a tool is named {name!r}; use letters, digits, '_', '.' and '-'")
+    return tools
+
+
+class Band(BaseModel):
+    """An uncertain range of scores, both ends included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    low: Annotated[float, Field(ge=0, le=9)]
+    """Lowest score in the band."""
+    high: Annotated[float, Field(ge=0, le=9)]
+    """Highest score in the band."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}; swap them")
+        return self
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high
 
 
 class SpecReasonConfig(BaseModel):
@@ -56,8 +87,18 @@ class SpecReasonConfig(BaseModel):
     """Seed that every call's own seed is derived from."""
     continue_without_draft: bool = True
     """Whether the base model goes on alone when the draft engine has failed for good; False stops the run instead."""
+    review: Band | None = None
+    """Scores for which a human is asked instead of the threshold; None asks nobody."""
     answer_by: Author = "base"
     """Which model writes the answer."""
+    tools: Annotated[list[dict[str, Any]], AfterValidator(_named)] = Field(default_factory=list)
+    """Tools the answer may call, as OpenAI function definitions; rendered by the models' chat templates."""
+    tool_choice: str | None = None
+    """``auto`` or None leaves it to the model, ``none`` forbids calls, ``any`` forces one, a name forces that tool."""
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Strings that end the answer; they are left out of it."""
+    answer_schema: dict[str, Any] | None = None
+    """JSON schema the answer must follow, on engines with constrained decoding."""
     judge_instruction: Annotated[str, Field(min_length=1)] = JUDGE_INSTRUCTION
     """User turn put behind the trace to ask for a score; short, because it is the cost of a score."""
     judge_prefill: str = JUDGE_PREFILL
@@ -74,6 +115,16 @@ def make_config(**settings: Any) -> SpecReasonConfig:
         return SpecReasonConfig(**settings)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def overridden(config: SpecReasonConfig, *settings: Mapping[str, Any]) -> SpecReasonConfig:
+    """The settings with others put over them, the last ones winning."""
+    if not any(settings):
+        return config
+    merged = config.model_dump()
+    for each in settings:
+        merged |= each
+    return make_config(**merged)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

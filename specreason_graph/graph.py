@@ -1,50 +1,72 @@
 """The loop as a LangGraph state graph.
 
-START -> prepare -> draft -> score -> accept or regenerate -> draft ... -> finalize -> END
+START -> prepare -> draft -> score -> accept or review or regenerate -> draft ... -> finalize -> END
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import get_runtime
 
-from specreason_graph.config import SpecReasonConfig, make_config
+from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.base import SESSION
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.nodes import Accept, Draft, Finalize, Prepare, Regenerate, ScoreProposal
+from specreason_graph.errors import ConfigError
+from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
 from specreason_graph.state import Outcome, Question, State
 
+RECURSION_LIMIT = 1_000_000
+"""Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
+KNOBS = "specreason"
+"""Key of ``config["configurable"]`` under which a call's own settings are looked for."""
+STAGES: dict[str, type[Stage]] = {
+    "prepare": Prepare, "draft": Draft, "score": ScoreProposal, "review": AskHuman, "accept": Accept,
+    "regenerate": Regenerate, "finalize": Finalize,
+}  # fmt: skip
 
-def create_specreason(
-    pair: EnginePair, *, config: SpecReasonConfig | None = None, **settings: Any
-) -> StateGraph[State, None, Question, Outcome]:
+
+def create_specreason(pair: EnginePair, *, config: SpecReasonConfig | None = None, **settings: Any) -> SpecReasonGraph:
     """Wire the loop over ``pair`` and return the graph, not yet compiled: the caller brings the checkpointer.
 
     ``settings`` are fields of `SpecReasonConfig`, on top of ``config``; a bad one raises `ConfigError`. Invoke the
-    compiled graph with ``{"question": ...}``, sync or async; it returns ``answer``, ``stop_reason`` and ``steps``.
+    compiled graph with ``{"question": ...}`` or ``{"messages": [...]}``, sync or async; it returns ``answer``,
+    ``stop_reason``, ``trace``, ``trace_summary`` and, to messages, ``messages``. One call may have settings of its own,
+    as ``context=SpecReasonConfig(...)`` (fields not set there keep the graph's) or in
+    ``config["configurable"]["specreason"]``.
 
     Method: SpecReason, arXiv 2504.07891.
     """
-    config = make_config(**{**(config.model_dump() if config else {}), **settings})
-    shared = (pair, config, Prompts(pair, config))
-    graph = StateGraph(State, input_schema=Question, output_schema=Outcome)
-    stages = (Prepare, Draft, ScoreProposal, Accept, Regenerate, Finalize)
-    names = ("prepare", "draft", "score", "accept", "regenerate", "finalize")
-    for name, stage in zip(names, stages, strict=True):
-        graph.add_node(name, _runnable(stage(*shared)))
-    route = _router(config)
+    bench = Bench(pair, overridden(config or make_config(), settings))
+    graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
+    for name, stage in STAGES.items():
+        graph.add_node(name, bench.node(name, stage))
     graph.add_edge(START, "prepare")
     graph.add_conditional_edges("prepare", route)
     graph.add_conditional_edges("draft", after_draft)
     graph.add_conditional_edges("score", after_score)
+    graph.add_conditional_edges("review", after_review)
     graph.add_conditional_edges("accept", route)
     graph.add_conditional_edges("regenerate", route)
     graph.add_edge("finalize", END)
     return graph
+
+
+def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
+    """Who writes next, or the end of the thinking."""
+    progress = state["progress"]
+    if progress["stop_reason"]:
+        return "finalize"
+    by_base = progress["steps"] < state["manifest"]["config"]["first_steps_by_base"]
+    return "regenerate" if progress["draft_failed"] or by_base else "draft"
 
 
 def after_draft(state: State) -> Literal["score", "regenerate"]:
@@ -52,37 +74,102 @@ def after_draft(state: State) -> Literal["score", "regenerate"]:
     return "score" if state["pending"]["judgeable"] else "regenerate"
 
 
-def after_score(state: State) -> Literal["accept", "regenerate"]:
-    """As the decision says."""
-    return "accept" if state["pending"]["decision"]["accepted"] else "regenerate"
+def after_score(state: State) -> Literal["accept", "review", "regenerate"]:
+    """A human where the score is in the band, else as the decision says."""
+    return "review" if state["pending"]["uncertain"] else after_review(state)
 
 
-def _router(config: SpecReasonConfig) -> Any:
-    def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
-        """Who writes next, or the end of the thinking."""
-        progress = state["progress"]
-        if progress["stop_reason"]:
-            return "finalize"
-        by_base = progress["draft_failed"] or progress["steps"] < config.first_steps_by_base
-        return "regenerate" if by_base else "draft"
-
-    return route
+def after_review(state: State) -> Literal["accept", "regenerate"]:
+    """As the decision says; a step that a human wrote is there already."""
+    decision = state["pending"]["decision"]
+    return "accept" if decision["accepted"] or decision["reason"] == "written_by_reviewer" else "regenerate"
 
 
-def _runnable(stage: Stage) -> RunnableLambda[State, dict[str, Any]]:
-    """A node with one asynchronous core, on the engines' loop, for sync and async callers."""
+class Bench:
+    """Where stages work: over one pair, each call under the settings of the run it works for."""
 
-    def sync(state: State, config: RunnableConfig) -> dict[str, Any]:
-        SESSION.set(_thread(config))
-        return stage.pair.run(lambda: stage(state))
+    def __init__(self, pair: EnginePair, defaults: SpecReasonConfig) -> None:
+        self.pair, self.defaults = pair, defaults
+        self._equipped = lru_cache(maxsize=32)(self._equip)
 
-    async def concurrent(state: State, config: RunnableConfig) -> dict[str, Any]:
-        SESSION.set(_thread(config))
-        return await stage.pair.arun(lambda: stage(state))
+    def node(self, name: str, stage: type[Stage]) -> RunnableLambda[State, dict[str, Any]]:
+        """A node with one asynchronous core, on the engines' loop, for sync and async callers."""
 
-    return RunnableLambda(sync, afunc=concurrent, name=type(stage).__name__.lower())
+        def sync(state: State, config: RunnableConfig) -> dict[str, Any]:
+            work = self._ready(stage, state, config)
+            return self.pair.run(lambda: work(state))
+
+        async def concurrent(state: State, config: RunnableConfig) -> dict[str, Any]:
+            work = self._ready(stage, state, config)
+            return await self.pair.arun(lambda: work(state))
+
+        return RunnableLambda(sync, afunc=concurrent, name=name)
+
+    def _ready(self, stage: type[Stage], state: State, config: RunnableConfig) -> Stage:
+        configurable = config.get("configurable", {})
+        thread = configurable.get("thread_id")
+        SESSION.set(str(thread) if thread is not None else None)
+        if stage is Prepare:
+            settings = self._asked(configurable.get(KNOBS)).model_dump_json()
+        else:
+            settings = SpecReasonConfig.model_validate(state["manifest"]["config"]).model_dump_json()
+        return stage(self.pair, *self._equipped(settings))
+
+    def _asked(self, knobs: object) -> SpecReasonConfig:
+        """The settings of a run that begins: the graph's, the context's over them, and the call's over both."""
+        context = get_runtime().context
+        given: dict[str, Any] = context.model_dump(exclude_unset=True) if isinstance(context, SpecReasonConfig) else {}
+        if not isinstance(knobs, Mapping | None):
+            raise ConfigError(
+                f'config["configurable"]["{KNOBS}"] is a {type(knobs).__name__}', hint="write a mapping of settings"
+            )
+        return overridden(self.defaults, given, knobs or {})
+
+    def _equip(self, settings: str) -> tuple[SpecReasonConfig, Prompts]:
+        config = SpecReasonConfig.model_validate_json(settings)
+        return config, Prompts(self.pair, config)
 
 
-def _thread(config: RunnableConfig) -> str | None:
-    thread = config.get("configurable", {}).get("thread_id")
-    return str(thread) if thread is not None else None
+class CompiledSpecReason(CompiledStateGraph[State, SpecReasonConfig, Question, Outcome]):
+    """The compiled loop. It does not run into recursion limits that callers set, or LangChain sets for them."""
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for."""
+        return super().stream(input, _unlimited(config), **more)
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for."""
+        return super().astream(input, _unlimited(config), **more)
+
+    def as_tool(self, *, name: str = "think", description: str | None = None, **more: Any) -> BaseTool:  # type: ignore[override]
+        """A tool that takes a ``question`` and gives the answer."""
+
+        def think(question: str, config: RunnableConfig) -> str:
+            return _answer(self.invoke({"question": question}, config))
+
+        async def athink(question: str, config: RunnableConfig) -> str:
+            return _answer(await self.ainvoke({"question": question}, config))
+
+        text = description or "Thinks about a question step by step and gives the answer."
+        return StructuredTool.from_function(think, athink, name=name, description=text, **more)
+
+
+class SpecReasonGraph(StateGraph[State, SpecReasonConfig, Question, Outcome]):
+    """The loop before it is compiled."""
+
+    def compile(self, *arguments: Any, **more: Any) -> CompiledSpecReason:
+        """Compile, as LangGraph does; nothing is needed, and a ``checkpointer`` makes runs resumable."""
+        compiled = super().compile(*arguments, **{"name": "specreason", **more})
+        compiled.__class__ = CompiledSpecReason
+        return cast("CompiledSpecReason", compiled)
+
+
+def _answer(outcome: Mapping[str, Any]) -> str:
+    if not outcome.get("stop_reason"):
+        raise ConfigError("a human is asked, and nothing can wait for the reply", hint="give the agent a checkpointer")
+    return str(outcome["answer"])
+
+
+def _unlimited(config: RunnableConfig | None) -> RunnableConfig:
+    limit = (config or {}).get("recursion_limit", 0)
+    return {**(config or {}), "recursion_limit": max(RECURSION_LIMIT, limit)}

@@ -8,22 +8,61 @@ as the template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.engines.base import THINK_TAGS, Engine, Generation, Sampling, Vocabulary
+from specreason_graph.conversation import Turn, within
+from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ModelError, QuestionError
-from specreason_graph.records import Ending, Proposal, Usage
 from specreason_graph.records import Engine as Role
 from specreason_graph.state import Plain
 
 BLANK_LINE = "\n\n"
 DIGITS = "0123456789"
-MARK = "\u2063content\u2063"
+ROLES: tuple[Role, ...] = ("base", "draft")
+MARK = "\u2063content {}\u2063"
 """Stands for a content while the template is rendered; made of characters no template trims."""
+MARKS = re.compile(MARK.format(r"(\d+)"))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a prompt."""
+
+    text: str
+    """What it says."""
+    plain: bool = False
+    """Whether it is content and not the template's."""
+
+
+class Marks:
+    """Puts numbered marks in the place of contents, and keeps the contents."""
+
+    def __init__(self, control_texts: Iterable[str]) -> None:
+        self.texts: list[str] = []
+        self.contents: set[int] = set()
+        self._control_texts = (MARK[0], *control_texts)
+
+    def content(self, text: str) -> str:
+        """A mark for a message's text."""
+        self.contents.add(len(self.texts))
+        return self._mark(text)
+
+    def argument(self, text: str) -> str:
+        """A text in a tool or call: as it is, unless it spells a control token; then a mark for it, as JSON has it."""
+        if any(control in text for control in self._control_texts):
+            return self._mark(json.dumps(text, ensure_ascii=False)[1:-1])
+        return text
+
+    def _mark(self, text: str) -> str:
+        self.texts.append(text)
+        return MARK.format(len(self.texts) - 1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +77,7 @@ class Prompter:
     @cached_property
     def tags(self) -> tuple[str, str]:
         """The tags around the thinking: configured, else found in the template, else in the vocabulary."""
-        template = self.vocabulary.render([{"role": "user", "content": MARK}])
+        template = self.vocabulary.render([{"role": "user", "content": MARK.format(0)}])
         found = next((tags for tags in THINK_TAGS if tags[0] in template), None)
         found = found or next((tags for tags in THINK_TAGS if self._is_token(tags[1])), THINK_TAGS[0])
         return self.config.think_open or found[0], self.config.think_close or found[1]
@@ -64,42 +103,64 @@ class Prompter:
         return ids
 
     @cached_property
-    def _pieces(self) -> tuple[str, str, str]:
-        """Template text before the question, from there to the thinking, and from the thinking to the judge's words."""
-        turns = [{"role": "user", "content": MARK}]
-        head, tail = self._split(turns, 2)
-        turns += [{"role": "assistant", "content": MARK}, {"role": "user", "content": MARK}]
-        _, _, back, reply = self._split(turns, 4)
-        return head, self._opened(tail), back + MARK + self._opened(reply)
-
-    @cached_property
     def judge_ids(self) -> list[int]:
         """What is put behind a trace to ask for a score: the turn's end, the instruction and the start of the reply."""
-        back, reply = self._pieces[2].split(MARK)
+        speakers = ("user", "assistant", "user")
+        pieces = self._rendered([Turn(speaker=speaker, text=str(i)) for i, speaker in enumerate(speakers)])
+        _, _, back, reply = (piece.text for piece in pieces if not piece.plain)
         return (
             self.vocabulary.encode_template(back)
             + self.vocabulary.encode(self.config.judge_instruction)
-            + self.vocabulary.encode_template(reply)
+            + self.vocabulary.encode_template(self._opened(reply))
             + self.vocabulary.encode(self.config.judge_prefill)
         )
 
-    def question_ids(self, question: str) -> list[int]:
+    def head_ids(self, turns: Sequence[Turn]) -> list[int]:
         """The prompt up to and with the opened thinking."""
-        head, tail, _ = self._pieces
-        encode = self.vocabulary.encode_template
-        return encode(head) + self.vocabulary.encode(question.strip()) + encode(tail)
+        *pieces, last = self._rendered(turns)
+        return self._encoded([*pieces, Piece(self._opened(last.text))])
+
+    def question_ids(self, question: str) -> list[int]:
+        """The same for a single question."""
+        return self.head_ids([Turn(speaker="user", text=question.strip())])
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template shows tools to the model."""
+        probe = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
+        turns = [{"role": "user", "content": "x"}]
+        return self.vocabulary.render(turns, [probe]) != self.vocabulary.render(turns)
 
     def closing_ids(self) -> list[int]:
         """What is put behind the last step to start the answer."""
         return self.close_ids + self.vocabulary.encode(BLANK_LINE)
 
-    def _split(self, turns: list[dict[str, str]], parts: int) -> list[str]:
-        pieces = self.vocabulary.render(turns).split(MARK)
-        if len(pieces) != parts:
+    def _rendered(self, turns: Sequence[Turn]) -> list[Piece]:
+        """The template's text around the contents, in order; it begins and ends with template text."""
+        marks = Marks(self.vocabulary.control_texts)
+        messages = [turn.message(marks.content, marks.argument) for turn in turns]
+        text = self.vocabulary.render(messages, [within(tool, marks.argument) for tool in self._tools])
+        first, *rest = MARKS.split(text)
+        shown = [int(number) for number in rest[::2]]
+        if sorted(set(shown) & marks.contents) != sorted(marks.contents) or len(set(shown)) != len(shown):
             raise ModelError(
-                f"the chat template shows {len(pieces) - 1} of {parts - 1} messages", hint="use another chat template"
+                f"the chat template shows {len(set(shown) & marks.contents)} of {len(marks.contents)} messages once",
+                hint="use another chat template, or leave out what it does not show",
             )
+        pieces = [Piece(first)]
+        for number, template in zip(shown, rest[1::2], strict=True):
+            pieces += [Piece(marks.texts[number], plain=True), Piece(template)]
         return pieces
+
+    def _encoded(self, pieces: Sequence[Piece]) -> list[int]:
+        ids = []
+        for piece in pieces:
+            ids += (self.vocabulary.encode if piece.plain else self.vocabulary.encode_template)(piece.text)
+        return ids
+
+    @property
+    def _tools(self) -> list[dict[str, Any]]:
+        return [] if self.config.tool_choice == "none" else self.config.tools
 
     def _opened(self, tail: str) -> str:
         """Make sure that a template's opening of a reply also opens the thinking."""
@@ -142,21 +203,21 @@ class Prompts:
 
     def step_ids(self, role: Role, step: Plain) -> list[int]:
         """A step in the vocabulary of ``role``: unchanged where the author's is the same, else its text encoded."""
-        if step["author"] == role or self.pair.shares_vocabulary:
+        owner = "draft" if step["author"] == "draft" else "base"
+        if owner == role or self.pair.shares_vocabulary:
             ids: list[int] = step["token_ids"]
             return ids
         return self.prompter(role).vocabulary.encode(step["text"])
 
-    def check_question(self, question: str) -> None:
-        """Raise `QuestionError` unless the question leaves room to think about it, on both engines.
+    def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
+        """The prompts up to the opened thinking; `QuestionError` unless they leave room to think, on both engines.
 
-        `ModelError` when the base model cannot be asked for a digit.
+        `ModelError` when the base model cannot be asked for a digit, or a chat template lacks what is needed.
         """
         _ = self.base.digit_ids
-        if not question.strip():
-            raise QuestionError("the question is empty", hint="ask something")
-        for role in ("base", "draft"):
-            length = len(self.prompter(role).question_ids(question))
+        heads = {role: self._head(role, turns) for role in ROLES}
+        for role, head in heads.items():
+            length = len(head)
             context = self.pair.engine(role).context
             if length + self.reserve(role) >= context:
                 raise QuestionError(
@@ -164,6 +225,17 @@ class Prompts:
                     f"but the {role} model {self.pair.engine(role).name!r} has a context of {context}",
                     hint="shorten the question or choose a model with a longer context",
                 )
+        return heads
+
+    def _head(self, role: Role, turns: Sequence[Turn]) -> list[int]:
+        prompter = self.prompter(role)
+        wanted = bool(self.config.tools) or any(turn.speaker == "tool" or turn.calls for turn in turns)
+        if wanted and not prompter.knows_tools:
+            raise ModelError(
+                f"the chat template of the {role} model {self.pair.engine(role).name!r} has no place for tools",
+                hint="choose a model whose template has one, or leave the tools out",
+            )
+        return prompter.head_ids(turns)
 
     def tags(self) -> tuple[str, ...]:
         """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
@@ -175,71 +247,3 @@ class Prompts:
         prompter, context = self.prompter(role), self.pair.engine(role).context
         answer = len(prompter.closing_ids()) + min(self.config.answer_tokens, context // 4)
         return max(answer, len(prompter.judge_ids) + 1)
-
-
-async def write_step(
-    engine: Engine,
-    prompter: Prompter,
-    role: Role,
-    prompt: list[int],
-    *,
-    limit: int,
-    seed: int,
-    tags: tuple[str, ...] = (),
-) -> Proposal:
-    """Let ``engine`` write one step of at most ``limit`` tokens behind ``prompt``.
-
-    The step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing
-    tag, before any special token, or at the limit. ``tags`` are closing tags to look for in the text.
-    """
-    config, vocabulary = prompter.config, prompter.vocabulary
-    sampling = Sampling(
-        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed,
-        stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
-    )  # fmt: skip
-    written: list[int] = []
-    usage = Usage()
-    while True:
-        part = await engine.generate(
-            prompt + written, replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls)
-        )
-        usage += part.usage
-        generation = part.generations[0]
-        written = written + generation.token_ids
-        ids, ending = _cut(written, generation, prompter, tags)
-        if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
-            break
-    text = vocabulary.decode(ids)
-    return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed, usage=usage)
-
-
-def _cut(
-    written: list[int], generation: Generation, prompter: Prompter, tags: tuple[str, ...]
-) -> tuple[list[int], Ending]:
-    """The tokens of the step, without what ended it, and the ending."""
-    last = written[-1]
-    if generation.finish == "stop_token":
-        if [last] == prompter.close_ids:
-            return written[:-1], "think_end"
-        return written[:-1], "end_of_sequence" if last in prompter.vocabulary.eos_ids else "special_token"
-    if generation.finish == "length":
-        return written, "length"
-    return _cut_at_tag(written, prompter.vocabulary, tags)
-
-
-def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
-    text = vocabulary.decode(written)
-    tag = next((tag for tag in tags if tag in text), None)
-    if tag is None:
-        return written, "blank_line"
-    before = text.partition(tag)[0]
-    kept = _longest_prefix(written, before, vocabulary.decode)
-    rest = before[len(vocabulary.decode(kept)) :]
-    return kept + vocabulary.encode(rest), "think_end"
-
-
-def _longest_prefix(ids: list[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:
-    length = len(ids)
-    while not text.startswith(decode(ids[:length])):
-        length -= 1
-    return ids[:length]

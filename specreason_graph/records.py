@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -23,9 +23,14 @@ Reason = Literal[
     "proposal_is_blank",
     "proposal_too_long",
     "draft_failed",
+    "accepted_by_reviewer",
+    "rejected_by_reviewer",
+    "written_by_reviewer",
 ]
 Purpose = Literal["draft", "score", "regenerate", "answer"]
 Engine = Literal["base", "draft"]
+Author = Literal["base", "draft", "human"]
+Verdict = Literal["accept", "reject", "edit"]
 
 
 class Record(BaseModel):
@@ -75,10 +80,11 @@ class Cost(Record):
 class Proposal(Record):
     """A step that a model wrote, before anybody judged it."""
 
-    author: Engine
-    """Which engine wrote it."""
+    author: Author
+    """Who wrote it."""
     token_ids: list[int]
-    """The step in its author's vocabulary, blank line included, closing tag and special tokens left out."""
+    """The step in its author's vocabulary (a human's in the base's), blank line included, closing tag and special
+    tokens left out."""
     text: str
     """The token ids decoded."""
     ending: Ending
@@ -116,6 +122,19 @@ class Score(Record):
     """Cost of asking."""
 
 
+class Review(Record):
+    """What a human said of a proposal."""
+
+    verdict: Verdict
+    """``accept`` it, ``reject`` it, or ``edit``: commit ``text`` instead."""
+    text: str | None = None
+    """The step as the human wants it; only with ``edit``."""
+    reviewer: str | None = None
+    """Who said so."""
+    note: str | None = None
+    """Why."""
+
+
 class Decision(Record):
     """Whether a proposal was let in, and all that is needed to decide it again."""
 
@@ -131,6 +150,8 @@ class Decision(Record):
     """The threshold in force."""
     error: str | None = None
     """What the draft engine failed with, in the step where it did."""
+    review: Review | None = None
+    """What a human said, where one was asked."""
 
 
 class Step(Record):
@@ -138,12 +159,12 @@ class Step(Record):
 
     index: int
     """Position in the trace, from 0."""
-    author: Engine
-    """Which model wrote the committed text."""
+    author: Author
+    """Who wrote the committed text."""
     text: str
     """The committed text, decoded from the token ids."""
     token_ids: list[int]
-    """The committed tokens in the author's vocabulary."""
+    """The committed tokens in the author's vocabulary; a human's are in the base's."""
     ending: Ending
     """Why the step ends where it does."""
     seed: int
@@ -165,6 +186,10 @@ class Answer(Record):
     """Which model wrote it."""
     text: str
     """The answer for the user."""
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+    """Calls of tools, as LangChain has them."""
+    invalid_tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+    """What looks like a call and cannot be read."""
     token_ids: list[int]
     """The answer in its author's vocabulary, without the end of sequence."""
     forced_close: bool

@@ -20,15 +20,18 @@ from platformdirs import user_data_path
 from pydantic import Field
 
 from specreason_graph.config import make_config
+from specreason_graph.conversation import read_conversation
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.memory import MemoryPlan
 from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.events import Accepted, Event, Regenerated, read_event
 from specreason_graph.graph import create_specreason
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Answer, Record, Step
 from specreason_graph.state import Plain
 
-RECURSION_LIMIT = 1_000_000
+COMMITS: dict[str, type[Accepted | Regenerated]] = {"accept": Accepted, "regenerate": Regenerated}
+"""The stages that commit a step, and how they tell it."""
 TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
 
 
@@ -128,24 +131,37 @@ class Run:
         self.thread, self.pair = thread, pair
         self._launch = runs.launch(thread)
         self._graph = runs.compile(self._launch, pair)
-        self._config: RunnableConfig = {"configurable": {"thread_id": thread}, "recursion_limit": RECURSION_LIMIT}
+        self._config: RunnableConfig = {"configurable": {"thread_id": thread}}
         self._check_engines()
 
     @classmethod
     def start(cls, runs: Runs, launch: Launch, pair: EnginePair) -> Run:
         """A new run, kept before its first step; `QuestionError` when the question does not fit the models."""
-        Prompts(pair, make_config(**launch.settings)).check_question(launch.question)
+        Prompts(pair, make_config(**launch.settings)).check(read_conversation(launch.question, None))
         return cls(runs, runs.add(launch), pair)
 
     def advance(self) -> Iterator[Step]:
         """Work to the end; yields each step as it is committed."""
+        for event in self.events():
+            if isinstance(event, Accepted | Regenerated):
+                yield event.step
+
+    def events(self) -> Iterator[Event]:
+        """Work to the end, and tell what happens; a step is told once it is kept, and none that was kept before."""
+        kept = len(self.steps)  # a step of which the process was killed in the middle of the superstep is told again
         started = bool(self._graph.get_state(self._config).created_at)
         question = None if started else {"question": self._launch.question}
-        updates = self._graph.stream(question, self._config, stream_mode="updates", durability="sync")
-        for update in updates:
-            for node, changes in update.items():
-                if node in ("accept", "regenerate"):
-                    yield from map(Step.load, changes["steps"])
+        parts: Iterator[Any] = self._graph.stream(
+            question, self._config, stream_mode=["updates", "custom"], durability="sync"
+        )
+        for mode, part in parts:
+            event = read_event(part)
+            if event and not isinstance(event, Accepted | Regenerated):
+                yield event
+            for node, changes in part.items() if mode == "updates" else ():
+                if node in COMMITS:
+                    steps = [Step.load(step) for step in changes["trace"]]
+                    yield from (COMMITS[node](step=step) for step in steps if step.index >= kept)
 
     @property
     def values(self) -> Plain:
@@ -156,7 +172,7 @@ class Run:
     @property
     def steps(self) -> list[Step]:
         """The committed steps."""
-        return [Step.load(step) for step in self.values.get("steps", [])]
+        return [Step.load(step) for step in self.values.get("trace", [])]
 
     @property
     def answer(self) -> Answer | None:

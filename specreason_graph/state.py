@@ -1,7 +1,7 @@
 """The channels of the graph; everything that is checkpointed is defined here and in `records`.
 
-All values are plain (dicts, lists, strings, numbers), so checkpoints load in LangGraph's strict msgpack mode. No dict
-has a key named ``role`` or ``type``: the delta channel takes such dicts for chat messages.
+All values are plain (dicts, lists, strings, numbers, and LangChain's messages), so checkpoints load in LangGraph's
+strict msgpack mode. No step has a key named ``role`` or ``type``: the delta channel takes such dicts for chat messages.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel, EphemeralValue
 from typing_extensions import TypedDict
 
@@ -26,22 +27,28 @@ def replace(old: Plain, writes: Sequence[Plain]) -> Plain:
     return writes[-1] if writes else old
 
 
-class Question(TypedDict):
-    """What a run is started with."""
+class Question(TypedDict, total=False):
+    """What a run is started with: a question, or else the messages of a conversation."""
 
     question: str
-    """What to think about."""
+    """What to think about; where it is set, messages are not looked at."""
+    messages: list[AnyMessage]
+    """A conversation that ends with a user's or a tool's message."""
 
 
-class Outcome(TypedDict):
+class Outcome(TypedDict, total=False):
     """What a run ends with."""
 
     answer: str
     """The text for the user."""
     stop_reason: str
     """Why the thinking ended; one of `records.StopReason`."""
-    steps: list[Plain]
+    trace: list[Plain]
     """The committed steps, as `records.Step` dumps them."""
+    trace_summary: Plain
+    """What the run took, as `summary.Summary` dumps it."""
+    messages: list[AnyMessage]
+    """The reply as one message, where messages were asked; a parent's ``add_messages`` appends it."""
 
 
 class State(TypedDict, total=False):
@@ -49,17 +56,22 @@ class State(TypedDict, total=False):
 
     question: Annotated[str, EphemeralValue]
     """Input; moved to the manifest by ``prepare`` and not stored again."""
+    messages: Annotated[list[AnyMessage], EphemeralValue]
+    """Input, likewise; at the end the reply."""
     manifest: Annotated[Plain, DeltaChannel(replace)]
-    """What holds for the whole run: question, settings, engines, prompts, schema and package version."""
-    steps: Annotated[list[Plain], DeltaChannel(extend)]
-    """The trace: committed steps, stored as deltas."""
+    """What holds for the whole run: conversation, settings, engines, prompts, schema and package version."""
+    trace: Annotated[list[Plain], DeltaChannel(extend)]
+    """The committed steps, stored as deltas."""
     pending: Plain
-    """The proposal in flight: keys ``proposal``, ``judgeable``, ``score``, ``decision``, as far as it has come."""
+    """The proposal in flight: keys ``proposal``, ``judgeable``, ``score``, ``decision``, ``uncertain``, as far as it
+    has come."""
     progress: Plain
-    """Running totals, as `policies.Progress` names them, and ``stop_reason`` (None while it goes on)."""
+    """Running totals, as `policies.Progress` names them, ``stop_reason`` (None while it goes on) and ``run``, an id."""
     result: Plain
     """The answer with its evidence, as `records.Answer` dumps it."""
     answer: str
     """The text for the user; set by ``finalize``."""
     stop_reason: str
     """Why the thinking ended; set by ``finalize``."""
+    trace_summary: Plain
+    """What the run took; set by ``finalize``."""

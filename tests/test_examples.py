@@ -6,18 +6,21 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_python_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/subgraph.md", "docs/chat_model.md"])
+def test_python_in_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / page).read_text(), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "page"}
     assert blocks
     for block in blocks:
-        exec(block, {})  # noqa: S102 - our own README
-    assert "answered The answer is \\boxed{385}." in capsys.readouterr().out
+        exec(block, names)  # noqa: S102 - our own page
+    assert "385" in capsys.readouterr().out
 
 
 def test_the_readme_shows_what_its_first_command_prints(
@@ -36,10 +39,40 @@ def lasting(output: str) -> list[str]:
     return [" ".join(line.split()) for line in lines]
 
 
-def test_direct() -> None:
-    spec = importlib.util.spec_from_file_location("direct", EXAMPLES / "direct.py")
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.main().startswith("The answer is \\boxed{")
+    return module
+
+
+@pytest.mark.parametrize("name", ["direct", "subgraph", "chain", "agent"])
+def test_example(name: str) -> None:
+    answers = {
+        "direct": "The answer is \\boxed{385}.",
+        "subgraph": "The answer is \\boxed{385}. The answer is \\boxed{385}.",
+        "chain": 385,
+        "agent": "No: 6 pens are missing.",
+    }
+    assert load(name).main() == answers[name]
+
+
+def test_example_of_a_review() -> None:
+    asked: list[Any] = []
+
+    def human(question: Any) -> str:
+        asked.append(question)
+        return "reject" if len(asked) == 1 else "accept"
+
+    steps = load("review").main(human)
+    reviewed = [step for step in steps if step.decision.review]
+    assert len(reviewed) == len(asked) > 1
+    assert [step.decision.reason for step in reviewed[:2]] == ["rejected_by_reviewer", "accepted_by_reviewer"]
+
+
+def test_examples_are_short() -> None:
+    files = list(EXAMPLES.glob("*.py"))
+    assert len(files) == 6
+    assert all(len(file.read_text().splitlines()) < 60 for file in files)

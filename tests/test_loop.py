@@ -25,7 +25,7 @@ def play(drafts: Any, bases: Any, scores: list[Opinion] | Any, **settings: Any) 
 
 
 def authors(outcome: Any) -> list[tuple[str, str]]:
-    return [(step["author"], step["text"]) for step in outcome["steps"]]
+    return [(step["author"], step["text"]) for step in outcome["trace"]]
 
 
 def test_good_steps_are_kept_and_bad_ones_rewritten() -> None:
@@ -40,11 +40,11 @@ def test_good_steps_are_kept_and_bad_ones_rewritten() -> None:
 
 def test_rejected_work_stays_in_the_evidence() -> None:
     outcome, _, _ = play(["two is bad.\n\n", CLOSE], ["TWO by base.\n\n", CLOSE, "It is 3."], [2])
-    first = outcome["steps"][0]
+    first = outcome["trace"][0]
     assert first["discarded"]["text"] == "two is bad.\n\n"
     assert first["decision"] == {
         "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean",
-        "threshold": 7.0, "error": None,
+        "threshold": 7.0, "error": None, "review": None,
     }  # fmt: skip
     assert [(cost["engine"], cost["purpose"]) for cost in first["costs"]] == [
         ("draft", "draft"), ("base", "score"), ("base", "regenerate"),
@@ -57,11 +57,11 @@ def test_decision_follows_from_the_stored_score() -> None:
         ["by the base.\n\n", CLOSE, "x"],
         [[0.0] * 8 + [0.5, 0.4], [0.3] * 3 + [0.0] * 7],
     )
-    for step in outcome["steps"][:2]:
+    for step in outcome["trace"][:2]:
         stored = Decision.load(step["decision"])
         assert decide(Score.load(step["score"]), threshold=stored.threshold, reading=stored.reading) == stored
-    assert outcome["steps"][0]["score"]["other_mass"] == pytest.approx(0.1)
-    assert outcome["steps"][0]["score"]["mean"] == pytest.approx((8 * 0.5 + 9 * 0.4) / 0.9)
+    assert outcome["trace"][0]["score"]["other_mass"] == pytest.approx(0.1)
+    assert outcome["trace"][0]["score"]["mean"] == pytest.approx((8 * 0.5 + 9 * 0.4) / 0.9)
 
 
 @pytest.mark.parametrize(("reading", "author"), [("greedy", "draft"), ("mean", "base")])
@@ -73,7 +73,7 @@ def test_reading_decides_a_split_opinion(reading: str, author: str) -> None:
         [split],
         reading=reading,
     )
-    assert outcome["steps"][0]["author"] == author
+    assert outcome["trace"][0]["author"] == author
 
 
 def test_first_steps_by_base_are_not_drafted() -> None:
@@ -81,14 +81,14 @@ def test_first_steps_by_base_are_not_drafted() -> None:
         ["a draft step.\n\n", CLOSE], ["plan one.\n\n", "plan two.\n\n", CLOSE, "x"], [9], first_steps_by_base=2
     )
     assert [author for author, _ in authors(outcome)] == ["base", "base", "draft", "base"]
-    assert outcome["steps"][0]["decision"]["reason"] == "first_steps_by_base"
+    assert outcome["trace"][0]["decision"]["reason"] == "first_steps_by_base"
     assert len(draft.calls) == 2
 
 
 def test_draft_that_would_stop_is_overruled_by_the_base() -> None:
     outcome, _, base = play([CLOSE, CLOSE], ["not yet done.\n\n", CLOSE, "x"], [])
     assert authors(outcome) == [("base", "not yet done.\n\n"), ("base", "")]
-    assert {step["decision"]["reason"] for step in outcome["steps"]} == {"proposal_ends_thinking"}
+    assert {step["decision"]["reason"] for step in outcome["trace"]} == {"proposal_ends_thinking"}
     assert all(call.kind == "generate" for call in base.calls)
 
 
@@ -100,8 +100,8 @@ def test_step_that_closes_the_thinking_is_scored_and_ends_it() -> None:
 
 def test_a_blank_line_does_not_end_a_tiny_step() -> None:
     outcome, draft, _ = play(["Hm.\n\n", "So it goes on.\n\n", CLOSE], [CLOSE, "x"], [9], min_step_tokens=6)
-    assert outcome["steps"][0]["text"] == "Hm.\n\nSo it goes on.\n\n"
-    assert outcome["steps"][0]["costs"][0]["usage"]["calls"] == 2
+    assert outcome["trace"][0]["text"] == "Hm.\n\nSo it goes on.\n\n"
+    assert outcome["trace"][0]["costs"][0]["usage"]["calls"] == 2
     assert draft.calls[1].prompt_ids == draft.calls[0].prompt_ids + list(b"Hm.\n\n")
 
 
@@ -116,20 +116,20 @@ LIMITS = [
 def test_a_budget_ends_the_thinking_and_still_gets_an_answer(settings: dict[str, Any], reason: str, count: int) -> None:
     numbers = iter(range(100))
     outcome, _, base = play(lambda _: f"step nr {next(numbers)}.\n\n", ["forced."], lambda _: 9, **settings)
-    assert (outcome["stop_reason"], len(outcome["steps"]), outcome["answer"]) == (reason, count, "forced.")
+    assert (outcome["stop_reason"], len(outcome["trace"]), outcome["answer"]) == (reason, count, "forced.")
     assert base.vocabulary.decode(base.calls[-1].prompt_ids).endswith("</think>\n\n")
 
 
 def test_repetition_ends_the_thinking() -> None:
     outcome, _, _ = play(lambda _: "wait, again.\n\n", ["x"], lambda _: 9, repetition_limit=4)
-    assert (outcome["stop_reason"], len(outcome["steps"])) == ("repetition", 4)
+    assert (outcome["stop_reason"], len(outcome["trace"])) == ("repetition", 4)
 
 
 def test_deadline_ends_the_thinking() -> None:
     draft = FakeEngine(lambda prompt: f"step {len(prompt)}.\n\n", name="draft", delay=0.02)
     with EnginePair(draft, FakeEngine(["late."], lambda _: 9, name="base")) as pair:
         outcome = create_specreason(pair, deadline_seconds=0.05).compile().invoke(QUESTION)
-    assert (outcome["stop_reason"], len(outcome["steps"]), outcome["answer"]) == ("deadline", 3, "late.")
+    assert (outcome["stop_reason"], len(outcome["trace"]), outcome["answer"]) == ("deadline", 3, "late.")
 
 
 def test_full_context_ends_the_thinking_by_name() -> None:
@@ -148,7 +148,7 @@ def test_a_reused_thread_starts_afresh() -> None:
         config: Any = {"configurable": {"thread_id": "t"}}
         first, second = graph.invoke(QUESTION, config), graph.invoke(QUESTION, config)
     assert authors(first) == authors(second) == [("draft", "one step.\n\n"), ("base", "")]
-    assert [step["index"] for step in second["steps"]] == [0, 1]
+    assert [step["index"] for step in second["trace"]] == [0, 1]
     assert (first["answer"], second["answer"]) == ("x", "y")
 
 
@@ -199,15 +199,15 @@ def test_a_step_too_long_for_the_judge_is_rewritten() -> None:
     base = FakeEngine(["short one.\n\n", CLOSE, "x"], name="base", context=700, vocabulary=Wide())
     with EnginePair(draft, base) as pair:
         outcome = create_specreason(pair, answer_tokens=10).compile().invoke(QUESTION)
-    assert outcome["steps"][0]["decision"]["reason"] == "proposal_too_long"
-    assert (outcome["steps"][0]["author"], outcome["stop_reason"], outcome["answer"]) == ("base", "answered", "x")
+    assert outcome["trace"][0]["decision"]["reason"] == "proposal_too_long"
+    assert (outcome["trace"][0]["author"], outcome["stop_reason"], outcome["answer"]) == ("base", "answered", "x")
 
 
 def test_a_base_that_writes_nothing_is_stopped() -> None:
     outcome, _, base = play(
         lambda _: "<|user|>", lambda prompt: "" if prompt.endswith("</think>\n\n") else "<|user|>", []
     )
-    assert (outcome["stop_reason"], len(outcome["steps"])) == ("repetition", 3)
+    assert (outcome["stop_reason"], len(outcome["trace"])) == ("repetition", 3)
     assert len(base.calls) == 4
 
 
@@ -231,8 +231,8 @@ def test_an_answer_the_chosen_model_has_no_room_for_is_written_by_the_base() -> 
 
 def test_the_base_goes_on_alone_when_the_draft_fails() -> None:
     outcome, draft, _ = play(["one is fine.\n\n"], ["two by base.\n\n", "three by base.\n\n", CLOSE, "It is 3."], [9])
-    assert [step["author"] for step in outcome["steps"]] == ["draft", "base", "base", "base"]
-    decisions = [step["decision"] for step in outcome["steps"][1:]]
+    assert [step["author"] for step in outcome["trace"]] == ["draft", "base", "base", "base"]
+    decisions = [step["decision"] for step in outcome["trace"][1:]]
     assert [decision["reason"] for decision in decisions] == ["draft_failed"] * 3
     assert [decision["error"] for decision in decisions] == ["draft: no reply left; add to its script", None, None]
     assert (outcome["answer"], outcome["stop_reason"]) == ("It is 3.", "answered")
@@ -258,4 +258,4 @@ def test_a_failed_base_leaves_a_run_that_goes_on() -> None:
     again = FakeEngine([CLOSE, "It is 3."], [9])
     with EnginePair(draft, again) as pair:
         outcome = create_specreason(pair).compile(checkpointer=saver).invoke(None, config)
-    assert [step["text"] for step in outcome["steps"]] == ["a first step.\n\n", "a second.\n\n", ""]
+    assert [step["text"] for step in outcome["trace"]] == ["a first step.\n\n", "a second.\n\n", ""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from specreason_graph import EnginePair, create_specreason
@@ -21,7 +23,7 @@ def play(drafts: list[str], bases: list[str], scores: list[int]) -> tuple[FakeEn
     draft, base = FakeEngine(drafts, name="draft"), FakeEngine(bases, scores, name="base")
     with EnginePair(draft, base) as pair:
         outcome = create_specreason(pair).compile().invoke({"question": "What is it?"})
-    return draft, base, [step["text"] for step in outcome["steps"]]
+    return draft, base, [step["text"] for step in outcome["trace"]]
 
 
 def test_every_prompt_is_head_steps_and_suffix() -> None:
@@ -97,8 +99,8 @@ def test_other_vocabulary_gets_the_text() -> None:
 
 def test_template_that_drops_a_message_is_refused() -> None:
     class Dropping(ByteVocabulary):
-        def render(self, messages: object) -> str:
-            return super().render(messages[:1])  # type: ignore[index]
+        def render(self, messages: Any, tools: Any = ()) -> str:
+            return super().render(messages[:1])
 
     with pytest.raises(ModelError, match="shows 1 of 3 messages"):
         _ = Prompter(Dropping(), make_config()).judge_ids
@@ -115,7 +117,7 @@ def test_digits_of_several_tokens_are_refused() -> None:
 
 def test_thinking_is_opened_where_the_template_does_not() -> None:
     class Open(ByteVocabulary):
-        def render(self, messages: object) -> str:
-            return super().render(messages).removesuffix("<think>\n")  # type: ignore[arg-type]
+        def render(self, messages: Any, tools: Any = ()) -> str:
+            return super().render(messages).removesuffix("<think>\n")
 
     assert Prompter(Open(), make_config()).question_ids("What is it?") == ids(HEAD)

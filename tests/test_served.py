@@ -18,8 +18,9 @@ from typing import Any
 
 import httpx
 import pytest
+from langgraph.checkpoint.sqlite import SqliteSaver
 
-from specreason_graph import EnginePair, open_pair
+from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.engines.base import SESSION, Sampling
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.supervisor import Server, check_free, flags
@@ -156,7 +157,7 @@ def test_a_real_chat_model_is_served(smollm2: Path, role: str, monkeypatch: pyte
             outcome = solve(pair, PROBLEMS[0].question, **settings)
         assert outcome["answer"]
         assert pair.engine(role).context == 1024  # type: ignore[arg-type]
-        assert any(step["score"] for step in outcome["steps"])
+        assert any(step["score"] for step in outcome["trace"])
     finally:
         served.stop()
 
@@ -188,7 +189,12 @@ class Stub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         top = {f"token_id:{token}": -1.0 for token in body.get("logprob_token_ids", [])}
-        choice: dict[str, Any] = {"finish_reason": "length", "token_ids": [5], "logprobs": {"top_logprobs": [top]}}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "length",
+            "token_ids": [5],
+            "logprobs": {"top_logprobs": [top]},
+        }
         if "chosen" in self.lacks:
             choice["logprobs"] = {"top_logprobs": [{"token_id:5": -0.5}]}
         if "logprobs" in self.lacks:
@@ -196,10 +202,11 @@ class Stub(BaseHTTPRequestHandler):
             return
         if "token_ids" in self.lacks:
             del choice["token_ids"]
-        self.answer({"choices": [choice], "usage": {}})
+        self.answer({"choices": [choice], "usage": {}}, stream=body.get("stream", False))
 
-    def answer(self, document: Any, status: int = 200) -> None:
+    def answer(self, document: Any, status: int = 200, *, stream: bool = False) -> None:
         raw = json.dumps(document).encode()
+        raw = b"data: " + raw + b"\n\ndata: [DONE]\n\n" if stream else raw
         self.send_response(status)
         self.send_header("content-length", str(len(raw)))
         self.end_headers()
@@ -288,6 +295,18 @@ def _noting(seen: list[Any]) -> Any:
         seen.append(request.headers)
 
     return note
+
+
+def test_the_key_is_in_no_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "sk-topsecret")
+    file = tmp_path / "runs.sqlite"
+    with open_stub() as pair, SqliteSaver.from_conn_string(str(file)) as saver:
+        graph = create_specreason(pair, max_steps=2, max_step_tokens=1, answer_tokens=1).compile(checkpointer=saver)
+        graph.invoke({"question": PROBLEMS[0].question}, {"configurable": {"thread_id": "t"}})
+        saver.conn.execute("pragma wal_checkpoint(truncate)")
+    stored = file.read_bytes()
+    assert b"thread_id" in stored or b"manifest" in stored
+    assert b"topsecret" not in stored
 
 
 def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting import Prompter, write_step
+from specreason_graph.prompting import Prompter
+from specreason_graph.steps import write_step
 
 pytestmark = pytest.mark.smollm2
 QUESTION = held_out()[4].question

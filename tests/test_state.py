@@ -35,7 +35,7 @@ with EnginePair(FakeEngine(["one is fine.\\n\\n", "two is bad.\\n\\n", "</think>
     graph = create_specreason(pair).compile(checkpointer=saver)
     config = {"configurable": {"thread_id": "t"}}
     outcome = graph.invoke({"question": "What is it?"}, config)
-    assert graph.get_state(config).values["steps"] == outcome["steps"]
+    assert graph.get_state(config).values["trace"] == outcome["trace"]
     assert graph.get_state(config).values["manifest"]["question"] == "What is it?"
 """
 
@@ -59,7 +59,7 @@ def test_another_process_reads_what_was_written(tmp_path: Path) -> None:
         outcome = create_specreason(engines).compile(checkpointer=saver).invoke(QUESTION, CONFIG)
     with pair() as engines, SqliteSaver.from_conn_string(file) as saver:
         values = create_specreason(engines).compile(checkpointer=saver).get_state(CONFIG).values
-    assert values["steps"] == outcome["steps"]
+    assert values["trace"] == outcome["trace"]
     assert values["manifest"]["engines"]["base"]["engine"] == "fake"
     assert "question" not in values
 
@@ -68,7 +68,7 @@ def test_every_step_commits_once_and_in_order() -> None:
     with pair() as engines:
         graph = create_specreason(engines).compile(checkpointer=InMemorySaver())
         graph.invoke(QUESTION, CONFIG)
-        traces = [snapshot.values.get("steps", []) for snapshot in graph.get_state_history(CONFIG)][::-1]
+        traces = [snapshot.values.get("trace", []) for snapshot in graph.get_state_history(CONFIG)][::-1]
     for before, after in pairwise(traces):
         assert after[: len(before)] == before
         assert len(after) - len(before) in (0, 1)
@@ -101,7 +101,7 @@ def test_a_crash_in_any_node_loses_no_step() -> None:
             with pytest.raises(OSError, match="engine gone"):
                 graph.invoke(QUESTION, CONFIG)
             outcome = graph.invoke(None, CONFIG)
-        assert [step["text"] for step in outcome["steps"]] == ["one is fine.\n\n", "TWO by base.\n\n", ""]
+        assert [step["text"] for step in outcome["trace"]] == ["one is fine.\n\n", "TWO by base.\n\n", ""]
         assert outcome["answer"] == "x"
 
 
@@ -117,10 +117,10 @@ def test_the_trace_can_be_overwritten_by_a_fork() -> None:
         graph = create_specreason(engines).compile(checkpointer=InMemorySaver())
         outcome = graph.invoke(QUESTION, CONFIG)
         fork: Any = {"configurable": {"thread_id": "fork"}}
-        values = {**graph.get_state(CONFIG).values, "steps": Overwrite(outcome["steps"][:1])}
+        values = {**graph.get_state(CONFIG).values, "trace": Overwrite(outcome["trace"][:1])}
         graph.update_state(fork, values, as_node="accept")
-        assert graph.get_state(fork).values["steps"] == outcome["steps"][:1]
-        assert graph.get_state(CONFIG).values["steps"] == outcome["steps"]
+        assert graph.get_state(fork).values["trace"] == outcome["trace"][:1]
+        assert graph.get_state(CONFIG).values["trace"] == outcome["trace"]
 
 
 def test_the_database_grows_with_the_steps() -> None:
@@ -134,7 +134,7 @@ def test_a_resumed_run_sends_the_prompt_it_began_with() -> None:
 
         today = "Monday"
 
-        def render(self, messages: Any) -> str:
+        def render(self, messages: Any, tools: Any = ()) -> str:
             return f"<|system|>{self.today}<|end|>" + super().render(messages)
 
     draft = FakeEngine(["one is fine.\n\n", "two is bad.\n\n", CLOSE], vocabulary=Dated())

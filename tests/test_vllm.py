@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from specreason_graph import EnginePair, open_pair
+from specreason_graph import ChatSpecReason, EnginePair, open_pair
 from specreason_graph.bench.starts import measure_starts
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
@@ -69,8 +69,8 @@ def test_sixty_steps_find_what_each_engine_has_seen(smollm2: Path) -> None:
             around(pair, base=base, draft=draft), "Tell me a long story about a fox.", max_steps=60, max_step_tokens=24,
             repetition_limit=1000, threshold=2.3, answer_tokens=10,
         )  # fmt: skip
-    assert len(outcome["steps"]) == 60
-    assert {step["author"] for step in outcome["steps"]} == {"base", "draft"}
+    assert len(outcome["trace"]) == 60
+    assert {step["author"] for step in outcome["trace"]} == {"base", "draft"}
     for engine in (base, draft):
         assert engine.excess <= 0.05 * engine.prompts
 
@@ -204,9 +204,19 @@ def test_a_real_chat_model_beside_one_with_another_vocabulary(smollm2: Path, rol
     with open_pair(kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
         assert not pair.shares_vocabulary
         outcome = solve(pair, PROBLEMS[0].question, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5)
+        if role == "base":
+            chat = ChatSpecReason(pair, max_steps=1, max_step_tokens=20, answer_tokens=60, temperature=0)
+            schema = {
+                "title": "box",
+                "type": "object",
+                "properties": {"pens": {"type": "integer"}},
+                "required": ["pens"],
+            }
+            box = chat.with_structured_output(schema).invoke("How many pens are 2 and 3 pens?")
+            assert isinstance(box["pens"], int)
     assert outcome["stop_reason"] in ("step_limit", "answered")
     assert outcome["answer"]
-    assert all(step["score"] for step in outcome["steps"] if step["author"] == "draft")
+    assert all(step["score"] for step in outcome["trace"] if step["author"] == "draft")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

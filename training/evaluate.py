@@ -83,7 +83,7 @@ def evaluate(
 def play(graph: CompiledStateGraph[Any, Any, Any, Any], problem: Problem) -> tuple[int | None, list[Step]]:
     """The number a graph answers, and its trace."""
     outcome = graph.invoke({"question": problem.question}, {"recursion_limit": 10_000})
-    return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["steps"]]
+    return parse_answer(outcome["answer"]), [Step.load(step) for step in outcome["trace"]]
 
 
 def _alone(both: EnginePair, role: Role, problems: Sequence[Problem], temperature: float) -> float:

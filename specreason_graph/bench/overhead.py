@@ -63,7 +63,7 @@ def _measure(file: Path, pair: EnginePair, steps: int) -> Overhead:
             for node, changes in update.items():
                 if node in ("accept", "regenerate"):
                     marks.append(time.perf_counter())
-                    size += sum(len(step["text"].encode()) for step in changes["steps"])
+                    size += sum(len(step["text"].encode()) for step in changes["trace"])
         seconds = time.perf_counter() - start
         saver.conn.execute("pragma wal_checkpoint(truncate)")
     gaps = [later - earlier for earlier, later in pairwise(marks)]

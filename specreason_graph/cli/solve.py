@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from specreason_graph.cli import options, view
+from specreason_graph.cli import options
 from specreason_graph.errors import EngineError, QuestionError
+from specreason_graph.live_view import LiveView
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs import Launch, Run, Runs, default_database
 from specreason_graph.summary import summarise
@@ -108,12 +109,17 @@ def _write_document(run: Run) -> None:
 
 
 def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
-    view.opening(run, launch, show_question=show_question)
+    typer.echo(f"thread {run.thread}   base {launch.base}   draft {launch.draft}\n")
+    if show_question:
+        typer.echo(f"{launch.question}\n")
+    view = LiveView()
     for step in run.steps:
         view.step(step)
-    for step in run.advance():
-        view.step(step)
-    view.closing(run)
+    for event in run.events():
+        view.show(event)
+    if run.answer and not view.finished:
+        typer.echo(f"\n{run.answer.text}\n")
+        view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))
 
 
 def document(run: Run) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def document(run: Run) -> dict[str, Any]:
         "question": manifest["question"],
         "answer": values["answer"],
         "stop_reason": values["stop_reason"],
-        "steps": values["steps"],
+        "steps": values["trace"],
         "result": values["result"],
         "usage": {**summary.dump(), "acceptance": summary.acceptance, "seconds": summary.seconds},
         "engines": manifest["engines"],

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field
@@ -14,8 +15,8 @@ from pydantic import Field
 from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError
 from specreason_graph.records import Record, Usage
 
-Message = dict[str, str]
-"""A chat message with the keys ``role`` and ``content``."""
+Message = dict[str, Any]
+"""A chat message as templates take it: ``role`` and ``content``, and what tools add to them."""
 THINK_TAGS = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
 )  # fmt: skip
@@ -70,6 +71,8 @@ class Sampling:
     """Strings that end the writing; the token that completes one is kept."""
     stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end the writing; the token is kept."""
+    json_schema: str | None = None
+    """JSON schema, as text, that the writing must follow; only for engines that say `constrains`."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Vocabulary(Protocol):
         ...
 
     @property
+    def control_texts(self) -> frozenset[str]:
+        """Texts that `encode_template` makes a single token of, whatever they mean."""
+        ...
+
+    @property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end a reply."""
         ...
@@ -134,8 +142,11 @@ class Vocabulary(Protocol):
         """The text of token ids, special tokens included."""
         ...
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The chat template's text for the messages, ending where the assistant's reply starts."""
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The chat template's text for the messages, ending where the assistant's reply starts.
+
+        ``tools`` are OpenAI function definitions; a template that knows no tools leaves them out.
+        """
         ...
 
 
@@ -158,6 +169,11 @@ class Engine(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """Its tokenizer."""
+        ...
+
+    @property
+    def constrains(self) -> bool:
+        """Whether it can make what it writes follow a JSON schema."""
         ...
 
     async def generate(
@@ -245,15 +261,18 @@ class StopWatcher:
 
     vocabulary: Vocabulary
     sampling: Sampling
-    tail: int = field(default=16, kw_only=True)
-    """Tokens looked at for a stop string; longer than any stop string in tokens."""
+
+    @cached_property
+    def _tail(self) -> int:
+        """Tokens looked at for a stop string: at least as many as the longest has bytes."""
+        return max(16, *(len(stop.encode()) + 1 for stop in self.sampling.stop))
 
     def finish(self, written: Sequence[int]) -> Finish | None:
         """Why the writing ends with the last token of ``written``, or None."""
         if written[-1] in self.sampling.stop_token_ids:
             return "stop_token"
         if self.sampling.stop:
-            text = self.vocabulary.decode(written[-self.tail :])
+            text = self.vocabulary.decode(written[-self._tail :])
             if any(stop in text for stop in self.sampling.stop):
                 return "stop_string"
         return "length" if len(written) >= self.sampling.max_tokens else None

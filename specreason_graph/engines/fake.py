@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
@@ -42,6 +43,7 @@ class ByteVocabulary:
 
     special_ids = frozenset(range(256, 256 + len(SPECIAL)))
     eos_ids = frozenset({256})
+    control_texts = frozenset(SPECIAL)
 
     def __init__(self) -> None:
         self.fingerprint = hashlib.sha256(repr(SPECIAL).encode()).hexdigest()
@@ -62,10 +64,18 @@ class ByteVocabulary:
         raw = b"".join(bytes([i]) if i < 256 else SPECIAL[i - 256].encode() for i in ids)
         return raw.decode(errors="replace")
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """A template that drops earlier thinking, as those of reasoning models do."""
-        turns = (f"<|{m['role']}|>{m['content'].split('</think>')[-1]}<|end|>" for m in messages)
-        return "".join(turns) + "<|assistant|><think>\n"
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """A template that drops earlier thinking, as those of reasoning models do, and knows tools."""
+        listed = f"<|system|>Tools: {json.dumps(list(tools), ensure_ascii=False)}<|end|>" if tools else ""
+        return listed + "".join(map(_turn, messages)) + "<|assistant|><think>\n"
+
+
+def _turn(message: Message) -> str:
+    calls = (json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ()))
+    text = message["content"].split("</think>")[-1] + "".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+    if message["role"] == "tool":
+        return f"<|user|><tool_response>\n{text}\n</tool_response><|end|>"
+    return f"<|{message['role']}|>{text}<|end|>"
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ class FakeEngine:
     reply is cut where its stop string, stop token or token limit would cut it. ``scores`` are the opinions of its
     `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
     """
+
+    constrains = True
 
     def __init__(
         self,

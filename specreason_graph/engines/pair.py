@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from specreason_graph.engines.base import Engine
+from specreason_graph.engines.base import Engine, EngineDescription
 from specreason_graph.records import Engine as Role
 
 T = TypeVar("T")
@@ -115,6 +115,15 @@ class EnginePair:
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engines are ready."""
+        return self._open
+
+    def describe(self) -> dict[Role, EngineDescription]:
+        """What both engines are; servers only know when they are open."""
+        return {"base": self.base.describe(), "draft": self.draft.describe()}
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``work`` on the engines' loop and wait for it, from sync code; an interrupt cancels it."""

@@ -44,6 +44,8 @@ class TransformersEngine:
     is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU.
     """
 
+    constrains = False
+
     def __init__(
         self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
         context: int | None = None,
@@ -100,6 +102,7 @@ class TransformersEngine:
         self._users += 1
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{Path(self._path).name}")
+            await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
         return self
 
     async def __aexit__(self, *exc: object) -> None:

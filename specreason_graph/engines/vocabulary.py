@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,11 @@ class HuggingFaceVocabulary:
         return frozenset(i for i, token in added.items() if token.special or token.content in written)
 
     @cached_property
+    def control_texts(self) -> frozenset[str]:
+        """All added tokens."""
+        return frozenset(token.content for token in self._tokenizer.added_tokens_decoder.values())
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the token-to-id mapping."""
         mapping = json.dumps(self._tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
@@ -56,7 +61,7 @@ class HuggingFaceVocabulary:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The model's own chat template, with the opening of the assistant's reply."""
         if not self._tokenizer.chat_template:
             raise ModelError(
@@ -64,7 +69,9 @@ class HuggingFaceVocabulary:
                 hint="use an instruct or reasoning model",
             )
         try:
-            text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # templates raise what they like
             raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error
         return text

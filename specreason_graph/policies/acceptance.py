@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from specreason_graph.config import Reading, SpecReasonConfig
-from specreason_graph.records import Decision, Proposal, Reason, Score, Usage
+from specreason_graph.config import Band, Reading, SpecReasonConfig
+from specreason_graph.records import Decision, Proposal, Reason, Review, Score, Usage
 
 
 def read_score(digit_logprobs: Sequence[float], other_mass: float, prompt_tokens: int, usage: Usage) -> Score:
@@ -30,6 +30,20 @@ def decide(score: Score, *, threshold: float, reading: Reading) -> Decision:
     accepted = number >= threshold
     reason: Reason = "score_reaches_threshold" if accepted else "score_below_threshold"
     return Decision(accepted=accepted, reason=reason, number=number, reading=reading, threshold=threshold)
+
+
+def decide_reviewed(decision: Decision, review: Review) -> Decision:
+    """What a human made of a decision that a score alone would have settled otherwise, or the same."""
+    reasons: dict[str, Reason] = {
+        "accept": "accepted_by_reviewer", "reject": "rejected_by_reviewer", "edit": "written_by_reviewer",
+    }  # fmt: skip
+    settled = {"accepted": review.verdict == "accept", "reason": reasons[review.verdict], "review": review}
+    return decision.model_copy(update=settled)
+
+
+def asks_human(decision: Decision, band: Band | None) -> bool:
+    """Whether the score lies in the band of those a human settles."""
+    return band is not None and decision.number is not None and decision.number in band
 
 
 def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None) -> Decision:

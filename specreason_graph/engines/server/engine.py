@@ -56,6 +56,8 @@ class ServerEngine:
     server serves must be that model. What the server can do is found out when the engine is opened.
     """
 
+    constrains = True
+
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
         self._address = address(url)
         self.url = str(self._address.copy_with(userinfo=b"")).rstrip("/")

@@ -23,6 +23,7 @@ def writing(sampling: Sampling) -> dict[str, Any]:
         "top_p": 1.0 if greedy else sampling.top_p, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop),
         "stop_token_ids": sorted(sampling.stop_token_ids), "include_stop_str_in_output": True,
         "skip_special_tokens": False,
+        **({"structured_outputs": {"json": json.loads(sampling.json_schema)}} if sampling.json_schema else {}),
     }  # fmt: skip
 
 

@@ -53,6 +53,8 @@ class VLLMEngine:
     them.
     """
 
+    constrains = True
+
     def __init__(
         self,
         model: str,

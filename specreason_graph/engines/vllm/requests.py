@@ -18,7 +18,7 @@ TOP = 20
 def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingParams:
     """Our settings in vLLM's words: it stops where we say and nowhere else."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     greedy = sampling.temperature == 0
     return SamplingParams(
@@ -27,6 +27,7 @@ def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingPara
         stop_token_ids=sorted(sampling.stop_token_ids), ignore_eos=True, include_stop_str_in_output=True,
         skip_special_tokens=False, detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None,
     )  # fmt: skip
 
 

@@ -1,0 +1,79 @@
+"""Writing one reasoning step: where it ends, and which tokens belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
+from specreason_graph.prompting import BLANK_LINE, Prompter
+from specreason_graph.records import Ending, Proposal, Usage
+from specreason_graph.records import Engine as Role
+
+
+async def write_step(
+    engine: Engine,
+    prompter: Prompter,
+    role: Role,
+    prompt: list[int],
+    *,
+    limit: int,
+    seed: int,
+    tags: tuple[str, ...] = (),
+) -> Proposal:
+    """Let ``engine`` write one step of at most ``limit`` tokens behind ``prompt``.
+
+    The step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing
+    tag, before any special token, or at the limit. ``tags`` are closing tags to look for in the text.
+    """
+    config, vocabulary = prompter.config, prompter.vocabulary
+    sampling = Sampling(
+        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed,
+        stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
+    )  # fmt: skip
+    written: list[int] = []
+    usage = Usage()
+    while True:
+        part = await engine.generate(
+            prompt + written, replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls)
+        )
+        usage += part.usage
+        generation = part.generations[0]
+        written = written + generation.token_ids
+        ids, ending = _cut(written, generation, prompter, tags)
+        if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
+            break
+    text = vocabulary.decode(ids)
+    return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed, usage=usage)
+
+
+def _cut(
+    written: list[int], generation: Generation, prompter: Prompter, tags: tuple[str, ...]
+) -> tuple[list[int], Ending]:
+    """The tokens of the step, without what ended it, and the ending."""
+    last = written[-1]
+    if generation.finish == "stop_token":
+        if [last] == prompter.close_ids:
+            return written[:-1], "think_end"
+        return written[:-1], "end_of_sequence" if last in prompter.vocabulary.eos_ids else "special_token"
+    if generation.finish == "length":
+        return written, "length"
+    return _cut_at_tag(written, prompter.vocabulary, tags)
+
+
+def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
+    text = vocabulary.decode(written)
+    tag = next((tag for tag in tags if tag in text), None)
+    if tag is None:
+        return written, "blank_line"
+    before = text.partition(tag)[0]
+    kept = _longest_prefix(written, before, vocabulary.decode)
+    rest = before[len(vocabulary.decode(kept)) :]
+    return kept + vocabulary.encode(rest), "think_end"
+
+
+def _longest_prefix(ids: list[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:
+    length = len(ids)
+    while not text.startswith(decode(ids[:length])):
+        length -= 1
+    return ids[:length]

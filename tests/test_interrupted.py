@@ -1,0 +1,117 @@
+"""Runs broken off inside another graph go on where they were: cancelled, drained, or failed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphDrained
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.runtime import RunControl
+
+from specreason_graph import ChatSpecReason, EnginePair, create_specreason, find_runs, read_event
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.errors import EngineError
+from specreason_graph.events import AnswerToken, Proposed
+from tests.test_subgraph import parent
+
+CLOSE = "</think>"
+STEPS = 6
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+QUESTION: Any = {"question": "How far?"}
+
+
+def think(prompt: str) -> str:
+    done = prompt.rpartition("<think>\n")[2].count("\n\n")
+    return f"This is step number {done}.\n\n" if done < STEPS else CLOSE
+
+
+def base(prompt: str) -> str:
+    return "So it is." if CLOSE in prompt.rpartition("<think>\n")[2] else CLOSE
+
+
+def pair(**more: Any) -> EnginePair:
+    return EnginePair(FakeEngine(think, **more), FakeEngine(base, lambda _: 9))
+
+
+async def test_a_cancelled_subgraph_goes_on() -> None:
+    saver = InMemorySaver()
+    with pair(delay=0.03) as engines:
+        app = parent(create_specreason(engines).compile()).compile(checkpointer=saver)
+        task = asyncio.ensure_future(app.ainvoke(QUESTION, THREAD, durability="sync"))
+        while not (runs := find_runs(saver, "t")) or len(runs[0].steps) < 2:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        before = find_runs(saver, "t")[0]
+        assert before.stop_reason is None
+        assert (await app.ainvoke(None, THREAD))["answer"] == "So it is."
+    (after,) = find_runs(saver, "t")
+    assert after.run == before.run
+    assert after.steps[: len(before.steps)] == before.steps
+    assert len(after.steps) == STEPS + 1
+
+
+def test_a_drained_subgraph_goes_on() -> None:
+    saver, control = InMemorySaver(), RunControl()
+    with pair() as engines:
+        app = parent(create_specreason(engines).compile()).compile(checkpointer=saver)
+        parts = app.stream(QUESTION, THREAD, stream_mode="custom", subgraphs=True, control=control)
+
+        def watch() -> None:
+            for _, part in parts:
+                if isinstance(event := read_event(part), Proposed) and event.index == 3:
+                    control.request_drain("sigterm")
+
+        with pytest.raises(GraphDrained):
+            watch()
+        (before,) = find_runs(saver, "t")
+        assert before.stop_reason is None
+        assert app.invoke(None, THREAD)["answer"] == "So it is."
+    (after,) = find_runs(saver, "t")
+    assert (after.run, len(after.steps)) == (before.run, STEPS + 1)
+
+
+def test_a_chat_models_call_begins_anew_when_its_graph_is_resumed() -> None:
+    saver = InMemorySaver()
+    with pair() as engines:
+        chat = ChatSpecReason(engines, continue_without_draft=False)
+        draft: Any = engines.draft
+        works, calls = draft._reply, iter(range(100))
+
+        def fails_once(ids: Any) -> str:
+            if next(calls) == 3:
+                raise EngineError("gone", engine="draft")
+            return str(works(ids))
+
+        draft._reply = fails_once
+        graph = StateGraph(MessagesState)
+        graph.add_node("model", lambda state: {"messages": [chat.invoke(state["messages"])]})
+        graph.add_edge(START, "model")
+        graph.add_edge("model", END)
+        app = graph.compile(checkpointer=saver)
+        with pytest.raises(EngineError, match="gone"):
+            app.invoke({"messages": [HumanMessage("How far?")]}, THREAD, durability="sync")
+        message = app.invoke(None, THREAD)["messages"][-1]
+    assert next(calls) == 4 + STEPS + 1
+    assert find_runs(saver, "t") == []
+    assert [block.get("type") for block in message.content_blocks] == ["reasoning"] * STEPS + ["text"]
+    assert message.text == "So it is."
+
+
+def test_events_are_the_same_at_the_root_and_in_a_subgraph() -> None:
+    def told(parts: Any) -> list[tuple[str, str]]:
+        events = [read_event(part) for part in parts]
+        return [(event.event, event.text if isinstance(event, AnswerToken) else "") for event in events if event]
+
+    with pair() as engines:
+        loop = create_specreason(engines).compile()
+        root = told(loop.stream(QUESTION, stream_mode="custom"))
+        inner = told(part for _, part in parent(loop).compile().stream(QUESTION, stream_mode="custom", subgraphs=True))
+    assert root == inner
+    assert [name for name, _ in root[:3]] == ["proposed", "scored", "accepted"]
+    assert "".join(text for _, text in root) == "So it is."
+    assert root[-1][0] == "finished"

@@ -1,0 +1,148 @@
+"""kill -9 in the middle of somebody else's graph: it ends as it would have ended, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.threads import find_runs
+
+INSTANTS = 20
+STEPS = 25
+CLOSE = "</think>"
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+class State(TypedDict, total=False):
+    topic: str
+    question: str
+    answer: str
+    stop_reason: str
+    report: str
+
+
+def pair() -> EnginePair:
+    def done(prompt: str) -> int:
+        return prompt.rpartition("<think>\n")[2].count("\n\n")
+
+    def think(prompt: str) -> str:
+        return f"Step {done(prompt)} as the draft has it.\n\n" if done(prompt) < STEPS else CLOSE
+
+    def base(prompt: str) -> str:
+        if CLOSE in prompt.rpartition("<think>\n")[2]:
+            return "So."
+        return f"Step {done(prompt)} as the base has it.\n\n" if done(prompt) < STEPS else CLOSE
+
+    def judge(prompt: str) -> int:
+        return 2 if done(prompt) % 3 == 0 else 9
+
+    return EnginePair(FakeEngine(think, delay=0.005), FakeEngine(base, judge, delay=0.005))
+
+
+def app(engines: EnginePair, saver: Any) -> Any:
+    graph = StateGraph(State)
+    graph.add_node("plan", lambda state: {"question": f"What of {state['topic']}?"})
+    graph.add_node("think", create_specreason(engines).compile())
+    graph.add_node("report", lambda state: {"report": f"{state['question']} {state['answer']}"})
+    for one, other in ((START, "plan"), ("plan", "think"), ("think", "report"), ("report", END)):
+        graph.add_edge(one, other)
+    return graph.compile(checkpointer=saver)
+
+
+def opened(place: str) -> AbstractContextManager[Any]:
+    return (PostgresSaver if place.startswith("host=") else SqliteSaver).from_conn_string(place)
+
+
+def work(place: str, thread: str, begun: Any = None) -> Any:
+    """Start the graph, or go on with it; its final state and what was thought."""
+    config: Any = {"configurable": {"thread_id": thread}}
+    with opened(place) as saver, pair() as engines:
+        whole = app(engines, saver)
+        if begun:
+            begun.set()
+        started = whole.get_state(config).created_at
+        outcome = whole.invoke(None if started else {"topic": "foxes"}, config, durability="sync")
+        (run,) = find_runs(saver, thread)
+    return outcome, [step.dump() for step in run.steps]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of our own, reached through a socket in its folder."""
+    initdb = shutil.which("initdb") or next((str(folder / "initdb") for folder in BINARIES), "")
+    if not Path(initdb).is_file():
+        pytest.skip("PostgreSQL's initdb is not installed (apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="specreason-pg-"))
+    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}  # it does not run as root
+    if user:
+        shutil.chown(folder, "postgres")
+    data = str(folder / "data")
+    binaries = Path(initdb).resolve().parent
+    subprocess.run(
+        [initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], check=True, capture_output=True, **user
+    )
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user,
+    )  # fmt: skip
+    place = f"host={folder} user=tester dbname=postgres"
+    for _ in range(100):
+        try:
+            with PostgresSaver.from_conn_string(place) as saver:
+                saver.setup()
+            break
+        except Exception:  # it is not up yet
+            time.sleep(0.1)
+    yield place
+    server.terminate()
+    server.wait(20)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "runs.sqlite")
+    return str(request.getfixturevalue("postgres"))
+
+
+def test_a_parent_graph_killed_at_random_instants_ends_as_if_nothing_had_happened(place: str) -> None:
+    start = time.monotonic()
+    expected = work(place, "whole")
+    seconds = time.monotonic() - start
+    assert len(expected[1]) == STEPS + 1
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.test_resume_subgraph"])
+    rng, reached = random.Random(7), []
+    for instant in range(INSTANTS):
+        begun = processes.Event()
+        child = processes.Process(target=work, args=(place, f"killed-{instant}", begun))
+        child.start()
+        assert begun.wait(60)
+        time.sleep(rng.uniform(0, 1.2 * seconds))
+        child.kill()
+        child.join()
+        with opened(place) as saver:
+            runs = find_runs(saver, f"killed-{instant}")
+        before = [step.dump() for step in runs[0].steps] if runs else []
+        reached.append(len(before))
+        assert before == expected[1][: len(before)]
+        assert work(place, f"killed-{instant}") == expected
+    assert sum(0 < count < STEPS for count in reached) >= INSTANTS // 4, f"few kills fell into the middle: {reached}"
