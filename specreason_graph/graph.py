@@ -17,7 +17,7 @@ from langgraph.runtime import get_runtime
 
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.base import SESSION
-from specreason_graph.engines.pair import EnginePair
+from specreason_graph.engines.pair import CALLS, EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
@@ -134,8 +134,23 @@ class CompiledSpecReason(CompiledStateGraph[State, SpecReasonConfig, Question, O
     """The compiled loop. It does not run into recursion limits that callers set, or LangChain sets for them."""
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
-        """Run, and yield what the stream modes ask for."""
-        return super().stream(input, _unlimited(config), **more)
+        """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
+        calls: set[Any] = set()
+        parts = super().stream(input, _unlimited(config), **more)
+        try:
+            while True:
+                token = CALLS.set(calls)  # the threads of the nodes inherit it
+                try:
+                    part = next(parts)
+                except StopIteration:
+                    return
+                finally:
+                    CALLS.reset(token)
+                yield part
+        finally:
+            for call in list(calls):
+                call.cancel()
+            parts.close()  # type: ignore[attr-defined]
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for."""

@@ -298,6 +298,24 @@ async def test_a_consumer_that_goes_away_ends_the_engine_calls() -> None:
         assert draft.running + base.running == 0
 
 
+def test_who_leaves_a_synchronous_stream_ends_the_engine_call() -> None:
+    class Endless(Counting):
+        async def generate(self, prompt: Any, sampling: Any, on_token: Any = None) -> Any:
+            done = await super().generate(prompt, sampling, on_token)
+            if on_token:  # the answer has been told, and the call goes on
+                await self._counted(asyncio.Event().wait())
+            return done
+
+    base = Endless(answer, lambda _: 8)
+    with EnginePair(FakeEngine(think), base) as pair:
+        stream = ChatSpecReason(pair).stream("What?")
+        while not next(stream).text:
+            pass
+        assert base.running == 1
+        stream.close()  # type: ignore[attr-defined]
+        assert base.running == 0
+
+
 class Counting(FakeEngine):
     """Counts its running calls."""
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,8 @@ from specreason_graph.engines.base import Engine, EngineDescription
 from specreason_graph.records import Engine as Role
 
 T = TypeVar("T")
+CALLS: ContextVar[set[Future[Any]] | None] = ContextVar("specreason_calls", default=None)
+"""Where `EnginePair.run` notes the work it waits for, so that whoever leaves a synchronous stream can cancel it."""
 
 
 class LoopThread:
@@ -127,7 +130,10 @@ class EnginePair:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``work`` on the engines' loop and wait for it, from sync code; an interrupt cancels it."""
-        outcome = self._thread.submit(self._opened(work))
+        outcome, calls = self._thread.submit(self._opened(work)), CALLS.get()
+        if calls is not None:
+            calls.add(outcome)
+            outcome.add_done_callback(calls.discard)
         try:
             return outcome.result()
         except BaseException:
