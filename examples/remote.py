@@ -1,9 +1,10 @@
 """The loop behind `langgraph dev`: started there, shown here while it works.
 
-Start the server in the project's folder with ``langgraph dev --no-browser``.
+Start the server in the project's folder with ``langgraph dev --no-browser``, and give the address that it prints.
 """
 
 import asyncio
+import sys
 
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
@@ -28,4 +29,4 @@ async def main(url: str = "http://127.0.0.1:2024") -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))
