@@ -40,7 +40,8 @@ class Finalize(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
-        plan, prompter = self._plan(state), self.prompts.prompter(self._author(state))
+        plan = self._plan(state)
+        prompter = self.prompts.prompter(plan.role)
         context = contextvars.copy_context()  # the engine's thread knows nothing of this run
         stream = AnswerStream(
             prompter.vocabulary, lambda text: context.run(self.tell, AnswerToken(text=text)),
@@ -91,7 +92,7 @@ class Finalize(Stage):
             "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump()
         }  # fmt: skip
         if state["manifest"]["asked_by_messages"]:
-            outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason)]
+            outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason, summary)]
         return outcome
 
     def _author(self, state: State) -> Engine:

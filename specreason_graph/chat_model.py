@@ -26,7 +26,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from specreason_graph.config import SpecReasonConfig, make_config
+from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.events import AnswerToken, read_event
@@ -69,7 +69,7 @@ class ChatSpecReason(BaseChatModel):
         own = {name: value for name, value in given.items() if name in cls.model_fields or _is_alias(cls, name)}
         named = _settings({name: value for name, value in given.items() if name not in own})
         base = SpecReasonConfig.model_validate(own.get("settings") or {})
-        return {**own, "settings": _unreviewed(make_config(**{**base.model_dump(), **named}))}
+        return {**own, "settings": _unreviewed(overridden(base, named))}
 
     @property
     def _llm_type(self) -> str:
@@ -85,7 +85,7 @@ class ChatSpecReason(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         named = {name: value for name, value in kwargs.items() if name != "model"}
-        config = make_config(**{**self.settings.model_dump(), **_settings(named)})
+        config = overridden(self.settings, _settings(named))
         return LangSmithParams(
             ls_provider="specreason", ls_model_name=kwargs.get("model") or self.pair.base.name, ls_model_type="chat",
             ls_temperature=config.temperature, ls_max_tokens=config.answer_tokens, ls_stop=stop or config.stop,
@@ -216,13 +216,14 @@ class Chunks:
         rest = reply.text[len(self._told) :]
         if rest:
             yield self._text(rest)
-        calls: list[Any] = [{**call, "args": json.dumps(call["args"], ensure_ascii=False)} for call in reply.tool_calls]
-        # as JSON texts, which cannot be taken for the arguments of a call
-        broken = [{**call, "args": json.dumps(call["args"], ensure_ascii=False)} for call in reply.invalid_tool_calls]
-        chunks = [
-            tool_call_chunk(name=call["name"], args=call["args"], id=call["id"], index=self._steps + 1 + place)
-            for place, call in enumerate([*calls, *broken])
-        ]
+        calls: list[Any] = [*reply.tool_calls, *reply.invalid_tool_calls]
+        chunks = [  # what is invalid is a text, and as a JSON text it cannot be taken for the arguments of a call
+            tool_call_chunk(
+                name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"],
+                index=self._steps + 1 + place,
+            )
+            for place, call in enumerate(calls)
+        ]  # fmt: skip
         if chunks:
             yield ChatGenerationChunk(message=AIMessageChunk(content=[], tool_call_chunks=chunks))
         last = AIMessageChunk(

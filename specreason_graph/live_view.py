@@ -37,7 +37,7 @@ class LiveView:
                 self.step(event.step)
             case AnswerToken():
                 typer.echo("" if self._answering else "\n", nl=False)
-                typer.echo(_printable(event.text), nl=False)
+                typer.echo(printable(event.text), nl=False)
                 self._answering = True
             case Finished():
                 typer.echo("\n" * self._answering)
@@ -69,11 +69,12 @@ class LiveView:
 
 
 def visible(text: str) -> str:
-    """Model text in one line, without control characters, so that it cannot steer the terminal."""
-    return " ".join(_printable(text.strip()).split("\n"))
+    """Model text in one line, without control characters."""
+    return " ".join(printable(text.strip()).split("\n"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Model text without control characters, so that it cannot steer the terminal."""
     return "".join(c for c in text if c.isprintable() or c == "\n")
 
 

@@ -10,10 +10,12 @@ from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
 
 from specreason_graph.records import Answer, Step, StopReason, Usage
 from specreason_graph.state import Plain
-from specreason_graph.summary import summarise
+from specreason_graph.summary import Summary
 
 
-def reply_message(manifest: Plain, steps: Sequence[Step], answer: Answer, reason: StopReason) -> AIMessage:
+def reply_message(
+    manifest: Plain, steps: Sequence[Step], answer: Answer, reason: StopReason, summary: Summary
+) -> AIMessage:
     """The reply to a conversation."""
     blocks = [reasoning_block(step) for step in steps if step.text]
     if answer.text:
@@ -22,7 +24,7 @@ def reply_message(manifest: Plain, steps: Sequence[Step], answer: Answer, reason
         content=blocks,  # type: ignore[arg-type]
         tool_calls=answer.tool_calls, invalid_tool_calls=answer.invalid_tool_calls,
         usage_metadata=usage_metadata(manifest, steps, answer),
-        response_metadata=response_metadata(manifest, steps, answer, reason),
+        response_metadata=response_metadata(manifest, answer, reason, summary),
     )  # fmt: skip
 
 
@@ -43,11 +45,11 @@ def usage_metadata(manifest: Plain, steps: Sequence[Step], answer: Answer) -> Us
     )  # fmt: skip
 
 
-def response_metadata(manifest: Plain, steps: Sequence[Step], answer: Answer, reason: StopReason) -> dict[str, Any]:
+def response_metadata(manifest: Plain, answer: Answer, reason: StopReason, summary: Summary) -> dict[str, Any]:
     """Models, how it ended, and the work of each model, rejected work included."""
     engines: Mapping[str, Any] = manifest["engines"]
     work = {"base": Usage(), "draft": Usage()}
-    for cost in summarise(steps, answer).costs:
+    for cost in summary.costs:
         work[cost.engine] += cost.usage
     finish = "tool_calls" if answer.tool_calls else "stop" if answer.complete else "length"
     return {

@@ -73,6 +73,14 @@ def scripted() -> Iterator[EnginePair]:
 class Standard:
     """What both suites are told of the model."""
 
+    @pytest.fixture(autouse=True)
+    def _engines(self, scripted: EnginePair) -> None:
+        type(self).scripted = scripted  # type: ignore[attr-defined]
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"pair": self.scripted}  # type: ignore[attr-defined]
+
     @property
     def chat_model_class(self) -> type[ChatSpecReason]:
         return ChatSpecReason
@@ -103,23 +111,11 @@ class Standard:
 
 
 class TestUnit(Standard, ChatModelUnitTests):
-    @pytest.fixture(autouse=True)
-    def _engines(self, scripted: EnginePair) -> None:
-        type(self).scripted = scripted  # type: ignore[attr-defined]
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"pair": self.scripted}  # type: ignore[attr-defined]
+    """Without calling the model."""
 
 
 class TestIntegration(Standard, ChatModelIntegrationTests):
-    @pytest.fixture(autouse=True)
-    def _engines(self, scripted: EnginePair) -> None:
-        type(self).scripted = scripted  # type: ignore[attr-defined]
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"pair": self.scripted}  # type: ignore[attr-defined]
+    """Calling it."""
 
 
 @pytest.fixture

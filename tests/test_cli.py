@@ -9,6 +9,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from specreason_graph.events import AnswerToken
+from specreason_graph.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 
 Command = Callable[..., CompletedProcess[str]]
@@ -142,3 +144,9 @@ def test_bench_overhead(command: Command) -> None:
     found = json.loads(command("bench", "overhead", "--steps", "12", "--json").stdout)
     assert found["steps"] == 13
     assert found["database_bytes"] > found["text_bytes"] > 0
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    LiveView().show(AnswerToken(text="\x1b[2Jred\nline"))
+    assert capsys.readouterr().out == "\n[2Jred\nline"
+    assert printable("\x1b]0;x\x07a\n") == "]0;xa\n"

@@ -11,7 +11,7 @@ import typer
 
 from specreason_graph.cli import options
 from specreason_graph.errors import EngineError, QuestionError
-from specreason_graph.live_view import LiveView
+from specreason_graph.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs import Launch, Run, Runs, default_database
 from specreason_graph.summary import summarise
@@ -118,7 +118,7 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     for event in run.events():
         view.show(event)
     if run.answer and not view.finished:
-        typer.echo(f"\n{run.answer.text}\n")
+        typer.echo(f"\n{printable(run.answer.text)}\n")
         view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))
 
 
