@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, Literal
@@ -12,13 +12,13 @@ from uuid import uuid4
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackManager,
     CallbackManager,
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
@@ -26,13 +26,12 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from specreason_graph.callbacks import abegun, begun, callbacks_below, streamed
+from specreason_graph.chunks import Chunks
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
-from specreason_graph.events import AnswerToken, read_event
 from specreason_graph.graph import CompiledSpecReason, create_specreason
-from specreason_graph.messages import reasoning_block
-from specreason_graph.records import Step
 
 ALIASES = {"max_tokens": "answer_tokens", "timeout": "deadline_seconds", "stop_sequences": "stop"}
 """LangChain's standard names for settings that are called otherwise here."""
@@ -96,6 +95,32 @@ class ChatSpecReason(BaseChatModel):
         """The loop behind it; a call begins anew when the graph around it is resumed, as with any chat model."""
         return create_specreason(self.pair, config=self.settings).compile()
 
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """As in LangChain; the graph's run is below this one in the tree of callbacks."""
+        config, below = streamed(config, CallbackManager)
+        yield from begun(super().stream(input, config, stop=stop, **kwargs), below)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """As in LangChain; the graph's run is below this one in the tree of callbacks."""
+        config, below = streamed(config, AsyncCallbackManager)
+        async with aclosing(abegun(super().astream(input, config, stop=stop, **kwargs), below)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -103,11 +128,12 @@ class ChatSpecReason(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        config, context = _inner(run_manager, CallbackManager), self._context(stop, kwargs)
+        below, context = callbacks_below(run_manager, CallbackManager), self._context(stop, kwargs)
+        parts = self.graph.stream(
+            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+        )
         chunks = Chunks()
-        for mode, part in self.graph.stream(
-            {"messages": messages}, config, context=context, stream_mode=["custom", "values"]
-        ):
+        for mode, part in begun(parts, below):
             for chunk in chunks.take(mode, part):
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -120,11 +146,12 @@ class ChatSpecReason(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        config, context = _inner(run_manager, AsyncCallbackManager), self._context(stop, kwargs)
+        below, context = callbacks_below(run_manager, AsyncCallbackManager), self._context(stop, kwargs)
+        parts = self.graph.astream(
+            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+        )
         chunks = Chunks()
-        async for mode, part in self.graph.astream(
-            {"messages": messages}, config, context=context, stream_mode=["custom", "values"]
-        ):
+        async for mode, part in abegun(parts, below):
             for chunk in chunks.take(mode, part):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -191,56 +218,6 @@ class ChatSpecReason(BaseChatModel):
         return _unreviewed(make_config(**_settings({**kwargs, **({"stop": stop} if stop else {})})))
 
 
-class Chunks:
-    """Turns what the graph streams into chunks of one message; a step or a word once told is never taken back."""
-
-    def __init__(self) -> None:
-        self._steps, self._told = 0, ""
-
-    def take(self, mode: str, part: Any) -> Iterator[ChatGenerationChunk]:
-        """The chunks of a part: steps as they are committed, the answer as it is written, the rest at the end."""
-        if mode == "custom":
-            event = read_event(part)
-            if isinstance(event, AnswerToken):
-                yield self._text(event.text)
-            return
-        trace = part.get("trace", ())
-        for step in map(Step.load, trace[self._steps :]):
-            if step.text:
-                yield _chunk([reasoning_block(step)])
-        self._steps = len(trace)
-        if part.get("answer") is not None and part.get("messages") and part.get("stop_reason"):
-            yield from self._close(part["messages"][-1])
-
-    def _close(self, reply: AIMessage) -> Iterator[ChatGenerationChunk]:
-        rest = reply.text[len(self._told) :]
-        if rest:
-            yield self._text(rest)
-        calls: list[Any] = [*reply.tool_calls, *reply.invalid_tool_calls]
-        chunks = [  # what is invalid is a text, and as a JSON text it cannot be taken for the arguments of a call
-            tool_call_chunk(
-                name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"],
-                index=self._steps + 1 + place,
-            )
-            for place, call in enumerate(calls)
-        ]  # fmt: skip
-        if chunks:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=[], tool_call_chunks=chunks))
-        last = AIMessageChunk(
-            content=[], usage_metadata=reply.usage_metadata, response_metadata=reply.response_metadata,
-            chunk_position="last",
-        )  # fmt: skip
-        yield ChatGenerationChunk(message=last)
-
-    def _text(self, text: str) -> ChatGenerationChunk:
-        self._told += text
-        return _chunk([{"type": "text", "text": text, "index": self._steps}])
-
-
-def _chunk(blocks: list[dict[str, Any]]) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=AIMessageChunk(content=blocks))
-
-
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments as settings of the loop; None stands for what was not said."""
     named = {ALIASES.get(name, name): value for name, value in given.items() if name not in NOTES}
@@ -265,17 +242,10 @@ def _choice(choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: 
     return {"required": "any"}.get(choice, choice) if choice else None
 
 
-def _inner(run_manager: Any, kind: type[CallbackManager] | type[AsyncCallbackManager]) -> RunnableConfig:
-    """The config of the graph's run: below the chat model's in the tree of callbacks, and on a thread of its own."""
-    alone: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}  # else it would be a subgraph of the caller's
-    if run_manager is None:
-        return alone
-    manager = kind(
-        handlers=run_manager.inheritable_handlers, inheritable_handlers=run_manager.inheritable_handlers,
-        parent_run_id=run_manager.run_id, inheritable_tags=run_manager.inheritable_tags,
-        inheritable_metadata=run_manager.inheritable_metadata,
-    )  # fmt: skip
-    return {**alone, "callbacks": manager}
+def _alone(below: BaseCallbackManager | None) -> RunnableConfig:
+    """The config of the graph's run: on a thread of its own, or else it would be a subgraph of the caller's."""
+    config: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
+    return {**config, "callbacks": below} if below else config
 
 
 def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

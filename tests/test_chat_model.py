@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.base import BaseTracer
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -331,14 +332,31 @@ class Counting(FakeEngine):
             self.running -= 1
 
 
-def test_the_graphs_runs_are_below_the_chat_models_run(chat: ChatSpecReason) -> None:
+async def _from_astream(chat: ChatSpecReason, config: Any) -> list[Any]:
+    return [chunk async for chunk in chat.astream("What?", config)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda chat, config: chat.invoke("What?", config),
+        lambda chat, config: asyncio.run(chat.ainvoke("What?", config)),
+        lambda chat, config: list(chat.stream("What?", config)),
+        lambda chat, config: asyncio.run(_from_astream(chat, config)),
+        lambda chat, config: list((RunnableLambda(lambda text: text) | chat).stream("What?", config)),
+    ],
+    ids=["invoke", "ainvoke", "stream", "astream", "in a chain"],
+)
+def test_the_graphs_runs_are_below_the_chat_models_run(chat: ChatSpecReason, call: Callable[..., Any]) -> None:
     class Tree(BaseTracer):
         def _persist_run(self, run: Any) -> None:
             seen.append(run)
 
     seen: list[Any] = []
-    chat.invoke("What?", {"callbacks": [Tree()]})
+    call(chat, {"callbacks": [Tree()], "tags": ["mine"]})
     (root,) = seen
+    assert "mine" in root.tags
+    root = next((run for run in root.child_runs if run.run_type == "llm"), root)
     assert root.run_type == "llm"
     (graph,) = root.child_runs
     assert graph.name == "specreason"
