@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specreason_graph.answer_stream import AnswerStream
+from specreason_graph.audit.ledger import head_of, seal_answer
 from specreason_graph.engines.base import Generation, Sampling
 from specreason_graph.events import AnswerToken, Finished
 from specreason_graph.messages import reply_message
@@ -86,6 +87,7 @@ class Finalize(Stage):
 
     def _outcome(self, state: State, answer: Answer) -> dict[str, Any]:
         reason, steps = state["progress"]["stop_reason"], [Step.load(step) for step in state["trace"]]
+        answer = self._sealed(state, answer, reason)
         summary = summarise(steps, answer)
         self.tell(Finished(answer=answer, stop_reason=reason, summary=summary))
         outcome = {
@@ -94,6 +96,13 @@ class Finalize(Stage):
         if state["manifest"]["asked_by_messages"]:
             outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason, summary)]
         return outcome
+
+    def _sealed(self, state: State, answer: Answer, reason: str) -> Answer:
+        """The answer with the hash of the whole ledger, signed where there is a key."""
+        sealed = Answer.load(seal_answer(answer.dump(), reason, head_of(state["manifest"], state["trace"])))
+        if self.signer is None or sealed.hash is None:
+            return sealed
+        return sealed.model_copy(update={"signature": self.signer.sign(sealed.hash)})
 
     def _author(self, state: State) -> Engine:
         """Who writes the answer: the base where the one chosen has failed or has no room."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from langgraph.config import get_stream_writer
 
+from specreason_graph.audit.ledger import head_of, seal_step
+from specreason_graph.audit.signing import Signer
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.events import Event
-from specreason_graph.policies import Progress, stop_reason
+from specreason_graph.policies import Progress, call_seed, stop_reason
 from specreason_graph.prompting import ROLES, Prompts
 from specreason_graph.records import Cost, Decision, Engine, Proposal, Purpose, Score, Step
 from specreason_graph.state import Plain, State
@@ -28,6 +29,8 @@ class Stage:
     """Settings of the run."""
     prompts: Prompts
     """How the engines are asked."""
+    signer: Signer | None = None
+    """Signs the ledger of a run that is finished."""
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Do the stage's work on the engines' loop."""
@@ -35,8 +38,7 @@ class Stage:
 
     def seed(self, purpose: Purpose, index: int) -> int:
         """The seed of one call: depends on the run's seed, what the call is for and the step, and on nothing else."""
-        digest = hashlib.sha256(f"{self.config.seed}/{purpose}/{index}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 2
+        return call_seed(self.config.seed, purpose, index)
 
     def thinking_ids(self, role: Engine, state: State, *more: Plain) -> list[int]:
         """The prompt of ``role`` behind the committed steps and ``more``."""
@@ -65,22 +67,24 @@ class Stage:
         """The next step, and the changes that append it: the only way in, for ``accept`` and ``regenerate`` alike."""
         pending = state.get("pending") or {}
         drafted = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
+        room = min(self.room(role, state, proposal.dump()) for role in ROLES)
         step = Step(
             index=len(state["trace"]), author=proposal.author, text=proposal.text, token_ids=proposal.token_ids,
             ending=proposal.ending, seed=proposal.seed, decision=decision, score=score,
-            discarded=None if decision.accepted else drafted, costs=_costs(drafted, score, proposal),
+            discarded=None if decision.accepted else drafted, costs=_costs(drafted, score, proposal), room=room,
         )  # fmt: skip
-        plain = step.dump()
-        return step, {"trace": [plain], "pending": {}, "progress": self._progress(state, step, plain)}
+        plain = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
+        changes = {"trace": [plain], "pending": {}, "progress": self._progress(state, step)}
+        return step.model_copy(update={"hash": plain["hash"]}), changes
 
-    def _progress(self, state: State, step: Step, plain: Plain) -> Plain:
+    def _progress(self, state: State, step: Step) -> Plain:
         before = state["progress"]
         progress = Progress(
             steps=step.index + 1,
             thinking_tokens=before["thinking_tokens"] + len(step.token_ids),
             seconds=before["seconds"] + sum(cost.usage.seconds for cost in step.costs),
             repeats=1 + sum(earlier["text"].strip() == step.text.strip() for earlier in state["trace"]),
-            room=min(self.room(role, state, plain) for role in ROLES),
+            room=step.room or 0,
             draft_failed=step.decision.reason == "draft_failed",
         )
         return {**before, **asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}

@@ -15,6 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
 
+from specreason_graph.audit.signing import Signer
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.base import SESSION
 from specreason_graph.engines.pair import CALLS, EnginePair
@@ -34,18 +35,20 @@ STAGES: dict[str, type[Stage]] = {
 }  # fmt: skip
 
 
-def create_specreason(pair: EnginePair, *, config: SpecReasonConfig | None = None, **settings: Any) -> SpecReasonGraph:
+def create_specreason(
+    pair: EnginePair, *, config: SpecReasonConfig | None = None, signer: Signer | None = None, **settings: Any
+) -> SpecReasonGraph:
     """Wire the loop over ``pair`` and return the graph, not yet compiled: the caller brings the checkpointer.
 
     ``settings`` are fields of `SpecReasonConfig`, on top of ``config``; a bad one raises `ConfigError`. Invoke the
     compiled graph with ``{"question": ...}`` or ``{"messages": [...]}``, sync or async; it returns ``answer``,
     ``stop_reason``, ``trace``, ``trace_summary`` and, to messages, ``messages``. One call may have settings of its own,
     as ``context=SpecReasonConfig(...)`` (fields not set there keep the graph's) or in
-    ``config["configurable"]["specreason"]``.
+    ``config["configurable"]["specreason"]``. A ``signer`` signs the ledger of each run that ends.
 
     Method: SpecReason, arXiv 2504.07891.
     """
-    bench = Bench(pair, overridden(config or make_config(), settings))
+    bench = Bench(pair, overridden(config or make_config(), settings), signer)
     graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
     for name, stage in STAGES.items():
         graph.add_node(name, bench.node(name, stage))
@@ -88,8 +91,8 @@ def after_review(state: State) -> Literal["accept", "regenerate"]:
 class Bench:
     """Where stages work: over one pair, each call under the settings of the run it works for."""
 
-    def __init__(self, pair: EnginePair, defaults: SpecReasonConfig) -> None:
-        self.pair, self.defaults = pair, defaults
+    def __init__(self, pair: EnginePair, defaults: SpecReasonConfig, signer: Signer | None) -> None:
+        self.pair, self.defaults, self.signer = pair, defaults, signer
         self._equipped = lru_cache(maxsize=32)(self._equip)
 
     def node(self, name: str, stage: type[Stage]) -> RunnableLambda[State, dict[str, Any]]:
@@ -113,7 +116,7 @@ class Bench:
             settings = self._asked(configurable.get(KNOBS)).model_dump_json()
         else:
             settings = SpecReasonConfig.model_validate(state["manifest"]["config"]).model_dump_json()
-        return stage(self.pair, *self._equipped(settings))
+        return stage(self.pair, *self._equipped(settings), self.signer)
 
     def _asked(self, knobs: object) -> SpecReasonConfig:
         """The settings of a run that begins: the graph's, the context's over them, and the call's over both."""

@@ -13,6 +13,7 @@ import threading
 from functools import cache
 from pathlib import Path
 
+from specreason_graph.audit.signing import Signer
 from specreason_graph.cli.options import make_launch
 from specreason_graph.config import make_config
 from specreason_graph.graph import CompiledSpecReason, create_specreason
@@ -37,4 +38,4 @@ def _open() -> CompiledSpecReason:
     launch = make_launch("", Path(file) if file else None, {}, {})
     pair = launch.open_pair()
     atexit.register(pair.close)
-    return create_specreason(pair, config=make_config(**launch.settings)).compile()
+    return create_specreason(pair, config=make_config(**launch.settings), signer=Signer.from_environment()).compile()

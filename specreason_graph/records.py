@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: the ledger; 1 is still read, and has none."""
 
 StopReason = Literal[
     "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
@@ -61,9 +62,13 @@ class Usage(Record):
     """Tokens the engine wrote, thrown-away ones included."""
     seconds: float = 0.0
     """Seconds from call to answer."""
+    started: float | None = None
+    """When the first call began, seconds since 1970; None when there was none or nobody looked."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+        sums = {name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields if name != "started"}
+        begun = [usage.started for usage in (self, other) if usage.started is not None]
+        return Usage(**sums, started=min(begun, default=None))
 
 
 class Cost(Record):
@@ -177,6 +182,19 @@ class Step(Record):
     """The proposal that was rejected in favour of this step; None when there was none."""
     costs: list[Cost]
     """Engine work for this step, rejected work included."""
+    room: int | None = None
+    """Tokens left for steps behind this one, before the context of either engine is full."""
+    hash: str | None = None
+    """Hash of the ledger up to and with this step; None in runs that have no ledger."""
+
+
+class Signature(Record):
+    """Ed25519 signature of a ledger's head."""
+
+    key: str
+    """The signer's public key, raw, in hexadecimal: 32 bytes."""
+    value: str
+    """The signature in hexadecimal: 64 bytes."""
 
 
 class Answer(Record):
@@ -200,3 +218,7 @@ class Answer(Record):
     """Seed of the sampling."""
     usage: Usage
     """Cost of writing it."""
+    hash: str | None = None
+    """Hash of the whole ledger; None in runs that have none."""
+    signature: Signature | None = None
+    """Signature of the hash, where the run was given a key."""

@@ -19,6 +19,7 @@ from langgraph.graph.state import CompiledStateGraph
 from platformdirs import user_data_path
 from pydantic import Field
 
+from specreason_graph.audit.signing import Signer
 from specreason_graph.config import make_config
 from specreason_graph.conversation import read_conversation
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
@@ -111,7 +112,8 @@ class Runs:
 
     def compile(self, launch: Launch, pair: EnginePair) -> CompiledStateGraph[Any, Any, Any, Any]:
         """The graph of a run, checkpointed here."""
-        return create_specreason(pair, config=make_config(**launch.settings)).compile(checkpointer=self.saver)
+        graph = create_specreason(pair, config=make_config(**launch.settings), signer=Signer.from_environment())
+        return graph.compile(checkpointer=self.saver)
 
 
 def _connect(file: Path) -> sqlite3.Connection:

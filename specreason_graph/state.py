@@ -7,11 +7,17 @@ strict msgpack mode. No step has a key named ``role`` or ``type``: the delta cha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel, EphemeralValue
+from langgraph.types import Overwrite
 from typing_extensions import TypedDict
+
+from specreason_graph.audit.ledger import seal_manifest
+from specreason_graph.manifest import Manifest
+from specreason_graph.policies import Progress
 
 Plain = dict[str, Any]
 """A record as a plain dictionary."""
@@ -75,3 +81,17 @@ class State(TypedDict, total=False):
     """Why the thinking ended; set by ``finalize``."""
     trace_summary: Plain
     """What the run took; set by ``finalize``."""
+
+
+def begin(manifest: Manifest) -> dict[str, Any]:
+    """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed."""
+    return {
+        "manifest": seal_manifest(manifest.dump()),
+        "trace": Overwrite([]),
+        "pending": {},
+        "progress": {**asdict(Progress()), "stop_reason": None, "run": manifest.run},
+        "result": {},
+        "answer": "",
+        "stop_reason": "",
+        "trace_summary": {},
+    }

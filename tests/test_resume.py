@@ -25,11 +25,11 @@ LAUNCH = Launch(question=PROBLEM.question, settings={"seed": 11, "temperature": 
 
 
 def kept(step: Step) -> dict[str, Any]:
-    """What of a step must survive: everything but the seconds and what the caches happened to hold."""
+    """What of a step must survive: all but the seconds, what the caches happened to hold, and the hash over both."""
     plain = step.dump()
     for costed in (plain, plain["score"] or {}, plain["discarded"] or {}):
-        costed.pop("usage", None)
-        costed.pop("costs", None)
+        for name in ("usage", "costs", "hash"):  # a hash covers the seconds
+            costed.pop(name, None)
     return plain
 
 

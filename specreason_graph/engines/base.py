@@ -237,7 +237,7 @@ def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: i
     """The cost of one call that began at ``begun`` on the performance counter."""
     return Usage(
         calls=1, prompt_tokens=len(prompt_ids), cached_tokens=cached, generated_tokens=written,
-        seconds=time.perf_counter() - begun,
+        seconds=(seconds := time.perf_counter() - begun), started=time.time() - seconds,
     )  # fmt: skip
 
 

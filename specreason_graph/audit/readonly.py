@@ -1,0 +1,133 @@
+"""Looking into any LangGraph checkpointer without writing to it, and without trusting what is in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from copy import copy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from specreason_graph.errors import ConfigError, ThreadError, UsageError
+
+
+class Damaged(dict[str, Any]):
+    """Stands where stored bytes are not what was written: empty, in the form of a checkpoint that holds nothing."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(channel_values={}, channel_versions={})
+        self.problem = problem
+
+
+class CheckedSerializer(SerializerProtocol):
+    """Reads strictly: no code is imported for what is stored, and bytes that nobody would write are `Damaged`."""
+
+    def __init__(self, serde: SerializerProtocol) -> None:
+        self._serde, self._plain = serde, JsonPlusSerializer(allowed_msgpack_modules=None)
+        if isinstance(serde, EncryptedSerializer):
+            self._serde = EncryptedSerializer(serde.cipher, self)
+        self._encrypted = isinstance(serde, EncryptedSerializer)
+        self._ours = self._encrypted or isinstance(serde, JsonPlusSerializer)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value, or `Damaged`."""
+        try:
+            if self._encrypted and "+" in data[0]:
+                return self._serde.loads_typed(data)
+            value = (self._plain if self._ours else self._serde).loads_typed(data)
+        except Exception as error:
+            return Damaged(f"cannot be read: {error}")
+        if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
+            return Damaged("is stored in bytes that this package does not write")
+        return value
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:  # noqa: ARG002 - part of the protocol
+        """Refused: nothing is written."""
+        raise TypeError("an audit writes nothing")
+
+
+class ReadOnly:
+    """A checkpointer that can only be looked at; it has no way to write."""
+
+    def __init__(self, checkpointer: BaseCheckpointSaver[Any]) -> None:
+        self._saver = copy(checkpointer)
+        self._saver.serde = CheckedSerializer(checkpointer.serde)
+        if hasattr(self._saver, "is_setup"):
+            self._saver.is_setup = True  # SQLite savers make their tables on first use
+
+    def checkpoints(self, thread_id: str | None = None) -> list[CheckpointTuple]:
+        """All checkpoints of a thread, or of all threads, the latest first, in one pass."""
+        return list(self._saver.list(_thread(thread_id)))
+
+    async def acheckpoints(self, thread_id: str | None = None) -> list[CheckpointTuple]:
+        """The same, for checkpointers that are asynchronous."""
+        return [each async for each in self._saver.alist(_thread(thread_id))]
+
+
+def _thread(thread_id: str | None) -> RunnableConfig | None:
+    return None if thread_id is None else {"configurable": {"thread_id": thread_id}}
+
+
+@contextmanager
+def open_database(where: str | Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    """A checkpointer over a database that is opened for reading only.
+
+    ``where``: an SQLite file, or ``postgresql://...`` (extra ``postgres``). `UsageError` for what cannot be read.
+    """
+    if str(where).startswith(("postgres://", "postgresql://")):
+        with _postgres(str(where)) as saver:
+            yield saver
+        return
+    with closing(_sqlite(Path(where).expanduser())) as connection:
+        yield SqliteSaver(connection)
+
+
+def _sqlite(file: Path) -> sqlite3.Connection:
+    if not file.is_file():
+        raise UsageError(f"there is no database {file}", hint="check --db")
+    connection = sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True, check_same_thread=False)
+    try:
+        tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise UsageError(f"database {file} cannot be read: {error}", hint="check --db") from None
+    if not {"checkpoints", "writes"} <= tables:
+        connection.close()
+        raise UsageError(f"database {file} holds no LangGraph checkpoints", hint="check --db")
+    return connection
+
+
+@contextmanager
+def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
+    if find_spec("langgraph.checkpoint.postgres") is None:
+        hint = 'install it with pip install "specreason-graph[postgres]"'
+        raise ConfigError("PostgreSQL needs langgraph-checkpoint-postgres", hint=hint)
+    import psycopg
+    from langgraph.checkpoint.postgres import PostgresSaver
+    from psycopg.rows import dict_row
+
+    try:
+        connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, row_factory=dict_row)
+    except psycopg.Error as error:
+        raise UsageError(f"the PostgreSQL database cannot be opened: {error}", hint="check --db") from None
+    with closing(connection):
+        connection.read_only = True
+        found = connection.execute("select to_regclass('checkpoints') as found").fetchone()
+        if not found or found["found"] is None:
+            raise UsageError("the PostgreSQL database holds no LangGraph checkpoints", hint="check --db")
+        yield PostgresSaver(connection)
+
+
+def no_such_thread(thread_id: str) -> ThreadError:
+    """The error for a thread that nothing is kept of."""
+    return ThreadError(f"no thread {thread_id!r} in this database", hint="check the thread id and --db")
