@@ -8,10 +8,11 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from specreason_graph.conversation import read_conversation
+from specreason_graph.conversation import Turn, read_conversation
 from specreason_graph.errors import ConfigError
-from specreason_graph.manifest import Manifest
+from specreason_graph.manifest import Lineage, Manifest
 from specreason_graph.nodes.stage import Stage
+from specreason_graph.prompting import Prompts
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State, begin
 
@@ -24,22 +25,8 @@ class Prepare(Stage):
         self._check_schema()
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            package_version=await asyncio.to_thread(version, "specreason-graph"),  # reads files
-            run=uuid4().hex,
-            started=datetime.now(UTC).isoformat(),
-            question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"),
-            turns=turns,
-            asked_by_messages=not question,
-            config=self.config,
-            engines=self.pair.describe(),
-            shares_vocabulary=self.pair.shares_vocabulary,
-            head_ids=self.prompts.check(turns),
-            judge_ids=self.prompts.base.judge_ids,
-            digit_ids=self.prompts.base.digit_ids,
-        )
-        return begin(manifest)
+        made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
+        return begin(made)
 
     def _check_schema(self) -> None:
         engine = self.pair.engine(self.config.answer_by)
@@ -48,3 +35,17 @@ class Prepare(Stage):
                 f"{engine.name!r} runs on an engine that cannot make an answer follow a JSON schema",
                 hint="use vLLM, or with_structured_output(..., method='function_calling')",
             )
+
+
+def make_manifest(
+    prompts: Prompts, turns: list[Turn], *, asked_by_messages: bool, forked_from: Lineage | None = None
+) -> Manifest:
+    """What holds for a run that begins now; `QuestionError` unless the conversation fits both models."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION, package_version=version("specreason-graph"), run=uuid4().hex,
+        started=datetime.now(UTC).isoformat(),
+        question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=turns,
+        asked_by_messages=asked_by_messages, config=prompts.config, engines=prompts.pair.describe(),
+        shares_vocabulary=prompts.pair.shares_vocabulary, head_ids=prompts.check(turns),
+        judge_ids=prompts.base.judge_ids, digit_ids=prompts.base.digit_ids, forked_from=forked_from,
+    )  # fmt: skip

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.graph.state import CompiledStateGraph
 from platformdirs import user_data_path
 from pydantic import Field
 
@@ -26,7 +26,7 @@ from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_opti
 from specreason_graph.engines.memory import MemoryPlan
 from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.events import Accepted, Event, Regenerated, read_event
-from specreason_graph.graph import create_specreason
+from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Answer, Record, Step
 from specreason_graph.state import Plain
@@ -105,15 +105,25 @@ class Runs:
 
     def launch(self, thread: str) -> Launch:
         """How a run was started; `ThreadError` when there is no such run."""
-        row = self._connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
-        if row is None:
-            raise ThreadError(f"no run {thread!r} in this database", hint="check the thread id and --db")
-        return Launch.model_validate_json(row[0])
+        return _launch(self._connection, thread)
 
-    def compile(self, launch: Launch, pair: EnginePair) -> CompiledStateGraph[Any, Any, Any, Any]:
+    def compile(self, launch: Launch, pair: EnginePair) -> CompiledSpecReason:
         """The graph of a run, checkpointed here."""
         graph = create_specreason(pair, config=make_config(**launch.settings), signer=Signer.from_environment())
         return graph.compile(checkpointer=self.saver)
+
+
+def read_launch(file: Path, thread: str) -> Launch:
+    """How a run was started, from a file that is only read; `ThreadError` when there is no such run."""
+    with closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as connection:
+        return _launch(connection, thread)
+
+
+def _launch(connection: sqlite3.Connection, thread: str) -> Launch:
+    row = connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
+    if row is None:
+        raise ThreadError(f"no run {thread!r} in this database", hint="check the thread id and --db")
+    return Launch.model_validate_json(row[0])
 
 
 def _connect(file: Path) -> sqlite3.Connection:

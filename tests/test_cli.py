@@ -15,7 +15,9 @@ from specreason_graph.models.abacus.problems import held_out, parse_answer
 
 Command = Callable[..., CompletedProcess[str]]
 PROBLEM = held_out()[4]
-STEP_KEYS = {"index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "costs"}
+STEP_KEYS = {
+    "index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "costs", "room", "hash"
+}  # fmt: skip
 
 
 def test_solve_shows_steps_answer_and_summary(command: Command) -> None:

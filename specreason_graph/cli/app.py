@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from specreason_graph.cli import bench, doctor, serve, solve
+from specreason_graph.cli import audit, bench, doctor, serve, solve
 from specreason_graph.errors import SpecReasonError, UsageError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("solve")(solve.solve)
 app.command("resume")(solve.resume)
 app.command("doctor")(doctor.doctor)
 app.command("serve-engines")(serve.serve_engines)
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 
 

@@ -73,7 +73,7 @@ def solve(
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = options.make_launch(asked, config, models, settings, engine_options)
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
-        _work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
+        work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
 
 
 def resume(
@@ -85,10 +85,11 @@ def resume(
     with Runs.open(db or default_database()) as runs:
         launch = runs.launch(thread)
         with launch.open_pair() as pair:
-            _work(Run(runs, thread, pair), launch, as_json=as_json, show_question=True)
+            work(Run(runs, thread, pair), launch, as_json=as_json, show_question=True)
 
 
-def _work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
+def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
+    """Work a run to its end and show it; an engine that fails leaves it resumable."""
     try:
         if as_json:
             _write_document(run)

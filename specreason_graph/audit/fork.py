@@ -1,0 +1,133 @@
+"""Going on from any step of a recorded run, in a thread of its own; the recorded one is not touched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from specreason_graph.audit.ledger import head_of, seal_manifest, seal_step
+from specreason_graph.audit.recorded import Plain, RecordedRun, check_readable
+from specreason_graph.config import overridden
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ThreadError
+from specreason_graph.graph import CompiledSpecReason
+from specreason_graph.manifest import Lineage
+from specreason_graph.nodes.prepare import make_manifest
+from specreason_graph.policies import Progress, decide_reviewed, stop_reason
+from specreason_graph.prompting import BLANK_LINE, ROLES, Prompts
+from specreason_graph.records import Engine, Proposal, Review, Step, Usage
+
+
+def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
+    """Begin a new thread of ``graph`` with the ``channels`` of `plan_fork`, and return its config.
+
+    ``graph.invoke(None, config)`` or ``graph.stream(None, config)`` goes on from there. `ThreadError` when the thread
+    exists: a fork writes to no other.
+    """
+    config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
+    _check_new(graph.get_state(config).created_at, thread_id)
+    return graph.update_state(config, channels, as_node="prepare")
+
+
+async def afork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
+    """The same, for checkpointers that are asynchronous."""
+    config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
+    _check_new((await graph.aget_state(config)).created_at, thread_id)
+    return await graph.aupdate_state(config, channels, as_node="prepare")
+
+
+def plan_fork(
+    run: RecordedRun, pair: EnginePair, *, at: int, edit: Review | None = None, **settings: Any
+) -> dict[str, Any]:
+    """The channels of a run that takes over the first ``at`` steps of ``run`` and goes on by itself.
+
+    ``pair``: the engines it will go on with, the same or others; they must be open. ``settings``: fields of
+    `SpecReasonConfig`, over those of the run. ``edit``: a review with the verdict ``edit``, whose text takes the place
+    of the last step taken over. `ThreadError` when there are fewer steps.
+    """
+    steps = check_readable(run).steps
+    if not 0 <= at <= len(steps):
+        raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
+    if edit and (edit.verdict != "edit" or not edit.text or not at):
+        raise ThreadError("an edit needs a text and a step that it takes the place of", hint="fork at 1 or later")
+    prompts = Prompts(pair, overridden(run.typed_manifest.config, settings))
+    taken = [_in_words_of(prompts, step, run) for step in steps[:at]]
+    if edit:
+        taken[-1] = _edited(prompts, taken[-1], edit)
+    manifest = make_manifest(
+        prompts, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
+        forked_from=_lineage(run, at, edited=edit is not None),
+    )  # fmt: skip
+    return _channels(prompts, seal_manifest(manifest.dump()), taken)
+
+
+def _check_new(created: str | None, thread_id: str) -> None:
+    if created:
+        raise ThreadError(f"thread {thread_id!r} exists", hint="name a new one")
+
+
+def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
+    return Lineage(
+        thread_id=run.thread_id, namespace=run.namespace, run=run.run, step=at, edited=edited,
+        head=head_of(run.manifest, run.trace[: at - edited]),
+    )  # fmt: skip
+
+
+def _in_words_of(prompts: Prompts, step: Step, run: RecordedRun) -> Step:
+    """The step in the vocabulary of the engine that now plays its author; its text where that is another one."""
+    role: Engine = "draft" if step.author == "draft" else "base"
+    vocabulary = prompts.prompter(role).vocabulary
+    if vocabulary.fingerprint == run.typed_manifest.engines[role].vocabulary:
+        return step
+    return step.model_copy(update={"token_ids": vocabulary.encode(step.text)})
+
+
+def _edited(prompts: Prompts, step: Step, edit: Review) -> Step:
+    """The step as a human writes it, with the evidence that there was for the other."""
+    drafted = step.discarded
+    if step.author == "draft":
+        fields = {name: getattr(step, name) for name in ("author", "token_ids", "text", "ending", "seed")}
+        usage = next((cost.usage for cost in step.costs if cost.purpose == "draft"), Usage())
+        drafted = Proposal(**fields, usage=usage)
+    ending = step.ending if step.ending in ("think_end", "end_of_sequence") else "blank_line"
+    text = str(edit.text).strip() + BLANK_LINE
+    decision = decide_reviewed(step.decision.model_copy(update={"review": None}), edit)
+    return step.model_copy(
+        update={
+            "author": "human", "text": text, "token_ids": prompts.base.vocabulary.encode(text), "ending": ending,
+            "decision": decision, "discarded": drafted,
+        }
+    )  # fmt: skip
+
+
+def _channels(prompts: Prompts, manifest: Plain, taken: list[Step]) -> dict[str, Any]:
+    trace: list[Plain] = []
+    for step in taken:
+        trace.append(seal_step(step.model_copy(update={"hash": None}).dump(), head_of(manifest, trace)))
+    progress = _progress(prompts, manifest, taken)
+    reason = stop_reason(taken[-1], progress, prompts.config) if taken else None
+    return {
+        "manifest": manifest, "trace": trace, "pending": {}, "result": {}, "answer": "", "stop_reason": "",
+        "trace_summary": {}, "progress": {**asdict(progress), "stop_reason": reason, "run": manifest["run"]},
+    }  # fmt: skip
+
+
+def _progress(prompts: Prompts, manifest: Plain, taken: list[Step]) -> Progress:
+    """How far a run has come that begins with these steps."""
+    if not taken:
+        return Progress()
+    texts = [step.text.strip() for step in taken]
+    plain = [step.dump() for step in taken]
+    rooms = [
+        prompts.pair.engine(role).context
+        - prompts.reserve(role)
+        - len(prompts.thinking_ids(role, manifest["head_ids"][role], plain))
+        for role in ROLES
+    ]
+    return Progress(
+        steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
+        seconds=sum(cost.usage.seconds for step in taken for cost in step.costs), repeats=texts.count(texts[-1]),
+        room=min(rooms), draft_failed=taken[-1].decision.reason == "draft_failed",
+    )  # fmt: skip

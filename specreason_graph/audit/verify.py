@@ -1,0 +1,134 @@
+"""Whether a ledger is whole: every entry as it was written, none missing, moved or put in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from specreason_graph.audit.ledger import entries, seal_answer, seal_manifest, seal_step
+from specreason_graph.audit.readonly import Damaged
+from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
+from specreason_graph.audit.signing import is_signed_by
+from specreason_graph.errors import ThreadError
+from specreason_graph.records import SCHEMA_VERSION, Record, Signature
+
+
+class Verification(Record):
+    """What came of a look at a ledger."""
+
+    thread_id: str
+    """The thread."""
+    namespace: str
+    """Where in it: empty at the root, else the path of the subgraph."""
+    run: str
+    """Names the run."""
+    entries: int
+    """Entries of the ledger."""
+    head: str | None
+    """Hash of the last one; anchor it elsewhere to notice when a whole ledger is exchanged."""
+    finished: bool
+    """Whether the ledger ends with an answer."""
+    signed_by: str | None
+    """Public key, raw in hexadecimal, that the head is signed with; None where it is not signed, or not by it."""
+    findings: list[Finding]
+    """What is wrong; empty when all is as it was written."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+def verify(
+    run: RecordedRun, *, public_key: str | None = None, head: str | None = None, signature: Signature | None = None
+) -> Verification:
+    """Compute the chain of a run again, from what is stored alone.
+
+    ``public_key``: raw in hexadecimal; a head that is not signed with its private half is a finding. ``head``: the hash
+    that was anchored elsewhere. ``signature``: one kept elsewhere, in place of the stored one. Without any of them a
+    chain that was rebuilt as a whole, or cut back to an earlier step, cannot be told from a genuine one. Raises
+    `ThreadError` for a run without a ledger.
+    """
+    _check_schema(run)
+    findings = [*run.findings, *_broken_links(run), *_outcome(run)]
+    signature = signature or (run.answer.signature if run.result and not findings and run.answer else None)
+    signed = bool(run.head and signature and is_signed_by(run.head, signature, public_key or signature.key))
+    if public_key and not signed:
+        why = "with another key, or of another head" if signature else "at all"
+        findings.append(Finding(step=None, problem=f"the head is not signed {why}"))
+    elif signature and not signed:
+        findings.append(Finding(step=None, problem="the signature is not one of this head"))
+    if head and head != run.head:
+        findings.append(Finding(step=None, problem=f"the head is {run.head}, and {head} was expected"))
+    whole = not any(isinstance(step, Damaged) for step in run.trace) and isinstance(run.manifest, dict)
+    return Verification(
+        thread_id=run.thread_id, namespace=run.namespace, run=run.run,
+        entries=sum(1 for _ in entries(run.manifest, run.trace, run.result, run.stop_reason)) if whole else 0,
+        head=run.head, finished=run.finished, signed_by=signature.key if signature and signed else None,
+        findings=findings,
+    )  # fmt: skip
+
+
+def _check_schema(run: RecordedRun) -> None:
+    version = run.manifest.get("schema_version")
+    if version == 1:
+        raise ThreadError(
+            f"run {run.run!r} was made with schema version 1, package {run.manifest.get('package_version')}: "
+            "it has no ledger that could be verified",
+            hint="show, replay and report read it",
+        )
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ThreadError(
+            f"run {run.run!r} has schema version {version}, and {SCHEMA_VERSION} is known",
+            hint="update specreason-graph",
+        )
+
+
+def _broken_links(run: RecordedRun) -> list[Finding]:
+    """Entries whose hash is not the one of what is stored behind the hash before."""
+    findings = []
+    head = run.manifest.get("hash")
+    if run.manifest and (head is None or seal_manifest(run.manifest)["hash"] != head):
+        findings.append(Finding(step=None, problem="the manifest is not what was written"))
+    for position, step in enumerate(run.trace):
+        if isinstance(step, Damaged):
+            head = None  # told already; what follows cannot be tied to it
+            continue
+        problem = _of_step(step, position, head)
+        findings += [Finding(step=position, problem=problem)] if problem else []
+        head = step.get("hash") if isinstance(step, dict) else None
+    if run.result and head and not _holds(lambda: seal_answer(run.result, str(run.stop_reason), head), run.result):
+        findings.append(Finding(step=None, problem="the answer is not what was written, or not behind this last step"))
+    return findings
+
+
+def _of_step(step: object, position: int, head: str | None) -> str | None:
+    """What is wrong with a step that should stand at ``position`` behind ``head``."""
+    if not isinstance(step, dict):
+        return f"is a {type(step).__name__} and no step"
+    if step.get("index") != position:
+        return f"is called step {step.get('index')}: entries are missing, moved or put in"
+    if head is None:
+        return None if step.get("hash") else "has no hash"
+    if not _holds(lambda: seal_step(step, head), step):
+        return "is not what was written, or not behind the entry before"
+    return None
+
+
+def _holds(sealed: Callable[[], Plain], stored: Plain) -> bool:
+    """Whether what is stored has the hash it should have; what lacks the form of a record has not."""
+    try:
+        return stored.get("hash") is not None and sealed()["hash"] == stored["hash"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _outcome(run: RecordedRun) -> list[Finding]:
+    """The copies that callers are given, against the answer in the ledger."""
+    if not run.result:
+        return []
+    findings = []
+    if run.values.get("answer") != run.result.get("text"):
+        findings.append(Finding(step=None, problem="the answer that callers get is not the one in the ledger"))
+    if run.stop_reason is None:
+        findings.append(Finding(step=None, problem="there is an answer and no stop reason"))
+    return findings

@@ -1,0 +1,175 @@
+"""``audit replay`` and ``audit fork``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from specreason_graph.audit import replay as recorded
+from specreason_graph.audit.fork import fork as begin_fork
+from specreason_graph.audit.fork import plan_fork
+from specreason_graph.audit.recorded import RecordedRun
+from specreason_graph.audit.regenerate import regenerate
+from specreason_graph.audit.rescore import rescore
+from specreason_graph.cli import options
+from specreason_graph.cli.audit.look import tell_findings
+from specreason_graph.cli.audit.places import (
+    DatabaseOption,
+    RunOption,
+    ThreadArgument,
+    engines_of,
+    find_run,
+    place,
+    say,
+)
+from specreason_graph.cli.solve import work
+from specreason_graph.config import overridden
+from specreason_graph.errors import ConfigError
+from specreason_graph.records import Review
+from specreason_graph.runs import Run, Runs, default_database
+
+How = Literal["recorded", "rescore", "regenerate"]
+DRIFT = 1e-3
+"""Largest change of a digit's probability that is put down to rounding."""
+HowOption = Annotated[
+    str,
+    typer.Option(
+        "--how", help="recorded (no engine), rescore (the base model judges again), regenerate (all is run again)."
+    ),
+]
+
+
+def replay(
+    thread: ThreadArgument,
+    how: HowOption = "recorded",
+    run: RunOption = None,
+    db: DatabaseOption = None,
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    base_url: options.BaseUrlOption = None,
+    draft_url: options.DraftUrlOption = None,
+    engine_options: options.EngineSetOption = None,
+    as_json: options.JsonOption = False,
+) -> int:
+    """Decide everything again: from the record, with the judge, or from the first token."""
+    if how not in ("recorded", "rescore", "regenerate"):
+        raise ConfigError(f"--how {how!r} is unknown", hint="write recorded, rescore or regenerate")
+    found = find_run(thread, run, db)
+    if how == "recorded":
+        return _recorded(found, as_json=as_json)
+    models = {
+        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
+        "draft_url": draft_url,
+    }  # fmt: skip
+    with engines_of(found, db, models, engine_options).open_pair() as pair:
+        again = _rescored if how == "rescore" else _regenerated
+        return again(found, pair, as_json=as_json)
+
+
+def fork(
+    thread: ThreadArgument,
+    at: Annotated[int, typer.Option("--at", min=0, help="How many steps to take over.")],
+    text: Annotated[
+        str | None, typer.Option("--text", help="A text of yours in the place of the last of these steps.")
+    ] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Who wrote that text.")] = None,
+    note: Annotated[str | None, typer.Option(help="Why.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
+    more: options.SetOption = None,
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    base_url: options.BaseUrlOption = None,
+    draft_url: options.DraftUrlOption = None,
+    engine_options: options.EngineSetOption = None,
+    run: RunOption = None,
+    db: DatabaseOption = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="SQLite file for the new run; else the same, or that of `solve`.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Go on from a step in a thread of its own, under other settings or with other models."""
+    found = find_run(thread, run, db)
+    models = {
+        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
+        "draft_url": draft_url,
+    }  # fmt: skip
+    settings = {**options.parse_settings(more), **({} if threshold is None else {"threshold": threshold})}
+    edit = None if text is None else Review(verdict="edit", text=text, reviewer=reviewer, note=note)
+    config = overridden(found.typed_manifest.config, settings)
+    launch = engines_of(found, db, models, engine_options).model_copy(
+        update={"question": found.question, "settings": config.model_dump(mode="json")}
+    )
+    with launch.open_pair() as pair:
+        channels = plan_fork(found, pair, at=at, edit=edit, **settings)
+        with Runs.open(into or _own(db)) as runs:
+            new = runs.add(launch)
+            begin_fork(runs.compile(launch, pair), new, channels)
+            work(Run(runs, new, pair), launch, as_json=as_json, show_question=True)
+
+
+def _own(db: str | None) -> Path:
+    """Where a fork is kept: beside the run it comes from, unless that is not a file."""
+    return default_database() if "://" in place(db) else Path(place(db)).expanduser()
+
+
+def _recorded(run: RecordedRun, *, as_json: bool) -> int:
+    found = recorded.replay(run)
+    if as_json:
+        say(found, ok=found.ok)
+    else:
+        state = "all as recorded" if found.ok else f"{len(found.differences)} differences"
+        typer.echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
+        tell_findings(found.differences)
+    return 0 if found.ok else 1
+
+
+def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
+    found = rescore(run, pair)
+    if as_json:
+        say(found, drift=found.drift, turned=found.turned)
+    else:
+        for step in found.steps:
+            turned = "  would be decided the other way" if step.turned else ""
+            typer.echo(
+                f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{turned}"
+            )
+        typer.echo(f"largest drift {found.drift:.1e}; {len(found.turned)} of {len(found.steps)} would turn")
+        _tell_changed(found.changed_engines)
+    return 1 if found.turned or found.drift > DRIFT else 0
+
+
+def _regenerated(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
+    found = regenerate(run, pair)
+    if as_json:
+        say(found, ok=found.ok)
+    elif found.difference is None:
+        typer.echo(f"{found.steps} steps and the answer, {found.tokens} tokens: the same to the last token")
+    else:
+        first = found.difference
+        where = "the answer" if first.step is None else f"step {first.step + 1}"
+        token = "" if first.token is None else f", token {first.token + 1}"
+        typer.echo(f"first difference: {where}, {first.part}{token}: recorded {first.recorded}, now {first.again}")
+    if not as_json:
+        _tell_changed(found.changed_engines)
+        for caveat in found.caveats:
+            typer.echo(f"note: {caveat}")
+    return 0 if found.ok else 1
+
+
+def _tell_changed(roles: list[Any]) -> None:
+    if roles:
+        typer.echo(
+            f"note: other than recorded: {' and '.join(roles)} engine (weights, format, kind, version or device)"
+        )
+
+
+COMMANDS = (replay, fork)

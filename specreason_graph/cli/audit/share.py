@@ -1,0 +1,3 @@
+"""``audit report``, ``export`` and ``prune``."""
+
+COMMANDS = ()

@@ -1,0 +1,86 @@
+"""``audit whatif``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from specreason_graph.audit.readonly import open_database
+from specreason_graph.audit.recorded import RecordedRun, read_all_runs, read_runs
+from specreason_graph.audit.thresholds import curve, suggest
+from specreason_graph.audit.whatif import what_if
+from specreason_graph.cli import options
+from specreason_graph.cli.audit.places import DatabaseOption, RunOption, find_run, place, say
+from specreason_graph.errors import ConfigError
+
+
+def whatif(
+    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of the database.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
+    reading: Annotated[str | None, typer.Option(help="Another reading of the score: mean or greedy.")] = None,
+    first_steps_by_base: Annotated[
+        int | None, typer.Option(min=0, help="Another number of steps at the start that the base writes.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Suggest a threshold for this share of accepted steps, 0 to 1.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Confidence of the suggestion, 0 to 1.")] = 0.95,
+    run: RunOption = None,
+    db: DatabaseOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Which decisions another policy would change, from the record alone; over all runs, a curve by threshold."""
+    if reading not in (None, "mean", "greedy"):
+        raise ConfigError(f"reading = {reading!r} is not allowed", hint="write mean or greedy")
+    read = cast("Literal['mean', 'greedy'] | None", reading)
+    if thread is None or target is not None:
+        with open_database(place(db)) as saver:
+            runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
+        _many(runs, read, target, confidence, as_json=as_json)
+        return
+    found = what_if(
+        find_run(thread, run, db), threshold=threshold, reading=read, first_steps_by_base=first_steps_by_base
+    )
+    if as_json:
+        say(found, first_divergence=found.first_divergence)
+        return
+    for change in found.changed:
+        would = {True: "accepted", False: "rejected", None: "asked of the draft, which nobody did"}[change.would_be]
+        number = "" if change.number is None else f"{change.number:.1f} "
+        sure = "" if change.step == found.first_divergence else "  (only if the steps before were the same)"
+        typer.echo(f"step {change.step + 1}: {number}would be {would}{sure}")
+    typer.echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
+    typer.echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
+
+
+def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidence: float, *, as_json: bool) -> None:
+    scored = [run for run in runs if not run.findings and any(step.score for step in run.steps)]
+    if target is not None:
+        found = suggest(scored, target, confidence=confidence, reading=reading)
+        if as_json:
+            say(found)
+        elif found.threshold is None:
+            typer.echo(
+                f"no threshold is shown by {found.runs} runs to reach {target:.0%} at {confidence:.0%} confidence"
+            )
+        else:
+            typer.echo(
+                f"threshold {found.threshold:g}: acceptance {found.acceptance:.1%}, at least "
+                f"{found.acceptance_at_least:.1%}; let in against the recorded policy {found.let_in:.1%}, at most "
+                f"{found.let_in_at_most:.1%} ({found.runs} runs, {confidence:.0%} confidence)"
+            )
+        return
+    points = curve(scored, reading=reading)
+    if as_json:
+        typer.echo(json.dumps([point.dump() for point in points]))
+        return
+    typer.echo("threshold  acceptance  seconds a run  unchanged runs")
+    for point in points:
+        typer.echo(
+            f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {len(scored)}"
+        )
+
+
+COMMANDS = (whatif,)
