@@ -30,6 +30,26 @@ def scripted(steps: int, name: str = "") -> EnginePair:
     )
 
 
+def by_prompt(steps: int) -> EnginePair:
+    """A pair that thinks ``steps`` steps, each as the prompt has it, so that it says the same when asked again."""
+
+    def done(prompt: str) -> int:
+        return prompt.rpartition("<think>\n")[2].count("\n\n")
+
+    def think(prompt: str) -> str:
+        return f"Step {done(prompt)} of the draft.\n\n" if done(prompt) < steps else CLOSE
+
+    def base(prompt: str) -> str:
+        if CLOSE in prompt.rpartition("<think>\n")[2]:
+            return "The answer."
+        return f"Step {done(prompt)} of the base.\n\n" if done(prompt) < steps else CLOSE
+
+    def judge(prompt: str) -> int:
+        return (2, 9, 8)[done(prompt) % 3]
+
+    return EnginePair(FakeEngine(think, name="draft"), FakeEngine(base, judge, name="base"))
+
+
 def opened(place: str) -> AbstractContextManager[Any]:
     """A checkpointer of a file or a URL."""
     return (PostgresSaver if "://" in place else SqliteSaver).from_conn_string(place)
