@@ -81,9 +81,7 @@ def starts(
 
 @app.command("growth")
 def growth(
-    steps: Annotated[
-        list[int] | None, typer.Option("--steps", min=3, help="Steps of a scripted run; repeatable.")
-    ] = None,
+    steps: Annotated[list[int] | None, typer.Option("--steps", min=3, help="Steps of a run; repeatable.")] = None,
     db: Annotated[
         str | None, typer.Option("--db", help="postgresql://... instead of an SQLite file of its own.")
     ] = None,
