@@ -65,9 +65,8 @@ def _compare(one: RunView, other: RunView) -> Iterator[ComparedRow]:
 
 
 def _texts(one: Step | None, other: Step | None) -> tuple[list[Segment], list[Segment]]:
-    if one and other and one.text != other.text:
-        return difference(one.text, other.text)
-    return unmarked(one.text if one else ""), unmarked(other.text if other else "")
+    mine, theirs = (step.text.rstrip() if step else "" for step in (one, other))
+    return difference(mine, theirs) if one and other else (unmarked(mine), unmarked(theirs))
 
 
 def _different_settings(one: RunView, other: RunView) -> list[tuple[str, object, object]]:

@@ -141,7 +141,7 @@ class RunView:
         usual = SpecReasonConfig()
         for name, field in SpecReasonConfig.model_fields.items():
             value = getattr(self.manifest.config, name)
-            yield name, value, value != getattr(usual, name), field.description or ""
+            yield name, value, value != getattr(usual, name), (field.description or "").replace("``", "")
 
     @cached_property
     def pending(self) -> tuple[Proposal, Score | None, bool] | None:

@@ -80,8 +80,8 @@ class StepView:
             return []
         lost, step = self.step.discarded, self.step
         if lost is None:
-            return [_version(step, unmarked(step.text))]
-        theirs, ours = difference(lost.text, step.text)
+            return [_version(step, unmarked(step.text.rstrip()))]
+        theirs, ours = difference(lost.text.rstrip(), step.text.rstrip())
         return [_version(lost, theirs), _version(step, ours, same=lost.text == step.text)]
 
     @cached_property
