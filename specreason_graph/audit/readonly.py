@@ -69,6 +69,10 @@ class ReadOnly:
         """All checkpoints of a thread, or of all threads, the latest first, in one pass."""
         return list(self._saver.list(_thread(thread_id)))
 
+    def checkpoint(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """One checkpoint."""
+        return self._saver.get_tuple(config)
+
     async def acheckpoints(self, thread_id: str | None = None) -> list[CheckpointTuple]:
         """The same, for checkpointers that are asynchronous."""
         return [each async for each in self._saver.alist(_thread(thread_id))]

@@ -101,12 +101,12 @@ class RecordedRun:
 
 def read_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
     """All runs of a thread, root and subgraphs, the latest first; `ThreadError` when it holds none."""
-    return _runs(ReadOnly(checkpointer).checkpoints(thread_id), thread_id)
+    return gather_runs(ReadOnly(checkpointer).checkpoints(thread_id), thread_id)
 
 
 async def aread_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
     """The same, for checkpointers that are asynchronous."""
-    return _runs(await ReadOnly(checkpointer).acheckpoints(thread_id), thread_id)
+    return gather_runs(await ReadOnly(checkpointer).acheckpoints(thread_id), thread_id)
 
 
 def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
@@ -143,7 +143,8 @@ def check_readable(run: RecordedRun) -> RecordedRun:
     return run
 
 
-def _runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
+def gather_runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
+    """All runs in the checkpoints of a thread, the latest first; `ThreadError` when there are none."""
     if not checkpoints:
         raise no_such_thread(thread_id)
     found = _latest_first(_in_thread(checkpoints, thread_id))
@@ -175,16 +176,17 @@ def _in_thread(checkpoints: list[CheckpointTuple], thread_id: str) -> Iterator[R
 
 def _branches(checkpoints: dict[str, CheckpointTuple]) -> Iterator[list[CheckpointTuple]]:
     """From the first checkpoint to each that nothing came after, the latest branch first."""
-    parents = {_parent(each) for each in checkpoints.values()}
+    parents = {parent_of(each) for each in checkpoints.values()}
     for name in sorted(checkpoints.keys() - parents, reverse=True):
         path, at = [], checkpoints.get(name)
         while at is not None:
             path.append(at)
-            at = checkpoints.get(_parent(at) or "")
+            at = checkpoints.get(parent_of(at) or "")
         yield path[::-1]
 
 
-def _parent(checkpoint: CheckpointTuple) -> str | None:
+def parent_of(checkpoint: CheckpointTuple) -> str | None:
+    """The checkpoint it followed; None for the first, and where that was removed."""
     parent = checkpoint.parent_config
     return parent["configurable"]["checkpoint_id"] if parent else None
 
@@ -200,7 +202,7 @@ class Reader:
         """The runs of a path, in order."""
         children: dict[str | None, int] = {}
         for each in all_of_them.values():
-            children[_parent(each)] = children.get(_parent(each), 0) + 1
+            children[parent_of(each)] = children.get(parent_of(each), 0) + 1
         forked = False
         for position, checkpoint in enumerate(path):
             self._look(checkpoint, forked=forked)
