@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
-import pytest
-from langgraph.checkpoint.postgres import PostgresSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.threads import find_runs
+from tests.databases import opened
 
 INSTANTS = 20
 STEPS = 25
 CLOSE = "</think>"
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 class State(TypedDict, total=False):
@@ -66,10 +56,6 @@ def app(engines: EnginePair, saver: Any) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-def opened(place: str) -> AbstractContextManager[Any]:
-    return (PostgresSaver if place.startswith("host=") else SqliteSaver).from_conn_string(place)
-
-
 def work(place: str, thread: str, begun: Any = None) -> Any:
     """Start the graph, or go on with it; its final state and what was thought."""
     config: Any = {"configurable": {"thread_id": thread}}
@@ -81,46 +67,6 @@ def work(place: str, thread: str, begun: Any = None) -> Any:
         outcome = whole.invoke(None if started else {"topic": "foxes"}, config, durability="sync")
         (run,) = find_runs(saver, thread)
     return outcome, [step.dump() for step in run.steps]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server of our own, reached through a socket in its folder."""
-    initdb = shutil.which("initdb") or next((str(folder / "initdb") for folder in BINARIES), "")
-    if not Path(initdb).is_file():
-        pytest.skip("PostgreSQL's initdb is not installed (apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="specreason-pg-"))
-    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}  # it does not run as root
-    if user:
-        shutil.chown(folder, "postgres")
-    data = str(folder / "data")
-    binaries = Path(initdb).resolve().parent
-    subprocess.run(
-        [initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], check=True, capture_output=True, **user
-    )
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user,
-    )  # fmt: skip
-    place = f"host={folder} user=tester dbname=postgres"
-    for _ in range(100):
-        try:
-            with PostgresSaver.from_conn_string(place) as saver:
-                saver.setup()
-            break
-        except Exception:  # it is not up yet
-            time.sleep(0.1)
-    yield place
-    server.terminate()
-    server.wait(20)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "runs.sqlite")
-    return str(request.getfixturevalue("postgres"))
 
 
 def test_a_parent_graph_killed_at_random_instants_ends_as_if_nothing_had_happened(place: str) -> None:

@@ -46,7 +46,7 @@ class CheckedSerializer(SerializerProtocol):
                 return self._serde.loads_typed(data)
             value = (self._plain if self._ours else self._serde).loads_typed(data)
         except Exception as error:
-            return Damaged(f"cannot be read: {error}")
+            return Damaged(f"cannot be read: {str(error) or type(error).__name__}")
         if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
             return Damaged("is stored in bytes that this package does not write")
         return value

@@ -12,6 +12,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Overwrite
 
 from specreason_graph.audit.readonly import Damaged, ReadOnly, no_such_thread
+from specreason_graph.channels import bare
 from specreason_graph.errors import ThreadError
 from specreason_graph.manifest import Manifest
 from specreason_graph.records import SCHEMA_VERSION, Answer, Record, Step, StopReason
@@ -148,11 +149,22 @@ def gather_runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[Reco
     if not checkpoints:
         raise no_such_thread(thread_id)
     found = _latest_first(_in_thread(checkpoints, thread_id))
+    readable = any(run.run or run.manifest for run in found)
+    problem = None if readable else next(_damages(checkpoints), None)
+    if problem:
+        hint = "if it is encrypted, give the checkpointer the serializer with its key"
+        raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
     if not found:
         raise ThreadError(
             f"thread {thread_id!r} holds no run of specreason", hint="it is of another graph, or not begun"
         )
     return found
+
+
+def _damages(checkpoints: list[CheckpointTuple]) -> Iterator[str]:
+    for each in checkpoints:
+        stored = [each.checkpoint, *each.checkpoint["channel_values"].values()]
+        yield from (part.problem for part in stored if isinstance(part, Damaged))
 
 
 def _latest_first(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
@@ -233,7 +245,7 @@ class Reader:
         self._take_snapshots(values, forked=forked)
         self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
         self._run.updated = checkpoint.checkpoint.get("ts", "")
-        self._run.values = {name: values[name] for name in MARKS if name in values}
+        self._run.values = {name: bare(values[name]) for name in MARKS if name in values}
         for name, value in self._run.values.items():
             if isinstance(value, Damaged):
                 self._find(f"{name} {value.problem}", here=name in ("pending", "progress"))
