@@ -18,6 +18,7 @@ from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit import prune as module
 from specreason_graph.audit.prune import prune
 from specreason_graph.audit.recorded import RecordedRun, read_runs
+from specreason_graph.audit.tables import tables_of
 from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, EngineError, ThreadError
@@ -170,7 +171,7 @@ def test_a_parent_that_broke_off_behind_our_run_goes_on(pair: EnginePair, place:
         answer: str
         report: str
 
-    healthy = []
+    healthy: list[bool] = []
 
     def report(state: State) -> Any:
         if not healthy:
@@ -212,17 +213,17 @@ def test_a_crash_between_writing_and_removing_loses_nothing(
         monkeypatch.setattr(module, "_complete", completed)
         assert read_runs(saver, "crash") == runs
         assert count(place, "crash")["checkpoints"] == before["checkpoints"]
-        tables = module.tables_of(saver)
-        real = type(tables)._remove
+        tables: Any = type(tables_of(saver))
+        real = tables._remove
 
         def fails_when_all_is_removed(*arguments: Any) -> Any:
             real(*arguments)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(type(tables), "_remove", fails_when_all_is_removed)
+        monkeypatch.setattr(tables, "_remove", fails_when_all_is_removed)
         with pytest.raises(KeyboardInterrupt):
             prune(saver, "crash")
-        monkeypatch.setattr(type(tables), "_remove", real)
+        monkeypatch.setattr(tables, "_remove", real)
         assert read_runs(saver, "crash") == runs
         assert all(verify(run).ok for run in read_runs(saver, "crash"))
         assert len(list(graph.get_state_history(at("crash")))) == before["checkpoints"]
