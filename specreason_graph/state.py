@@ -16,6 +16,7 @@ from langgraph.types import Overwrite
 from typing_extensions import TypedDict
 
 from specreason_graph.audit.ledger import seal_manifest
+from specreason_graph.channels import EphemeralText, LastText
 from specreason_graph.manifest import Manifest
 from specreason_graph.policies import Progress
 
@@ -62,7 +63,7 @@ class Outcome(TypedDict, total=False):
 class State(TypedDict, total=False):
     """All channels."""
 
-    question: Annotated[str, EphemeralValue]
+    question: Annotated[str, EphemeralText]
     """Input; moved to the manifest by ``prepare`` and not stored again."""
     messages: Annotated[list[AnyMessage], EphemeralValue]
     """Input, likewise; at the end the reply."""
@@ -77,7 +78,7 @@ class State(TypedDict, total=False):
     """Running totals, as `policies.Progress` names them, ``stop_reason`` (None while it goes on) and ``run``, an id."""
     result: Plain
     """The answer with its evidence, as `records.Answer` dumps it."""
-    answer: str
+    answer: Annotated[str, LastText]
     """The text for the user; set by ``finalize``."""
     stop_reason: str
     """Why the thinking ended; set by ``finalize``."""

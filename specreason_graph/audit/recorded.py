@@ -12,6 +12,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Overwrite
 
 from specreason_graph.audit.readonly import Damaged, ReadOnly, no_such_thread
+from specreason_graph.channels import bare
 from specreason_graph.errors import ThreadError
 from specreason_graph.manifest import Manifest
 from specreason_graph.records import SCHEMA_VERSION, Answer, Record, Step, StopReason
@@ -105,12 +106,12 @@ class RecordedRun:
 
 def read_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
     """All runs of a thread, root and subgraphs, the latest first; `ThreadError` when it holds none."""
-    return _runs(ReadOnly(checkpointer).checkpoints(thread_id), thread_id)
+    return gather_runs(ReadOnly(checkpointer).checkpoints(thread_id), thread_id)
 
 
 async def aread_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
     """The same, for checkpointers that are asynchronous."""
-    return _runs(await ReadOnly(checkpointer).acheckpoints(thread_id), thread_id)
+    return gather_runs(await ReadOnly(checkpointer).acheckpoints(thread_id), thread_id)
 
 
 def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
@@ -147,15 +148,26 @@ def check_readable(run: RecordedRun) -> RecordedRun:
     return run
 
 
-def _runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
+def gather_runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
+    """All runs in the checkpoints of a thread, the latest first; `ThreadError` when there are none."""
     if not checkpoints:
         raise no_such_thread(thread_id)
     found = _latest_first(_in_thread(checkpoints, thread_id))
+    problem = next((each for each in _damages(checkpoints) if "crypted" in each), None)
+    if problem and not any(run.run or run.manifest for run in found):
+        hint = "give the checkpointer LangGraph's EncryptedSerializer with the key it was written with"
+        raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
     if not found:
         raise ThreadError(
             f"thread {thread_id!r} holds no run of specreason", hint="it is of another graph, or not begun"
         )
     return found
+
+
+def _damages(checkpoints: list[CheckpointTuple]) -> Iterator[str]:
+    for each in checkpoints:
+        stored = [each.checkpoint, *each.checkpoint["channel_values"].values()]
+        yield from (part.problem for part in stored if isinstance(part, Damaged))
 
 
 def _latest_first(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
@@ -179,16 +191,17 @@ def _in_thread(checkpoints: list[CheckpointTuple], thread_id: str) -> Iterator[R
 
 def _branches(checkpoints: dict[str, CheckpointTuple]) -> Iterator[list[CheckpointTuple]]:
     """From the first checkpoint to each that nothing came after, the latest branch first."""
-    parents = {_parent(each) for each in checkpoints.values()}
+    parents = {parent_of(each) for each in checkpoints.values()}
     for name in sorted(checkpoints.keys() - parents, reverse=True):
         path, at = [], checkpoints.get(name)
         while at is not None:
             path.append(at)
-            at = checkpoints.get(_parent(at) or "")
+            at = checkpoints.get(parent_of(at) or "")
         yield path[::-1]
 
 
-def _parent(checkpoint: CheckpointTuple) -> str | None:
+def parent_of(checkpoint: CheckpointTuple) -> str | None:
+    """The checkpoint it followed; None for the first, and where that was removed."""
     parent = checkpoint.parent_config
     return parent["configurable"]["checkpoint_id"] if parent else None
 
@@ -204,7 +217,7 @@ class Reader:
         """The runs of a path, in order."""
         children: dict[str | None, int] = {}
         for each in all_of_them.values():
-            children[_parent(each)] = children.get(_parent(each), 0) + 1
+            children[parent_of(each)] = children.get(parent_of(each), 0) + 1
         forked = False
         for position, checkpoint in enumerate(path):
             self._look(checkpoint, forked=forked)
@@ -239,7 +252,7 @@ class Reader:
         self._take_snapshots(values, forked=forked)
         self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
         self._run.updated = checkpoint.checkpoint.get("ts", "")
-        self._run.values = {name: values[name] for name in MARKS if name in values}
+        self._run.values = {name: bare(values[name]) for name in MARKS if name in values}
         for name, value in self._run.values.items():
             if isinstance(value, Damaged):
                 self._find(f"{name} {value.problem}", here=name in ("pending", "progress"))

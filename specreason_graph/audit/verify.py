@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from specreason_graph.audit.ledger import seal_answer, seal_manifest, seal_step
 from specreason_graph.audit.readonly import Damaged
-from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
+from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, check_readable
 from specreason_graph.audit.signing import is_signed_by
 from specreason_graph.errors import ThreadError
 from specreason_graph.records import SCHEMA_VERSION, Record, Signature
@@ -77,6 +77,18 @@ def _count(run: RecordedRun) -> int:
 def _decision(step: Plain) -> Plain:
     found = step.get("decision")
     return found if isinstance(found, dict) else {}
+
+
+def check_whole(run: RecordedRun) -> RecordedRun:
+    """The run, unless it is damaged or not as it was written: `ThreadError`. One without a ledger need only be read."""
+    check_readable(run)
+    found = verify(run).findings if run.manifest["schema_version"] > 1 else []
+    if found:
+        raise ThreadError(
+            f"run {run.run!r} in thread {run.thread_id!r} is not as it was written: {found[0].problem}",
+            hint="verify shows all that was found",
+        )
+    return run
 
 
 def _check_schema(run: RecordedRun) -> None:
