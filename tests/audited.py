@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.recorded import RecordedRun, read_runs
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.engines.fake import FakeEngine
 from tests.databases import opened
 

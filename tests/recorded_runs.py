@@ -10,7 +10,8 @@ from langgraph.types import Command
 from pydantic import Field
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.recorded import Finding, RecordedRun, read_runs
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.recorded import Finding, RecordedRun
 from specreason_graph.engines.fake import FakeEngine, Plain
 from specreason_graph.records import Record
 

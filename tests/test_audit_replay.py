@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.diff import compare
 from specreason_graph.audit.fork import fork, plan_fork
-from specreason_graph.audit.recorded import RecordedRun, read_runs
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.regenerate import regenerate
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.rescore import rescore

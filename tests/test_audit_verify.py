@@ -19,7 +19,8 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from specreason_graph import create_specreason
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.ledger import entries, head_of, seal_answer, seal_manifest, seal_step
-from specreason_graph.audit.recorded import RecordedRun, aread_runs, read_runs
+from specreason_graph.audit.reader import aread_runs, read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.signing import Signer, read_public_key
 from specreason_graph.audit.verify import verify
 from specreason_graph.errors import ConfigError

@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.recorded import read_runs
+from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ThreadError

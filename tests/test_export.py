@@ -21,7 +21,8 @@ from langgraph.types import Command
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit import export
 from specreason_graph.audit.export import ledger_schema, to_inspect, to_jsonl
-from specreason_graph.audit.recorded import RecordedRun, read_runs
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.signing import Signer, is_signed_by
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, ThreadError

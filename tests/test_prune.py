@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit import prune as module
 from specreason_graph.audit.prune import prune
-from specreason_graph.audit.recorded import RecordedRun, read_runs
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.tables import tables_of
 from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import FakeEngine

@@ -9,8 +9,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
+from specreason_graph.audit.reader import DELTAS, gather_runs, parent_of
 from specreason_graph.audit.readonly import Damaged, ReadOnly
-from specreason_graph.audit.recorded import Reader, RecordedRun, gather_runs, parent_of
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.tables import Doomed, tables_of
 from specreason_graph.audit.verify import check_whole
 from specreason_graph.errors import ThreadError
@@ -18,8 +19,6 @@ from specreason_graph.graph import STAGES
 from specreason_graph.records import Record
 from specreason_graph.state import State
 
-DELTAS = ("manifest", "trace")
-"""Channels whose value is spread over the checkpoints of a run."""
 CHANNELS = {*State.__annotations__, *(f"branch:to:{stage}" for stage in STAGES)}
 """All channels of our graph but LangGraph's own, whose names begin with two underscores."""
 
@@ -59,7 +58,7 @@ def prune(checkpointer: BaseCheckpointSaver[Any], thread_id: str, *, dry_run: bo
     run is not finished, is damaged, or shares its namespace with another graph; then nothing is changed.
     """
     tables = tables_of(checkpointer)
-    found = ReadOnly(checkpointer).checkpoints(thread_id)
+    found = list(ReadOnly(checkpointer).checkpoints(thread_id))
     runs = gather_runs(found, thread_id)
     places = {run.namespace: [each for each in runs if each.namespace == run.namespace] for run in runs}
     doomed = {name: _plan(_within(found, name), kept) for name, kept in places.items()}
@@ -143,9 +142,7 @@ def _complete(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: boo
 def _read_back(saver: BaseCheckpointSaver[Any], run: RecordedRun) -> None:
     """Read the run from its last checkpoint alone; `ThreadError` unless it is the same."""
     found = ReadOnly(saver).checkpoint(_config(run, run.checkpoint_id))
-    alone = {run.checkpoint_id: found} if found else {}
-    (again,) = Reader(run.thread_id, run.namespace).read(list(alone.values()), alone) if alone else (None,)
-    if again != run:
+    if found is None or gather_runs([found], run.thread_id) != [run]:
         raise ThreadError(
             f"thread {run.thread_id!r} is not pruned: run {run.run!r} does not read the same from its last checkpoint",
             hint="nothing was removed; please report it",

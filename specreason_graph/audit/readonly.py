@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from copy import copy
 from importlib.util import find_spec
@@ -72,17 +72,17 @@ class ReadOnly:
         if hasattr(self._saver, "is_setup"):
             self._saver.is_setup = True  # SQLite savers make their tables on first use
 
-    def checkpoints(self, thread_id: str | None = None) -> list[CheckpointTuple]:
+    def checkpoints(self, thread_id: str | None = None) -> Iterator[CheckpointTuple]:
         """All checkpoints of a thread, or of all threads, the latest first, in one pass."""
-        return list(self._saver.list(_thread(thread_id)))
+        return self._saver.list(_thread(thread_id))
 
     def checkpoint(self, config: RunnableConfig) -> CheckpointTuple | None:
         """One checkpoint."""
         return self._saver.get_tuple(config)
 
-    async def acheckpoints(self, thread_id: str | None = None) -> list[CheckpointTuple]:
+    def acheckpoints(self, thread_id: str | None = None) -> AsyncIterator[CheckpointTuple]:
         """The same, for checkpointers that are asynchronous."""
-        return [each async for each in self._saver.alist(_thread(thread_id))]
+        return self._saver.alist(_thread(thread_id))
 
 
 def _thread(thread_id: str | None) -> RunnableConfig | None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from specreason_graph.audit.recorded import read_runs
+from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import Call, FakeEngine
 from specreason_graph.engines.pair import EnginePair

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from specreason_graph.audit.diff import Comparison, compare
+from specreason_graph.audit.reader import read_all_runs, read_runs
 from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import Finding, RecordedRun, check_readable, choose_run, read_all_runs, read_runs
+from specreason_graph.audit.recorded import Finding, RecordedRun, check_readable, choose_run
 from specreason_graph.audit.signing import read_public_key
 from specreason_graph.audit.verify import Verification, verify
 from specreason_graph.cli.audit.places import (

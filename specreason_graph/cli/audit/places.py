@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import RecordedRun, choose_run, read_runs
+from specreason_graph.audit.recorded import RecordedRun, choose_run
 from specreason_graph.cli import options
 from specreason_graph.engines import BUILT_IN
 from specreason_graph.errors import ThreadError

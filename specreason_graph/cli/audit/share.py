@@ -12,8 +12,9 @@ import typer
 
 from specreason_graph.audit.export import ledger_schema, to_inspect, to_jsonl
 from specreason_graph.audit.prune import prune as prune_thread
+from specreason_graph.audit.reader import read_all_runs, read_runs
 from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import RecordedRun, read_all_runs, read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.report import render_comparison, render_index, render_run
 from specreason_graph.audit.verify import Verification, verify
 from specreason_graph.cli.audit.places import DatabaseOption, RunOption, ThreadArgument, find_run, place, say

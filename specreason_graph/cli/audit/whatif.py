@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from specreason_graph.audit.reader import read_all_runs, read_runs
 from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import RecordedRun, read_all_runs, read_runs
+from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.thresholds import curve, suggest
 from specreason_graph.audit.whatif import what_if
 from specreason_graph.cli import options
