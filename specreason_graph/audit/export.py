@@ -87,8 +87,9 @@ def to_inspect(runs: Sequence[RecordedRun], file: Path) -> None:
     """Write a log that ``inspect view`` opens, one sample a run; ``file`` ends with ``.eval`` or ``.json``.
 
     In a folder the viewer lists logs that end with ``.json`` only where their names begin with a time, as in
-    ``2026-01-01T00-00-00_runs_1.json``. Nothing is scored: what was asked has no known answer. The judge's opinions stand in the transcript. `ThreadError`
-    for a run that is not as it was written, `ConfigError` where Inspect is not installed.
+    ``2026-01-01T00-00-00_runs_1.json``. Nothing is scored: what was asked has no known answer. The judge's opinions
+    stand in the transcript. `ThreadError` for a run that is not as it was written, `ConfigError` where Inspect is not
+    installed.
     """
     if file.suffix not in ENDINGS:
         raise ConfigError(f"{file.name!r} is no name of an Inspect log", hint="end it with .eval or .json")
