@@ -22,6 +22,8 @@ from specreason_graph.policies import Progress
 
 Plain = dict[str, Any]
 """A record as a plain dictionary."""
+RARELY = 10**6
+"""Updates between two copies of a whole channel: each would hold all steps, and they would grow with the square."""
 
 
 def extend(steps: Sequence[Plain], writes: Sequence[Sequence[Plain]]) -> list[Plain]:
@@ -65,9 +67,9 @@ class State(TypedDict, total=False):
     """Input; moved to the manifest by ``prepare`` and not stored again."""
     messages: Annotated[list[AnyMessage], EphemeralValue]
     """Input, likewise; at the end the reply."""
-    manifest: Annotated[Plain, DeltaChannel(replace)]
+    manifest: Annotated[Plain, DeltaChannel(replace, snapshot_frequency=RARELY)]
     """What holds for the whole run: conversation, settings, engines, prompts, schema and package version."""
-    trace: Annotated[list[Plain], DeltaChannel(extend)]
+    trace: Annotated[list[Plain], DeltaChannel(extend, snapshot_frequency=RARELY)]
     """The committed steps, stored as deltas."""
     pending: Plain
     """The proposal in flight: keys ``proposal``, ``judgeable``, ``score``, ``decision``, ``uncertain``, as far as it

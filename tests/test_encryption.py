@@ -118,7 +118,7 @@ def test_a_flipped_byte_of_the_ciphertext_is_a_finding(pair: EnginePair, place: 
 
 def flip(place: str, thread: str, part: str) -> None:
     """Change a bit of what is stored of a channel last, or of the last checkpoint where values are stored in it."""
-    postgres = place.startswith("host=")
+    postgres = "://" in place
     mark = "%s" if postgres else "?"
     table, column = ("checkpoint_writes", "blob") if postgres else ("writes", "value")
     where, arguments = f"thread_id = {mark} and channel = {mark}", [thread, part]
@@ -143,7 +143,7 @@ def flip(place: str, thread: str, part: str) -> None:
 
 def test_what_is_in_clear_is_what_the_page_says(pair: EnginePair, place: str) -> None:
     ask(pair, place, "known")
-    postgres = place.startswith("host=")
+    postgres = "://" in place
     for row in rows(place, "checkpoints", "known"):
         if not postgres:
             assert row["type"] == "msgpack+aes-gcm"

@@ -28,14 +28,16 @@ def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> Runnable
     """
     config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
     _check_new(graph.get_state(config).created_at, thread_id)
-    return graph.update_state(config, channels, as_node="prepare")
+    graph.update_state(config, channels, as_node="prepare")
+    return config  # without the checkpoint's name, which would bring every resumption back to it
 
 
 async def afork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
     """The same, for checkpointers that are asynchronous."""
     config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
     _check_new((await graph.aget_state(config)).created_at, thread_id)
-    return await graph.aupdate_state(config, channels, as_node="prepare")
+    await graph.aupdate_state(config, channels, as_node="prepare")
+    return config
 
 
 def plan_fork(

@@ -22,11 +22,13 @@ from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
 
 class Damaged(dict[str, Any]):
-    """Stands where stored bytes are not what was written: empty, in the form of a checkpoint that holds nothing."""
+    """Stands where stored bytes are not what was written, in the form of a checkpoint, with what can be read of it."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(channel_values={}, channel_versions={})
+    def __init__(self, problem: str, value: Any = None) -> None:
+        read = value if isinstance(value, dict) else {}
+        super().__init__({"channel_values": {}, "channel_versions": {}, **read})
         self.problem = problem
+        self.readable = value is not None
 
 
 class CheckedSerializer(SerializerProtocol):
@@ -48,7 +50,7 @@ class CheckedSerializer(SerializerProtocol):
         except Exception as error:
             return Damaged(f"cannot be read: {str(error) or type(error).__name__}")
         if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
-            return Damaged("is stored in bytes that this package does not write")
+            return Damaged("is stored in bytes that this package does not write", value)
         return value
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:  # noqa: ARG002 - part of the protocol

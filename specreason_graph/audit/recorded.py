@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -55,7 +55,12 @@ class RecordedRun:
     @property
     def run(self) -> str:
         """Names the run."""
-        return str(self.values.get("progress", {}).get("run") or "")
+        return str(self.progress.get("run") or "")
+
+    @property
+    def progress(self) -> Plain:
+        """The running totals."""
+        return _plain(self.values.get("progress"))
 
     @property
     def question(self) -> str:
@@ -65,13 +70,13 @@ class RecordedRun:
     @property
     def result(self) -> Plain:
         """The answer with its evidence, as `Answer` dumps it; empty while the run is not finished."""
-        found = self.values.get("result")
-        return found if isinstance(found, dict) else {}
+        return _plain(self.values.get("result"))
 
     @property
     def stop_reason(self) -> StopReason | None:
         """Why the thinking ended; None while the run is not finished."""
-        return self.values.get("stop_reason") or None
+        found: Any = self.values.get("stop_reason")
+        return cast("StopReason", found) if isinstance(found, str) and found else None
 
     @property
     def finished(self) -> bool:
@@ -81,8 +86,7 @@ class RecordedRun:
     @property
     def head(self) -> str | None:
         """The hash of the last entry of the ledger, as it is stored."""
-        last = self.result or (self.trace[-1] if self.trace else self.manifest)
-        return last.get("hash")
+        return _plain(self.result or (self.trace[-1] if self.trace else self.manifest)).get("hash")
 
     @cached_property
     def typed_manifest(self) -> Manifest:
@@ -227,9 +231,11 @@ class Reader:
 
     def _look(self, checkpoint: CheckpointTuple, *, forked: bool) -> None:
         """Take what a checkpoint says of the state."""
-        if isinstance(checkpoint.checkpoint, Damaged):
-            if self._run:
-                self._find(f"a checkpoint {checkpoint.checkpoint.problem}", here=True)
+        damaged = checkpoint.checkpoint if isinstance(checkpoint.checkpoint, Damaged) else None
+        if damaged and not damaged.readable:
+            self._run = self._run or RecordedRun(*self._place)
+            self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
+            self._find(f"a checkpoint {damaged.problem}", here=True)
             return
         values = checkpoint.checkpoint["channel_values"]
         if "__start__" in values or "branch:to:prepare" in values:
@@ -242,6 +248,8 @@ class Reader:
                 return
             self._run = RecordedRun(*self._place)
             self._find("the manifest is missing")
+        if damaged:
+            self._find(f"a checkpoint {damaged.problem}", here=True)
         self._take_snapshots(values, forked=forked)
         self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
         self._run.updated = checkpoint.checkpoint.get("ts", "")
@@ -277,8 +285,8 @@ class Reader:
                 if self._run and self._run.checkpoint_id:
                     yield self._run
                 self._run = RecordedRun(*self._place)
-                if isinstance(value, Damaged):
-                    self._find(f"the manifest {value.problem}")
+                if isinstance(value, Damaged) or not isinstance(value, dict):
+                    self._find(f"the manifest {getattr(value, 'problem', 'is no record')}")
                 else:
                     self._run.manifest = value
             elif channel == "trace" and self._run:
@@ -299,6 +307,11 @@ class Reader:
     def _find(self, problem: str, *, here: bool = False) -> None:
         if self._run:
             self._run.findings.append(Finding(step=len(self._run.trace) if here else None, problem=problem))
+
+
+def _plain(value: Any) -> Plain:
+    """A record, or nothing where there is none that can be read."""
+    return value if isinstance(value, dict) and not isinstance(value, Damaged) else {}
 
 
 def _versions(checkpoint: CheckpointTuple) -> Plain:

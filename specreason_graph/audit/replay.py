@@ -110,11 +110,11 @@ class Totals:
             room=step.room or 0, draft_failed=step.decision.reason == "draft_failed",
         )  # fmt: skip
         last = step.index + 1 == len(self._run.trace)
-        recorded = self._run.values.get("progress", {}).get("stop_reason") if last else None
+        recorded = self._run.progress.get("stop_reason") if last else None
         if own and step.room is not None:  # records of schema version 1 do not say how much room there was
             yield "stop reason", recorded, stop_reason(step, self._progress, self._config)
         if last:
-            kept = self._run.values.get("progress", {})
+            kept = self._run.progress
             for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
                 yield name, kept.get(name), getattr(self._progress, name)
 
@@ -125,7 +125,7 @@ def _ending(run: RecordedRun) -> Iterator[Finding]:
         return
     kept, summary = run.values, summarise(run.steps, run.answer)
     expected = [
-        ("stop reason", kept.get("stop_reason"), kept.get("progress", {}).get("stop_reason")),
+        ("stop reason", kept.get("stop_reason"), run.progress.get("stop_reason")),
         ("answer", kept.get("answer"), run.answer.text),
         ("answer's seed", run.answer.seed, call_seed(run.typed_manifest.config.seed, "answer", 0)),
         ("closed by force", run.answer.forced_close, kept.get("stop_reason") != "answered"),

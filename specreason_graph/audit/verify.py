@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specreason_graph.audit.ledger import entries, seal_answer, seal_manifest, seal_step
+from specreason_graph.audit.ledger import seal_answer, seal_manifest, seal_step
 from specreason_graph.audit.readonly import Damaged
 from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, check_readable
 from specreason_graph.audit.signing import is_signed_by
@@ -59,10 +59,9 @@ def verify(
         findings.append(Finding(step=None, problem="the signature is not one of this head"))
     if head and head != run.head:
         findings.append(Finding(step=None, problem=f"the head is {run.head}, and {head} was expected"))
-    whole = not any(isinstance(step, Damaged) for step in run.trace) and isinstance(run.manifest, dict)
     return Verification(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run,
-        entries=sum(1 for _ in entries(run.manifest, run.trace, run.result, run.stop_reason)) if whole else 0,
+        entries=_count(run),
         head=run.head, finished=run.finished, signed_by=signature.key if signature and signed else None,
         findings=findings,
     )  # fmt: skip
@@ -78,6 +77,18 @@ def check_whole(run: RecordedRun) -> RecordedRun:
             hint="verify shows all that was found",
         )
     return run
+
+
+def _count(run: RecordedRun) -> int:
+    """Entries of the ledger, whatever is in them."""
+    steps = [step for step in run.trace if isinstance(step, dict)]
+    reviews = sum("review" in decision and bool(decision["review"]) for decision in map(_decision, steps))
+    return 1 + len(run.trace) + sum(bool(step.get("discarded")) for step in steps) + reviews + bool(run.result)
+
+
+def _decision(step: Plain) -> Plain:
+    found = step.get("decision")
+    return found if isinstance(found, dict) else {}
 
 
 def _check_schema(run: RecordedRun) -> None:

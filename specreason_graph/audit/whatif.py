@@ -66,7 +66,7 @@ def what_if(
     run: RecordedRun, *, threshold: float | None = None, reading: Reading | None = None,
     first_steps_by_base: int | None = None, rewriting: float | None = None,
 ) -> WhatIf:  # fmt: skip
-    """Decide every step of a run under another policy; what is not given stays as it was.
+    """Decide every step of a run under another policy; what is not given stays, and what a human said.
 
     ``rewriting``: seconds the base model takes for a token, for the estimate; None takes what it took in this run.
     `ThreadError` when the record is damaged, `ConfigError` for a threshold that is none.

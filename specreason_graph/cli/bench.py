@@ -77,3 +77,26 @@ def starts(
             f"processes, {found.handles} files, {found.threads} threads, {found.megabytes:.0f} MB"
         )
         typer.echo(found.model_dump_json() if as_json else text)
+
+
+@app.command("growth")
+def growth(
+    steps: Annotated[list[int] | None, typer.Option("--steps", min=3, help="Steps of a run; repeatable.")] = None,
+    db: Annotated[
+        str | None, typer.Option("--db", help="postgresql://... instead of an SQLite file of its own.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """How the record of a run grows with its steps, and how long it takes to verify."""
+    from specreason_graph.bench.growth import measure_growth
+
+    if not as_json:
+        typer.echo("steps   stored KB   KB a step   run ms a step   verify ms a step")
+    for count in steps or [100, 1000, 5000]:
+        found = measure_growth(count, db)
+        if as_json:
+            typer.echo(found.model_dump_json())
+            continue
+        each = found.stored_bytes / 1000 / count
+        run, verify = (1000 * seconds / count for seconds in (found.run_seconds, found.verify_seconds))
+        typer.echo(f"{count:5} {found.stored_bytes / 1000:11.0f} {each:11.2f} {run:15.2f} {verify:18.3f}")

@@ -1,0 +1,173 @@
+"""``specreason audit``: what it prints, its exit codes, and that it writes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
+
+from specreason_graph.cli.app import run
+from specreason_graph.runs import Launch, Runs
+from tests.audited import meddling, opened, think
+
+OLD = Path(__file__).parent / "data" / "schema1.sqlite"
+QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two runs of the reference pair."""
+    file = tmp_path_factory.mktemp("audit") / "runs.sqlite"
+    for seed in ("3", "4"):
+        assert run(["solve", "--db", str(file), "--seed", seed, QUESTION]) == 0
+    return file
+
+
+@pytest.fixture
+def threads(solved: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    run(["audit", "list", "--json", "--db", str(solved)])
+    return [row["thread"] for row in json.loads(capsys.readouterr().out)]
+
+
+def commands(first: str, second: str, folder: Path) -> Iterator[tuple[list[str], set[int]]]:
+    """Every audit command that looks at a run, with the exit codes it may have."""
+    for asked in (["show"], ["verify"], ["replay"], ["replay", "--how", "rescore"], ["replay", "--how", "regenerate"]):
+        yield [asked[0], first, *asked[1:]], {0}
+    yield ["whatif", first, "--threshold", "9"], {0}
+    yield ["whatif"], {0}
+    yield ["whatif", "--target", "0.2"], {0}
+    yield ["diff", first, second], {0, 1}
+    yield ["diff", first, first], {0}
+    yield ["fork", first, "--at", "1", "--threshold", "9"], {0}
+    yield ["list"], {0}
+
+
+def test_no_audit_command_changes_a_row_of_the_thread(
+    solved: Path, threads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with meddling(str(solved)) as meddler:
+        before = [meddler.fingerprint(thread) for thread in threads]
+        for arguments, allowed in commands(threads[0], threads[1], tmp_path):
+            assert run(["audit", *arguments, "--db", str(solved)]) in allowed, arguments
+            assert capsys.readouterr().out
+            assert run(["audit", *arguments, "--db", str(solved), "--json"]) in allowed, arguments
+            json.loads(capsys.readouterr().out)
+            assert [meddler.fingerprint(thread) for thread in threads] == before, arguments
+
+
+def test_a_fork_is_a_run_like_any_other(solved: Path, threads: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", "fork", threads[-1], "--at", "1", "--text", "As I say.", "--json", "--db", str(solved)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["steps"][0]["text"] == "As I say.\n\n"
+    assert run(["resume", document["thread"], "--db", str(solved), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == document["steps"]
+    assert run(["audit", "verify", document["thread"], "--db", str(solved)]) == 0
+    assert run(["audit", "show", document["thread"], "--db", str(solved)]) == 0
+    assert "forked from step 1 of run" in capsys.readouterr().out
+
+
+def test_a_finding_has_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "runs.sqlite")
+    with opened(file) as saver:
+        think(saver, "one")
+    with meddling(file) as meddler:
+        rows = meddler.steps("one")
+        meddler.write("one", rows[2], bytes(rows[2][3]).replace(b"Step 2", b"Step X"))
+    assert run(["audit", "verify", "one", "--db", file]) == 1
+    assert "step 3: is not what was written" in capsys.readouterr().out
+    assert run(["audit", "verify", "one", "--db", file, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["step"] == 2
+
+
+def test_runs_on_postgresql_are_read_by_url(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(postgres) as saver:
+        think(saver, "by-url")
+    for command in (
+        ["verify", "by-url"],
+        ["show", "by-url"],
+        ["replay", "by-url"],
+        ["whatif", "by-url", "--threshold", "9"],
+    ):
+        assert run(["audit", *command, "--db", postgres]) == 0
+    assert run(["audit", "verify", "nowhere", "--db", postgres]) == 2
+    assert "no thread 'nowhere'" in capsys.readouterr().err
+    assert run(["audit", "list", "--db", "postgresql:///nowhere?host=/nowhere"]) == 2
+
+
+class Other(TypedDict, total=False):
+    answer: str
+
+
+def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
+    """Commands on what cannot be audited, and what is said of it."""
+    nothing, text, empty, foreign, begun = (
+        folder / name for name in ("no.db", "text.db", "empty.db", "other.db", "begun.db")
+    )
+    text.write_text("not a database at all, but long enough to be looked at")
+    sqlite3.connect(empty).execute("create table x (y)").connection.close()
+    with SqliteSaver.from_conn_string(str(foreign)) as saver:
+        graph = StateGraph(Other)
+        graph.add_node("n", lambda _: {"answer": "x"})
+        graph.add_edge(START, "n")
+        graph.compile(checkpointer=saver).invoke({"answer": ""}, {"configurable": {"thread_id": "t"}})
+        think(saver, "ours", 2)
+    with Runs.open(begun) as runs:
+        runs.saver.setup()
+        thread = runs.add(Launch(question=QUESTION))
+    for verb in ("show", "verify", "replay", "whatif"):
+        yield [verb, "t", "--db", str(nothing)], "there is no database"
+        yield [verb, "t", "--db", str(text)], "cannot be read"
+        yield [verb, "t", "--db", str(empty)], "holds no LangGraph checkpoints"
+        yield [verb, "t", "--db", str(foreign)], "holds no run of specreason"
+        yield [verb, "x", "--db", str(foreign)], "no thread 'x' in this database"
+        yield [verb, thread, "--db", str(begun)], "no thread"
+    yield ["verify", "schema-one", "--db", str(folder / "old.db")], "it has no ledger"
+    yield ["show", "ours", "--run", "zzz", "--db", str(foreign)], "no run 'zzz'"
+    yield ["verify", "ours", "--key", "zzz", "--db", str(foreign)], "cannot read the key file zzz"
+    yield ["verify", "ours", "--signature", "zzz", "--db", str(foreign)], "cannot read the signature zzz"
+    yield ["replay", "ours", "--how", "loudly", "--db", str(foreign)], "write recorded, rescore or regenerate"
+    yield ["whatif", "ours", "--threshold", "12", "--db", str(foreign)], "write a score from 0 to 9"
+    yield ["whatif", "ours", "--reading", "loud", "--db", str(foreign)], "write mean or greedy"
+    yield ["whatif", "--target", "7", "--db", str(foreign)], "target = 7"
+
+
+def test_what_cannot_be_audited_is_said_in_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(OLD, tmp_path / "old.db")
+    cases = list(_bad(tmp_path))
+    before = _contents(tmp_path)
+    for arguments, problem in cases:
+        assert run(["audit", *arguments]) == 2, arguments
+        said = capsys.readouterr().err
+        assert problem in said, arguments
+        assert said.count("\n") == 1, said
+        assert _contents(tmp_path) == before, arguments
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """The databases of a folder; what SQLite puts beside a file to read it is no content."""
+    files = [file for file in folder.iterdir() if file.suffix == ".db"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_runs_of_the_first_schema_are_still_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(shutil.copy(OLD, tmp_path / "old.sqlite"))
+    for command in (
+        ["list"],
+        ["show", "schema-one"],
+        ["replay", "schema-one"],
+        ["whatif", "schema-one", "--threshold", "9"],
+    ):
+        assert run(["audit", *command, "--db", file]) == 0
+        assert capsys.readouterr().out
+    assert run(["resume", "schema-one", "--db", file]) == 0
+    assert "385" in capsys.readouterr().out

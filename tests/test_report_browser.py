@@ -1,0 +1,236 @@
+"""The report in headless Chromium: nothing of it runs or is fetched, and it can be filtered, searched and walked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specreason_graph.audit.recorded import RecordedRun
+from specreason_graph.audit.report import render_comparison, render_index, render_run
+from tests.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the extra `test` brings playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH (apt-get install chromium)")
+
+VISIBLE = "[...document.querySelectorAll('[data-item]')].filter(item => item.checkVisibility()).map(item => item.id)"
+FOCUSED = "document.activeElement.id"
+IN_VIEW = "(id => { const box = document.getElementById(id).getBoundingClientRect();"
+IN_VIEW += " return box.top >= 0 && box.top < innerHeight / 2 })"
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = channels(colour).slice(0, 3).map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const [r, g, b, alpha = 1] = channels(getComputedStyle(at).backgroundColor);
+      if (alpha) return `rgb(${r}, ${g}, ${b})`;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  for (const element of document.body.querySelectorAll("*")) {
+    const words = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!words || element.closest("script, title") || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [light(element.closest("svg") ? style.fill : style.color), light(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    found.push([ratio, `${element.tagName}.${element.getAttribute("class")}`]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def run() -> RecordedRun:
+    return finished()
+
+
+@pytest.fixture(scope="module")
+def many(run: RecordedRun) -> str:
+    """The page of a run with a thousand steps."""
+    return render_run(long_run(run, 1000))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Open a page from a file; what the browser complains of and asks for is kept in ``page.told``."""
+    contexts = []
+
+    def open_page(html: str, hash: str = "", **options: Any) -> Any:  # noqa: A002 - as in location.hash
+        file = tmp_path / "page.html"
+        file.write_text(html, encoding="utf-8")
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.told = []
+        page.on("console", lambda message: page.told.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: page.told.append(str(error)))
+        page.on("dialog", lambda dialog: page.told.append(dialog.message))
+        page.on("request", lambda request: page.told.append(request.url))
+        page.goto(file.as_uri() + hash)
+        assert page.told.pop(0) == file.as_uri()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("kind", ["run", "comparison", "index"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_runs_is_fetched_or_sticks_out(opened: Any, run: RecordedRun, kind: str, width: int) -> None:
+    other = changed(run, trace=[*run.trace[:2], {**run.trace[2], "text": f"Other {LONG_WORD}"}])
+    pages = {
+        "run": lambda: render_run(run),
+        "comparison": lambda: render_comparison(run, other),
+        "index": lambda: render_index([(run, "one.html"), (other, "two.html")]),
+    }
+    page = opened(pages[kind](), viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_by_text(NASTY).first.is_visible()
+    assert page.locator("img, main script").count() == 0
+    assert page.evaluate("window.ran") is None
+    assert page.told == []
+
+
+def test_the_text_of_a_step_is_what_the_model_wrote(opened: Any, run: RecordedRun) -> None:
+    page = opened(render_run(run))
+    assert page.locator("#step-1 .text").inner_text() == NASTY
+    assert page.locator("#step-3 .text").inner_text() == LONG_WORD
+    assert page.locator("#step-2 .lost .text").inner_text() == "25 * 18 = 420, I think."
+
+
+def test_the_policy_stops_what_would_slip_through_the_escaping(opened: Any, run: RecordedRun) -> None:
+    html = render_run(run)
+    slipped = html.replace(
+        "Good enough thing.", "<img src=x onerror='window.ran=1'><script>window.ran=1</script><b id=slipped>x</b>"
+    )
+    assert slipped != html
+    page = opened(slipped)
+    assert page.locator("#slipped").count() == 1
+    assert page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in told for told in page.told)
+    assert page.locator("#tools").is_visible(), "our own script ran"
+
+
+def test_a_page_is_read_without_script(opened: Any, run: RecordedRun) -> None:
+    page = opened(render_run(run), java_script_enabled=False)
+    assert page.locator("article").count() == len(run.trace)
+    assert page.locator("#step-5").is_visible()
+    assert not page.locator("#tools").is_visible()
+
+
+def test_a_thousand_steps_are_filtered_and_searched(opened: Any, many: str, run: RecordedRun) -> None:
+    page = opened(many)
+    length, steps = len(run.trace), range(1000)
+    rejected = [f"step-{i + 1}" for i in steps if run.steps[i % length].discarded]
+    human = [f"step-{i + 1}" for i in steps if run.steps[i % length].decision.review]
+    low = [f"step-{i + 1}" for i in steps if (run.steps[i % length].decision.number or 9) < 5]
+    assert len(page.evaluate(VISIBLE)) == 1000
+    page.get_by_label("draft rejected").check()
+    assert page.evaluate(VISIBLE) == rejected
+    assert page.locator("#status").inner_text() == f"{len(rejected)} of 1000 steps shown"
+    page.get_by_label("human").check()
+    assert page.evaluate(VISIBLE) == [f"step-{i + 1}" for i in steps if f"step-{i + 1}" in {*rejected, *human}]
+    page.get_by_label("draft rejected").uncheck()
+    assert page.evaluate(VISIBLE) == human
+    page.get_by_label("human").uncheck()
+    page.get_by_label("score below", exact=True).check()
+    page.locator("#below").fill("5")
+    assert page.evaluate(VISIBLE) == low
+    page.get_by_label("score below", exact=True).uncheck()
+    page.locator("#search").fill("NUMBER 77")
+    assert page.evaluate(VISIBLE) == ["step-77", *(f"step-{i}" for i in range(770, 780))]
+    page.locator("#search").fill("(no such [text")
+    assert page.evaluate(VISIBLE) == []
+    page.keyboard.press("Escape")
+    assert len(page.evaluate(VISIBLE)) == 1000
+    assert page.told == []
+
+
+def test_a_deep_link_scrolls_to_its_step(opened: Any, many: str) -> None:
+    page = opened(many, "#step-17")
+    assert page.evaluate(f"{IN_VIEW}('step-17')")
+    assert page.evaluate(FOCUSED) == "step-17"
+    page.get_by_label("human").check()
+    assert not page.locator("#step-800").is_visible()
+    page.evaluate("location.hash = 'step-800'")
+    page.wait_for_function(f"{FOCUSED} === 'step-800'")
+    assert page.evaluate(f"{IN_VIEW}('step-800')")
+    assert not page.get_by_label("human").is_checked(), "a step that was filtered away is shown again"
+
+
+def test_keys_walk_the_steps_that_are_shown(opened: Any, many: str) -> None:
+    page = opened(many)
+    page.keyboard.press("/")
+    assert page.evaluate(FOCUSED) == "search"
+    page.keyboard.type("number 9jk/")
+    assert page.locator("#search").input_value() == "number 9jk/", "in a field, keys are letters"
+    page.locator("#search").fill("number 99")
+    page.locator("#search").blur()
+    walked = []
+    for key in "jjjkj":
+        page.keyboard.press(key)
+        walked.append(page.evaluate(FOCUSED))
+    assert walked == ["step-99", "step-990", "step-991", "step-990", "step-991"]
+    assert page.evaluate(f"{IN_VIEW}('step-991')")
+    assert page.url.endswith("#step-991")
+    page.get_by_label("keys").uncheck()
+    page.keyboard.press("j")
+    assert page.url.endswith("#step-991"), "the keys can be switched off"
+
+
+def test_a_bar_of_the_time_line_leads_to_its_step(opened: Any, run: RecordedRun) -> None:
+    page = opened(render_run(run))
+    page.locator("[data-goto=step-4]").first.click()
+    page.wait_for_function(f"{FOCUSED} === 'step-4'")
+
+
+def test_the_rows_that_differ_are_filtered(opened: Any, run: RecordedRun) -> None:
+    other = changed(run, trace=[*run.trace[:4], {**run.trace[4], "text": "Other."}, run.trace[5]])
+    page = opened(render_comparison(run, other))
+    page.get_by_role("checkbox", name="different").check()
+    assert page.evaluate(VISIBLE) == ["row-5"]
+
+
+def test_the_index_is_searched(opened: Any, run: RecordedRun) -> None:
+    other = changed(run, manifest={**run.manifest, "question": "How many coins?"})
+    page = opened(render_index([(run, "one.html"), (other, "two.html")]))
+    page.locator("#search").fill("COINS")
+    assert page.evaluate(VISIBLE) == ["run-2"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_all_words_stand_out_from_their_background(opened: Any, run: RecordedRun, scheme: str, media: str) -> None:
+    page = opened(render_run(run), color_scheme=scheme)
+    page.emulate_media(media=media, color_scheme=scheme)
+    page.locator("details").evaluate_all("all => all.forEach(each => { each.open = true })")
+    found = page.evaluate(CONTRASTS)
+    assert len(found) > 100
+    assert [each for each in found if each[0] < 4.5] == []
+
+
+def test_the_printed_page_shows_the_evidence_and_not_the_tools(opened: Any, run: RecordedRun) -> None:
+    page = opened(render_run(run))
+    assert not page.locator("#step-6 .evidence dl").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#step-6 .evidence dl").is_visible()
+    assert not page.locator("#tools").is_visible()
