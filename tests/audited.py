@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from itertools import cycle
 from typing import Any
 
 import psycopg
-from langgraph.checkpoint.postgres import PostgresSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.recorded import RecordedRun, read_runs
 from specreason_graph.engines.fake import FakeEngine
+from tests.databases import opened
 
 CLOSE = "</think>"
 
@@ -48,11 +47,6 @@ def by_prompt(steps: int) -> EnginePair:
         return (2, 9, 8)[done(prompt) % 3]
 
     return EnginePair(FakeEngine(think, name="draft"), FakeEngine(base, judge, name="base"))
-
-
-def opened(place: str) -> AbstractContextManager[Any]:
-    """A checkpointer of a file or a URL."""
-    return (PostgresSaver if "://" in place else SqliteSaver).from_conn_string(place)
 
 
 def think(saver: Any, thread: str, steps: int = 8, signer: Any = None, **settings: Any) -> Any:

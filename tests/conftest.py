@@ -1,4 +1,4 @@
-"""Fixtures: scripted pairs, the reference pair, SmolLM2, and the command line as people run it."""
+"""Fixtures: the reference pair, SmolLM2, databases, and the command line as people run it."""
 
 from __future__ import annotations
 

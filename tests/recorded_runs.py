@@ -101,5 +101,5 @@ def forked(run: RecordedRun) -> RecordedRun:
 
 def changed(run: RecordedRun, **fields: Any) -> RecordedRun:
     """A copy with other fields."""
-    mine = {name: deepcopy(getattr(run, name)) for name in RecordedRun.__dataclass_fields__}
-    return RecordedRun(**{**mine, **fields})
+    mine = {name: getattr(run, name) for name in RecordedRun.__dataclass_fields__}
+    return RecordedRun(**deepcopy({**mine, **fields}))

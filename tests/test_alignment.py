@@ -29,7 +29,8 @@ def steps(texts: str) -> list[Step]:
         ("abcd", "ab", "aa bb c- d-", 2),
         ("axbc", "aybc", "aa xy bb cc", 1),
         ("abc", "acc", "aa b- cc -c", 1),
-        ("aa", "aba", "aa -b aa", 1),  # what both begin with comes first, even where texts come again
+        ("aa", "aba", "aa -b aa", 1),
+        ("axyz", "aaxyz", "aa -a xx yy zz", 1),  # what both begin with comes first, even where the rest fits better
         ("abab", "ba", "a- bb aa b-", 0),
         ("", "ab", "-a -b", 0),
         ("", "", "", None),

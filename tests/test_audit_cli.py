@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 
 from specreason_graph.cli.app import run
 from specreason_graph.runs import Launch, Runs
-from tests.audited import meddling, opened, think
+from tests.audited import meddling, think
+from tests.databases import opened
 
 OLD = Path(__file__).parent / "data" / "schema1.sqlite"
 QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"

@@ -27,7 +27,8 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, ThreadError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.records import Review
-from tests.audited import by_prompt, meddling, opened, recorded, scripted, think
+from tests.audited import by_prompt, meddling, recorded, scripted, think
+from tests.databases import opened
 
 RUNS = int(os.environ.get("SPECREASON_RUNS", "10"))
 PROBLEMS = held_out()[100 : 100 + RUNS]

@@ -23,7 +23,8 @@ from specreason_graph.audit.recorded import RecordedRun, aread_runs, read_runs
 from specreason_graph.audit.signing import Signer, read_public_key
 from specreason_graph.audit.verify import verify
 from specreason_graph.errors import ConfigError
-from tests.audited import Meddler, meddling, opened, recorded, scripted, think
+from tests.audited import Meddler, meddling, recorded, scripted, think
+from tests.databases import opened
 
 FLIPS = int(os.environ.get("SPECREASON_FLIPS", "100"))
 STEPS = 8

@@ -101,7 +101,7 @@ def test_with_the_key_it_is_read_and_verified(pair: EnginePair, place: str) -> N
 def test_without_the_key_nothing_is_read(pair: EnginePair, place: str, other: Any) -> None:
     thread = f"locked-{type(other).__name__}"
     ask(pair, place, thread)
-    with opened(place, other) as saver, pytest.raises(ThreadError, match=r"cannot be read: .*if it is encrypted"):
+    with opened(place, other) as saver, pytest.raises(ThreadError, match=r"crypted.*; give the checkpointer"):
         read_runs(saver, thread)
 
 
@@ -112,7 +112,7 @@ def test_a_flipped_byte_of_the_ciphertext_is_a_finding(pair: EnginePair, place: 
     flip(place, thread, part)
     with opened(place, serde()) as saver:
         (run,) = read_runs(saver, thread)
-    assert any("cannot be read: InvalidTag" in finding.problem for finding in run.findings), run.findings
+    assert any("cannot be decrypted: InvalidTag" in finding.problem for finding in run.findings), run.findings
     assert not verify(run).ok
 
 

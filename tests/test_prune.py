@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -361,3 +363,13 @@ def test_other_savers_are_refused(pair: EnginePair) -> None:
     build(pair, saver).invoke({"question": "What?"}, at("memory"))
     with pytest.raises(ConfigError, match="InMemorySaver cannot be pruned; open its database with SqliteSaver or"):
         prune(cast("Any", saver), "memory")
+
+
+def test_a_run_of_the_first_schema_version_is_pruned_too(tmp_path: Path) -> None:
+    place = str(shutil.copy(Path(__file__).parent / "data" / "schema1.sqlite", tmp_path))
+    with opened(place) as saver:
+        thread = saver.conn.execute("select thread_id from checkpoints").fetchone()[0]
+        runs, found = read_runs(saver, thread), find_runs(saver, thread)
+        assert prune(saver, thread).checkpoints > 0
+        assert read_runs(saver, thread) == runs
+        assert find_runs(saver, thread) == found

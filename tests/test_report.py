@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from specreason_graph.audit.phrases import ENDINGS, PURPOSES, REASONS, STOPS, duration
+from specreason_graph.audit.readonly import Damaged
 from specreason_graph.audit.recorded import Finding, RecordedRun
 from specreason_graph.audit.report import render_comparison, render_index, render_run
 from specreason_graph.audit.timeline import draw_timeline
@@ -171,7 +172,10 @@ def test_damaged_records_leave_the_rest_readable(run: RecordedRun) -> None:
         values={"progress": {"run": "abc"}, "result": {"text": 1}},
         findings=[Finding(step=1, problem="its record cannot be read")],
     )  # fmt: skip
+    broken.values["stop_reason"] = Damaged("cannot be read")
+    broken.trace[0]["costs"][0]["usage"]["seconds"] = float("inf")
     page = Page(render_run(broken))
+    assert "Cannot be read" in page.words
     assert len(page.all("article", **{"data-item": ""})) == len(run.trace)
     assert "The answer cannot be read." in page.words
     assert page.words.count("its record cannot be read") == 2

@@ -22,6 +22,7 @@ VISIBLE = "[...document.querySelectorAll('[data-item]')].filter(item => item.che
 FOCUSED = "document.activeElement.id"
 IN_VIEW = "(id => { const box = document.getElementById(id).getBoundingClientRect();"
 IN_VIEW += " return box.top >= 0 && box.top < innerHeight / 2 })"
+CUT_OFF = "all => all.filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.textContent)"
 CONTRASTS = """() => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
@@ -104,6 +105,7 @@ def test_nothing_runs_is_fetched_or_sticks_out(opened: Any, run: RecordedRun, ki
     }
     page = opened(pages[kind](), viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".text").evaluate_all(CUT_OFF) == []
     assert page.get_by_text(NASTY).first.is_visible()
     assert page.locator("img, main script").count() == 0
     assert page.evaluate("window.ran") is None
@@ -158,6 +160,7 @@ def test_a_thousand_steps_are_filtered_and_searched(opened: Any, many: str, run:
     page.get_by_label("score below", exact=True).uncheck()
     page.locator("#search").fill("NUMBER 77")
     assert page.evaluate(VISIBLE) == ["step-77", *(f"step-{i}" for i in range(770, 780))]
+    assert page.evaluate("[...CSS.highlights.get('found')].map(String)") == ["number 77"] * 11
     page.locator("#search").fill("(no such [text")
     assert page.evaluate(VISIBLE) == []
     page.keyboard.press("Escape")

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from specreason_graph.audit.phrases import ENDINGS, PURPOSES, REASONS, STOPS, duration, moment
+from specreason_graph.audit.phrases import ENDINGS, PURPOSES, REASONS, duration, moment
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that are shown by their number: control and format characters, surrogates, line separators."""
@@ -46,7 +46,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     style, script = _part("report.css"), _part("report.js")
     environment.globals |= {"style": style, "script": script, "policy": _policy(style, script)}
-    environment.globals |= {"REASONS": REASONS, "STOPS": STOPS, "ENDINGS": ENDINGS, "PURPOSES": PURPOSES}
+    environment.globals |= {"REASONS": REASONS, "ENDINGS": ENDINGS, "PURPOSES": PURPOSES}
     environment.filters |= {"duration": duration, "moment": moment, "count": _count, "percent": _percent}
     return environment
 

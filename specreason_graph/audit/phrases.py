@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from specreason_graph.records import Ending, Purpose, Reason, StopReason
 
 REASONS: dict[Reason, str] = {
@@ -41,7 +43,9 @@ PURPOSES: dict[Purpose, str] = {
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as people say them; a damaged record may hold numbers that are none."""
+    if not math.isfinite(seconds):
+        return f"{seconds} s"
     if seconds < 60:
         return f"{seconds:.{2 if seconds < 10 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)

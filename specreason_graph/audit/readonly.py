@@ -20,6 +20,8 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
+LOCKED = "is encrypted, and the checkpointer has no key"
+
 
 class Damaged(dict[str, Any]):
     """Stands where stored bytes are not what was written, in the form of a checkpoint, with what can be read of it."""
@@ -43,12 +45,15 @@ class CheckedSerializer(SerializerProtocol):
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """The value, or `Damaged`."""
+        if not self._encrypted and "+" in data[0]:
+            return Damaged(LOCKED)
         try:
             if self._encrypted and "+" in data[0]:
                 return self._serde.loads_typed(data)
             value = (self._plain if self._ours else self._serde).loads_typed(data)
         except Exception as error:
-            return Damaged(f"cannot be read: {str(error) or type(error).__name__}")
+            how = "cannot be decrypted" if self._encrypted else "cannot be read"
+            return Damaged(f"{how}: {str(error) or type(error).__name__}")
         if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
             return Damaged("is stored in bytes that this package does not write", value)
         return value

@@ -153,10 +153,9 @@ def gather_runs(checkpoints: list[CheckpointTuple], thread_id: str) -> list[Reco
     if not checkpoints:
         raise no_such_thread(thread_id)
     found = _latest_first(_in_thread(checkpoints, thread_id))
-    readable = any(run.run or run.manifest for run in found)
-    problem = None if readable else next(_damages(checkpoints), None)
-    if problem:
-        hint = "if it is encrypted, give the checkpointer the serializer with its key"
+    problem = next((each for each in _damages(checkpoints) if "crypted" in each), None)
+    if problem and not any(run.run or run.manifest for run in found):
+        hint = "give the checkpointer LangGraph's EncryptedSerializer with the key it was written with"
         raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
     if not found:
         raise ThreadError(

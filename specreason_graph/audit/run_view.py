@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from specreason_graph.audit.phrases import STOPS
 from specreason_graph.audit.recorded import Finding, RecordedRun
 from specreason_graph.audit.step_view import StepView
 from specreason_graph.audit.timeline import Timeline, draw_timeline
@@ -82,6 +83,14 @@ class RunView:
     def records(self) -> list[Step]:
         """The steps that can be read."""
         return [view.step for view in self.steps if view.step]
+
+    @property
+    def ended(self) -> str:
+        """Why the thinking ended, in words."""
+        reason = self.run.stop_reason
+        if not isinstance(reason, str):
+            return "Not finished" if reason is None else "Cannot be read"
+        return STOPS.get(reason, reason)
 
     @property
     def lineage(self) -> Lineage | None:

@@ -67,18 +67,6 @@ def verify(
     )  # fmt: skip
 
 
-def check_whole(run: RecordedRun) -> RecordedRun:
-    """The run, unless it is damaged or not as it was written: `ThreadError`. One without a ledger need only be read."""
-    check_readable(run)
-    found = verify(run).findings if run.manifest["schema_version"] > 1 else []
-    if found:
-        raise ThreadError(
-            f"run {run.run!r} in thread {run.thread_id!r} is not as it was written: {found[0].problem}",
-            hint="verify shows all that was found",
-        )
-    return run
-
-
 def _count(run: RecordedRun) -> int:
     """Entries of the ledger, whatever is in them."""
     steps = [step for step in run.trace if isinstance(step, dict)]
@@ -89,6 +77,18 @@ def _count(run: RecordedRun) -> int:
 def _decision(step: Plain) -> Plain:
     found = step.get("decision")
     return found if isinstance(found, dict) else {}
+
+
+def check_whole(run: RecordedRun) -> RecordedRun:
+    """The run, unless it is damaged or not as it was written: `ThreadError`. One without a ledger need only be read."""
+    check_readable(run)
+    found = verify(run).findings if run.manifest["schema_version"] > 1 else []
+    if found:
+        raise ThreadError(
+            f"run {run.run!r} in thread {run.thread_id!r} is not as it was written: {found[0].problem}",
+            hint="verify shows all that was found",
+        )
+    return run
 
 
 def _check_schema(run: RecordedRun) -> None:

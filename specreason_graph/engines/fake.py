@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
@@ -175,6 +176,9 @@ class FakeEngine:
         return Generation(written, "stop_token")
 
     async def _usage(self, prompt_ids: Sequence[int], written: int) -> Usage:
+        started = time.time()
         if self.delay:
             await asyncio.sleep(self.delay)
-        return Usage(calls=1, prompt_tokens=len(prompt_ids), generated_tokens=written, seconds=self.delay)
+        return Usage(
+            calls=1, prompt_tokens=len(prompt_ids), generated_tokens=written, seconds=self.delay, started=started
+        )
