@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -66,7 +68,7 @@ def at(thread: str) -> Any:
 
 
 def count(place: str, thread: str) -> dict[str, int]:
-    return {name: len(rows(place, name, thread)) for name in TABLES["postgres" if "=" in place else "sqlite"]}
+    return {name: len(rows(place, name, thread)) for name in TABLES["postgres" if "://" in place else "sqlite"]}
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -86,7 +88,7 @@ def test_runs_one_after_the_other_keep_their_last_checkpoints(pair: EnginePair, 
         assert (pruned.runs, pruned.kept, pruned.dry_run) == ([run.run for run in runs], 3, False)
         after = count(place, thread)
         assert after["checkpoints"] == 3
-        assert after[TABLES["postgres" if "=" in place else "sqlite"][1]] == 0
+        assert after[TABLES["postgres" if "://" in place else "sqlite"][1]] == 0
         assert pruned.checkpoints == before["checkpoints"] - 3
         assert read_runs(saver, thread) == runs
         assert all(verify(run).ok for run in read_runs(saver, thread))
@@ -109,7 +111,7 @@ def test_little_is_left_and_a_second_time_nothing_goes(pair: EnginePair, place: 
         planned, pruned, again = prune(saver, "little", dry_run=True), prune(saver, "little"), prune(saver, "little")
         assert pruned.checkpoints > 3 * STEPS
         assert pruned.writes > pruned.checkpoints
-        assert (pruned.blobs > 0) == ("=" in place)
+        assert (pruned.blobs > 0) == ("://" in place)
         assert pruned.bytes_after < pruned.bytes_before / 4
         assert planned.dry_run
         for name in ("runs", "kept", "checkpoints", "writes", "blobs", "bytes_before"):
@@ -161,7 +163,7 @@ def test_in_a_graph_of_others_only_our_namespaces_are_touched(
 
 def others(place: str, thread: str, runs: list[RecordedRun]) -> list[str]:
     """The rows of a thread outside our namespaces."""
-    tables, ours = TABLES["postgres" if "=" in place else "sqlite"], {run.namespace for run in runs}
+    tables, ours = TABLES["postgres" if "://" in place else "sqlite"], {run.namespace for run in runs}
     kept = [row for table in tables for row in rows(place, table, thread) if row["checkpoint_ns"] not in ours]
     return sorted(map(repr, kept))
 
@@ -327,8 +329,8 @@ def test_a_run_that_failed_is_refused(place: str) -> None:
 def test_damage_is_refused(pair: EnginePair, place: str) -> None:
     with opened(place) as saver:
         build(pair, saver).invoke({"question": "What?"}, at("damage"))
-    column, table = ("blob", "checkpoint_writes") if "=" in place else ("value", "writes")
-    mark = "%s" if "=" in place else "?"
+    column, table = ("blob", "checkpoint_writes") if "://" in place else ("value", "writes")
+    mark = "%s" if "://" in place else "?"
     with connected(place) as connection:
         found = rows(place, table, "damage")
         victim = next(row for row in found if row["channel"] == "trace" and b"step number 6." in row[column])
@@ -362,3 +364,13 @@ def test_other_savers_are_refused(pair: EnginePair) -> None:
     build(pair, saver).invoke({"question": "What?"}, at("memory"))
     with pytest.raises(ConfigError, match="InMemorySaver cannot be pruned; open its database with SqliteSaver or"):
         prune(cast("Any", saver), "memory")
+
+
+def test_a_run_of_the_first_schema_version_is_pruned_too(tmp_path: Path) -> None:
+    place = str(shutil.copy(Path(__file__).parent / "data" / "schema1.sqlite", tmp_path))
+    with opened(place) as saver:
+        thread = saver.conn.execute("select thread_id from checkpoints").fetchone()[0]
+        runs, found = read_runs(saver, thread), find_runs(saver, thread)
+        assert prune(saver, thread).checkpoints > 0
+        assert read_runs(saver, thread) == runs
+        assert find_runs(saver, thread) == found

@@ -83,7 +83,7 @@ def kept(step: Step) -> Any:
 
 def test_a_parent_graph_killed_at_random_instants_ends_as_if_nothing_had_happened(place: str) -> None:
     start = time.monotonic()
-    expected = work(place, "whole")
+    expected = work(place, "never-killed")
     seconds = time.monotonic() - start
     assert len(expected[1]) == STEPS + 1
     processes = multiprocessing.get_context("forkserver")
