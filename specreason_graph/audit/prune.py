@@ -9,7 +9,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from specreason_graph.audit.reader import DELTAS, gather_runs, parent_of
+from specreason_graph.audit.glimpse import DELTAS, parent_of
+from specreason_graph.audit.reader import gather_runs
 from specreason_graph.audit.readonly import Damaged, ReadOnly
 from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.tables import Doomed, tables_of

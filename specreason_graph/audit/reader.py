@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Overwrite
 
+from specreason_graph.audit.glimpse import Copy, Glimpse, glimpses
 from specreason_graph.audit.readonly import Damaged, ReadOnly, no_such_thread
-from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
-from specreason_graph.channels import bare
+from specreason_graph.audit.recorded import Finding, RecordedRun
 from specreason_graph.errors import ThreadError
-
-MARKS = ("pending", "progress", "result", "answer", "stop_reason", "trace_summary")
-"""Channels whose last value is kept with each checkpoint."""
-DELTAS = ("manifest", "trace")
-"""Channels whose value is spread over the checkpoints of a run."""
-_PLAIN = JsonPlusSerializer(allowed_msgpack_modules=None)
-WAITING = ("__start__", "branch:to:prepare")
-"""Channels that hold the question of a run that has not begun."""
 
 
 def read_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
@@ -37,69 +27,48 @@ async def aread_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> 
 
 def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
     """All runs of all threads, the latest first."""
-    threads: dict[str, list[CheckpointTuple]] = {}
-    for each in slim(ReadOnly(checkpointer).checkpoints()):
-        threads.setdefault(each.config["configurable"]["thread_id"], []).append(each)
-    return _latest_first(run for thread_id, found in threads.items() for run in _in_thread(found, thread_id))
+    return _runs(glimpses(ReadOnly(checkpointer).checkpoints()))
 
 
-def gather_runs(found_there: Iterable[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
-    """All runs in the checkpoints of a thread, given latest first, as they are; `ThreadError` when there are none."""
-    checkpoints = list(slim(found_there))
-    if not checkpoints:
+def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
+    """All runs in the checkpoints of a thread, given latest first; `ThreadError` when there are none."""
+    seen = list(glimpses(checkpoints))
+    if not seen:
         raise no_such_thread(thread_id)
-    found = _latest_first(_in_thread(checkpoints, thread_id))
-    problem = next((each for each in _damages(checkpoints) if "crypted" in each), None)
+    found = _runs(seen)
+    problem = next((each.problem for each in seen if each.problem and "crypted" in each.problem), None)
     if problem and not any(run.run or run.manifest for run in found):
         hint = "give the checkpointer LangGraph's EncryptedSerializer with the key it was written with"
         raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
     if not found:
-        raise ThreadError(
-            f"thread {thread_id!r} holds no run of specreason", hint="it is of another graph, or not begun"
-        )
+        hint = "it is of another graph, or not begun"
+        raise ThreadError(f"thread {thread_id!r} holds no run of specreason", hint=hint)
     return found
 
 
-def _damages(checkpoints: list[CheckpointTuple]) -> Iterator[str]:
-    for each in checkpoints:
-        stored = [each.checkpoint, *each.checkpoint["channel_values"].values()]
-        yield from (part.problem for part in stored if isinstance(part, Damaged))
+def _runs(seen: Iterable[Glimpse]) -> list[RecordedRun]:
+    """The runs of each thread and namespace, the latest first; one that two branches share is told once."""
+    places: dict[tuple[str, str], dict[str, Glimpse]] = {}
+    for each in seen:
+        places.setdefault((each.thread, each.namespace), {})[each.name] = each
+    found: dict[tuple[str, str, str], RecordedRun] = {}
+    for place, there in places.items():
+        followers = Counter(each.parent for each in there.values())
+        for path in _branches(there):
+            for run in Reader(*place).read(path, followers):
+                found.setdefault((*place, run.checkpoint_id), run)
+    return sorted(found.values(), key=lambda run: run.checkpoint_id, reverse=True)
 
 
-def _latest_first(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    return sorted(runs, key=lambda run: run.checkpoint_id, reverse=True)
-
-
-def _in_thread(checkpoints: list[CheckpointTuple], thread_id: str) -> Iterator[RecordedRun]:
-    """The runs of each namespace; a run that two branches share is told once."""
-    places: dict[str, dict[str, CheckpointTuple]] = {}
-    for each in checkpoints:
-        place = each.config["configurable"]
-        places.setdefault(place.get("checkpoint_ns", ""), {})[place["checkpoint_id"]] = each
-    for namespace, found in places.items():
-        told = set()
-        for path in _branches(found):
-            for run in Reader(thread_id, namespace).read(path, found):
-                if run.checkpoint_id not in told:
-                    told.add(run.checkpoint_id)
-                    yield run
-
-
-def _branches(checkpoints: dict[str, CheckpointTuple]) -> Iterator[list[CheckpointTuple]]:
+def _branches(there: dict[str, Glimpse]) -> Iterator[list[Glimpse]]:
     """From the first checkpoint to each that nothing came after, the latest branch first."""
-    parents = {parent_of(each) for each in checkpoints.values()}
-    for name in sorted(checkpoints.keys() - parents, reverse=True):
-        path, at = [], checkpoints.get(name)
+    parents = {each.parent for each in there.values()}
+    for name in sorted(there.keys() - parents, reverse=True):
+        path, at = [], there.get(name)
         while at is not None:
             path.append(at)
-            at = checkpoints.get(parent_of(at) or "")
+            at = there.get(at.parent or "")
         yield path[::-1]
-
-
-def parent_of(checkpoint: CheckpointTuple) -> str | None:
-    """The checkpoint it followed; None for the first, and where that was removed."""
-    parent = checkpoint.parent_config
-    return parent["configurable"]["checkpoint_id"] if parent else None
 
 
 class Reader:
@@ -109,73 +78,67 @@ class Reader:
         self._place = (thread_id, namespace)
         self._run: RecordedRun | None = None
 
-    def read(self, path: list[CheckpointTuple], all_of_them: dict[str, CheckpointTuple]) -> Iterator[RecordedRun]:
-        """The runs of a path, in order."""
-        children: dict[str | None, int] = {}
-        for each in all_of_them.values():
-            children[parent_of(each)] = children.get(parent_of(each), 0) + 1
+    def read(self, path: list[Glimpse], followers: Counter[str | None]) -> Iterator[RecordedRun]:
+        """The runs of a path, in order; behind a checkpoint with several followers only copies tell what was before."""
         forked = False
-        for position, checkpoint in enumerate(path):
-            self._look(checkpoint, forked=forked)
-            if position + 1 == len(path):
-                break
-            forked = children[checkpoint.config["configurable"]["checkpoint_id"]] > 1
-            yield from self._apply(checkpoint.pending_writes or [])
+        for each in path[:-1]:
+            self._look(each, forked=forked)
+            forked = followers[each.name] > 1
+            yield from self._apply(each.writes)
+        self._look(path[-1], forked=forked)
         if self._run and self._run.checkpoint_id:
             yield self._run
 
-    def _look(self, checkpoint: CheckpointTuple, *, forked: bool) -> None:
+    def _look(self, each: Glimpse, *, forked: bool) -> None:
         """Take what a checkpoint says of the state."""
-        damaged = checkpoint.checkpoint if isinstance(checkpoint.checkpoint, Damaged) else None
-        if damaged and not damaged.readable:
+        if not each.readable:
             self._run = self._run or RecordedRun(*self._place)
-            self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
-            self._find(f"a checkpoint {damaged.problem}", here=True)
+            self._run.checkpoint_id = each.name
+            self._find(f"a checkpoint {each.problem}", here=True)
             return
-        values = checkpoint.checkpoint["channel_values"]
-        if "__start__" in values or "branch:to:prepare" in values:
-            return  # a question that waits; the state is still that of the run before
-        progress = values.get("progress")
-        if self._run is None and isinstance(values.get("manifest"), Copy):
-            self._run = RecordedRun(*self._place)
-        if self._run is None:
-            if not isinstance(progress, dict) or not progress.get("run") or "manifest" not in _versions(checkpoint):
-                return
-            self._run = RecordedRun(*self._place)
-            self._find("the manifest is missing")
-        if damaged:
-            self._find(f"a checkpoint {damaged.problem}", here=True)
-        self._take_snapshots(values, forked=forked)
-        self._run.checkpoint_id = checkpoint.config["configurable"]["checkpoint_id"]
-        self._run.updated = checkpoint.checkpoint.get("ts", "")
-        self._run.values = {name: bare(values[name]) for name in MARKS if name in values}
-        for name, value in self._run.values.items():
-            if isinstance(value, Damaged):
-                self._find(f"{name} {value.problem}", here=name in ("pending", "progress"))
-        if isinstance(progress, dict) and progress.get("steps", len(self._run.trace)) != len(self._run.trace):
-            self._find(f"{progress['steps']} steps were counted, and {len(self._run.trace)} are there", here=True)
+        if each.waiting or not self._belongs(each):
+            return  # the state is still that of the run before, or of nobody
+        run = self._here()
+        if each.problem:
+            self._find(f"a checkpoint or a value in it {each.problem}", here=True)
+        for name, copy in each.copies:
+            self._take_copy(name, copy, forked=forked)
+        run.checkpoint_id, run.updated, run.values = each.name, each.written, each.values
+        counted = run.progress.get("steps", len(run.trace))
+        if counted != len(run.trace):
+            self._find(f"{counted} steps were counted, and {len(run.trace)} are there", here=True)
 
-    def _take_snapshots(self, values: Plain, *, forked: bool) -> None:
-        """A snapshot is one more copy of what the writes said; behind a fork it is the only one."""
-        run = self._run
-        assert run is not None  # noqa: S101 - the caller has made it
-        for name in ("manifest", "trace"):
-            snapshot = values.get(name)
-            if isinstance(snapshot, Damaged):
-                self._find(f"a snapshot of the {name} {snapshot.problem}", here=True)
-            if not isinstance(snapshot, Copy):
-                continue
-            known = getattr(run, name)
-            if not known or forked:
-                setattr(run, name, snapshot.value())
-            elif snapshot != Copy(known):
-                same = [mine == theirs for mine, theirs in zip(run.trace, snapshot.value(), strict=False)]
-                at = same.index(False) if name == "trace" and False in same else None
-                run.findings.append(Finding(step=at, problem=f"a snapshot of the {name} is not what was written"))
+    def _belongs(self, each: Glimpse) -> bool:
+        """Whether a checkpoint is of a run; one that is met in the middle lacks its manifest."""
+        if self._run is None and any(name == "manifest" for name, _ in each.copies):
+            self._run = RecordedRun(*self._place)
+        if self._run is None and each.begun:
+            progress = each.values.get("progress")
+            if isinstance(progress, dict) and progress.get("run"):
+                self._run = RecordedRun(*self._place)
+                self._find("the manifest is missing")
+        return self._run is not None
 
-    def _apply(self, writes: Iterable[tuple[str, str, Any]]) -> Iterator[RecordedRun]:
+    def _here(self) -> RecordedRun:
+        assert self._run is not None  # noqa: S101 - the callers have looked
+        return self._run
+
+    def _take_copy(self, name: str, copy: Any, *, forked: bool) -> None:
+        """A copy says once more what the writes said; behind a fork it is the only one to say it."""
+        run = self._here()
+        known = getattr(run, name)
+        if not isinstance(copy, Copy):
+            return  # told as a problem of the checkpoint
+        if not known or forked:
+            setattr(run, name, copy.value())
+        elif copy != Copy(known):
+            same = [mine == theirs for mine, theirs in zip(run.trace, copy.value(), strict=False)]
+            at = same.index(False) if name == "trace" and False in same else None
+            run.findings.append(Finding(step=at, problem=f"a copy of the {name} is not what was written"))
+
+    def _apply(self, writes: Iterable[tuple[str, Any]]) -> Iterator[RecordedRun]:
         """Take what the stages wrote; a manifest begins a new run, and the one before is over."""
-        for _, channel, value in writes:
+        for channel, value in writes:
             if channel == "manifest":
                 if self._run and self._run.checkpoint_id:
                     yield self._run
@@ -184,12 +147,11 @@ class Reader:
                     self._find(f"the manifest {getattr(value, 'problem', 'is no record')}")
                 else:
                     self._run.manifest = value
-            elif channel == "trace" and self._run:
+            elif self._run:
                 self._append(value)
 
     def _append(self, value: Any) -> None:
-        run = self._run
-        assert run is not None  # noqa: S101 - the caller has looked
+        run = self._here()
         if isinstance(value, Overwrite):
             run.trace = list(value.value)
         elif isinstance(value, list):
@@ -200,53 +162,5 @@ class Reader:
             run.trace.append(Damaged(problem))
 
     def _find(self, problem: str, *, here: bool = False) -> None:
-        if self._run:
-            self._run.findings.append(Finding(step=len(self._run.trace) if here else None, problem=problem))
-
-
-@dataclass(frozen=True, init=False)
-class Copy:
-    """One more copy of a whole channel, packed: there may be many, and each may hold thousands of records."""
-
-    packed: bytes
-
-    def __init__(self, value: Any) -> None:
-        object.__setattr__(self, "packed", _PLAIN.dumps_typed(value)[1])
-
-    def value(self) -> Any:
-        """What the channel held."""
-        return _PLAIN.loads_typed(("msgpack", self.packed))
-
-
-def _packed(value: Any) -> Any:
-    return Copy(value.value) if isinstance(value, _DeltaSnapshot) else value
-
-
-def slim(checkpoints: Iterable[CheckpointTuple]) -> Iterator[CheckpointTuple]:
-    """The checkpoints without what is not looked at: with thousands of them, what is held costs more than what is read.
-
-    They come latest first. A proposal in flight is only of interest in a checkpoint that nothing came after.
-    """
-    followed = set()
-    for each in checkpoints:
-        place = each.config["configurable"]
-        name = (place["thread_id"], place.get("checkpoint_ns", ""), place["checkpoint_id"])
-        followed.add((*name[:2], parent_of(each)))
-        yield each if isinstance(each.checkpoint, Damaged) else _kept(each, with_pending=name not in followed)
-
-
-def _kept(each: CheckpointTuple, *, with_pending: bool) -> CheckpointTuple:
-    values = each.checkpoint["channel_values"]
-    names = {*MARKS, *DELTAS, *WAITING} - ({"pending"} if values.get("pending") and not with_pending else set())
-    versions = each.checkpoint.get("channel_versions") or {}
-    checkpoint: Any = {
-        "ts": each.checkpoint.get("ts", ""),
-        "channel_values": {name: _packed(values[name]) for name in names & values.keys()},
-        "channel_versions": {name: versions[name] for name in DELTAS if name in versions},
-    }
-    writes = [write for write in each.pending_writes or () if write[1] in DELTAS]
-    return each._replace(checkpoint=checkpoint, pending_writes=writes, metadata={})
-
-
-def _versions(checkpoint: CheckpointTuple) -> Plain:
-    return checkpoint.checkpoint.get("channel_versions") or {}
+        run = self._here()
+        run.findings.append(Finding(step=len(run.trace) if here else None, problem=problem))
