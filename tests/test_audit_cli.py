@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inspect_ai.log import read_eval_log
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
@@ -49,6 +50,10 @@ def commands(first: str, second: str, folder: Path) -> Iterator[tuple[list[str],
     yield ["diff", first, first], {0}
     yield ["fork", first, "--at", "1", "--threshold", "9"], {0}
     yield ["list"], {0}
+    yield ["report", first, "-o", str(folder / "run.html")], {0}
+    yield ["report", first, "--compare", second, "-o", str(folder / "two.html")], {0}
+    yield ["report", "-o", str(folder / "pages")], {0}
+    yield ["prune", first, "--dry-run"], {0}
 
 
 def test_no_audit_command_changes_a_row_of_the_thread(
@@ -62,6 +67,27 @@ def test_no_audit_command_changes_a_row_of_the_thread(
             assert run(["audit", *arguments, "--db", str(solved), "--json"]) in allowed, arguments
             json.loads(capsys.readouterr().out)
             assert [meddler.fingerprint(thread) for thread in threads] == before, arguments
+
+
+def test_runs_are_given_to_other_tools(
+    solved: Path, threads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with meddling(str(solved)) as meddler:
+        before = [meddler.fingerprint(thread) for thread in threads]
+        assert run(["audit", "export", threads[0], "--db", str(solved)]) == 0
+        kinds = [json.loads(line)["entry"]["kind"] for line in capsys.readouterr().out.splitlines()]
+        assert (kinds[0], kinds[-1]) == ("manifest", "answer")
+        log = tmp_path / "runs.eval"
+        assert run(["audit", "export", "--format", "inspect", "-o", str(log), "--db", str(solved)]) == 0
+        assert len(read_eval_log(str(log)).samples or ()) == len(threads)
+        assert run(["audit", "report", threads[0], "-o", str(tmp_path / "run.html"), "--db", str(solved)]) == 0
+        assert "<title>" in (tmp_path / "run.html").read_text()
+        assert [meddler.fingerprint(thread) for thread in threads] == before
+    capsys.readouterr()
+    assert run(["audit", "schema"]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+    for bad in (["--format", "pdf"], ["--format", "inspect"], ["--format", "inspect", "-o", "x.pdf"]):
+        assert run(["audit", "export", *bad, "--db", str(solved)]) == 2
 
 
 def test_a_fork_is_a_run_like_any_other(solved: Path, threads: list[str], capsys: pytest.CaptureFixture[str]) -> None:

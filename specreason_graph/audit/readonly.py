@@ -133,6 +133,8 @@ def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
         raise UsageError(f"the PostgreSQL database cannot be opened: {error}", hint="check --db") from None
     with closing(connection):
         connection.read_only = True
+        for plan in ("hashjoin", "mergejoin", "seqscan"):  # else each checkpoint may look through all of the thread
+            connection.execute(f"set enable_{plan} = off")
         found = connection.execute("select to_regclass('checkpoints') as found").fetchone()
         if not found or found["found"] is None:
             raise UsageError("the PostgreSQL database holds no LangGraph checkpoints", hint="check --db")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.readonly import open_database
 from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import Call, FakeEngine
 from specreason_graph.engines.pair import EnginePair
@@ -60,7 +61,8 @@ def measure_growth(steps: int, url: str | None = None) -> Growth:
         written = time.perf_counter()
         if url:
             saver.conn.execute("analyze")  # as the server does by itself, some time later
-        verifying = min(_verify(saver, thread) for _ in range(3))
+        with open_database(url) if url else nullcontext(saver) as opened:
+            verifying = min(_verify(opened, thread) for _ in range(3))
         size = _stored(saver, thread)
         saver.delete_thread(thread)
     return Growth(steps=steps, stored_bytes=size, run_seconds=written - begun, verify_seconds=verifying)
