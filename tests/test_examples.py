@@ -13,9 +13,10 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/subgraph.md", "docs/chat_model.md", "docs/audit.md", "docs/audit_storage.md"]
-)
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("subgraph", "chat_model", "audit", "audit_storage"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_in_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / page).read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from specreason_graph import EnginePair
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.replay import replay
+from specreason_graph.audit.verify import verify
 from specreason_graph.errors import ThreadError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.records import Step
@@ -82,6 +85,9 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
             before = [kept(step) for step in run.steps]
             reached.append(len(before))
             finished, again = finish(run)
+            (recorded,) = read_runs(runs.saver, thread)
+        assert verify(recorded).ok
+        assert replay(recorded).differences == []
         assert before == expected[: len(before)]
         assert ([kept(step) for step in finished], again) == (expected, answer)
     assert any(0 < count < len(expected) for count in reached), f"no kill fell into the middle of a run: {reached}"

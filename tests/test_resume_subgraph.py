@@ -11,6 +11,8 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.verify import verify
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.records import Step
 from specreason_graph.threads import find_runs
@@ -67,6 +69,7 @@ def work(place: str, thread: str, begun: Any = None) -> Any:
         started = whole.get_state(config).created_at
         outcome = whole.invoke(None if started else {"topic": "foxes"}, config, durability="sync")
         (run,) = find_runs(saver, thread)
+        assert verify(read_runs(saver, thread)[0]).ok
     return outcome, [kept(step) for step in run.steps]
 
 
