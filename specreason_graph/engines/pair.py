@@ -22,6 +22,16 @@ from specreason_graph.records import Engine as Role
 T = TypeVar("T")
 CALLS: ContextVar[set[Future[Any]] | None] = ContextVar("specreason_calls", default=None)
 """Where `EnginePair.run` notes the work it waits for, so that whoever leaves a synchronous stream can cancel it."""
+CANCELLING = 1.0
+"""Seconds that cancelled work is given to end before the caller goes on."""
+
+
+class Work(Future[T]):
+    """What was submitted; it may be cancelled before the work has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
 
 
 class LoopThread:
@@ -47,17 +57,18 @@ class LoopThread:
         """Whether the thread has been started."""
         return self._loop is not None
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+    def submit(self, work: Coroutine[Any, Any, T]) -> Work[T]:
         """Start ``work`` on the loop with the caller's context variables; cancelling the future cancels the work."""
         context = contextvars.copy_context()
-        outcome: Future[T] = Future()
+        outcome: Work[T] = Work()
         self.loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
         return outcome
 
-    def _start(self, work: Coroutine[Any, Any, T], outcome: Future[T], context: contextvars.Context) -> None:
+    def _start(self, work: Coroutine[Any, Any, T], outcome: Work[T], context: contextvars.Context) -> None:
         loop = asyncio.get_running_loop()
         task = loop.create_task(work, context=context)
         task.add_done_callback(lambda done: _hand_over(done, outcome))
+        task.add_done_callback(lambda _: outcome.ended.set())
 
         def pass_on(future: Future[T]) -> None:
             if future.cancelled() and not task.done():
@@ -138,6 +149,7 @@ class EnginePair:
             return outcome.result()
         except BaseException:
             outcome.cancel()
+            outcome.ended.wait(CANCELLING)  # the caller may count on it that the engine has let go
             raise
 
     async def arun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
