@@ -87,7 +87,7 @@ class RunView:
     @property
     def ended(self) -> str:
         """Why the thinking ended, in words."""
-        reason = self.run.stop_reason
+        reason = self.run.values.get("stop_reason")
         if not isinstance(reason, str):
             return "Not finished" if reason is None else "Cannot be read"
         return STOPS.get(reason, reason)
