@@ -87,10 +87,10 @@ class RunView:
     @property
     def ended(self) -> str:
         """Why the thinking ended, in words."""
-        reason = self.run.values.get("stop_reason")
-        if not isinstance(reason, str):
-            return "Not finished" if reason is None else "Cannot be read"
-        return STOPS.get(reason, reason)
+        stored: Any = self.run.values.get("stop_reason")
+        if isinstance(stored, str) or stored is None:
+            return str(STOPS.get(stored, stored)) if stored else "Not finished"  # type: ignore[call-overload]
+        return "Cannot be read"
 
     @property
     def lineage(self) -> Lineage | None:
