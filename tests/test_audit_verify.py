@@ -20,10 +20,10 @@ from specreason_graph import create_specreason
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.ledger import entries, head_of, seal_answer, seal_manifest, seal_step
 from specreason_graph.audit.reader import aread_runs, read_runs
-from specreason_graph.audit.recorded import RecordedRun
+from specreason_graph.audit.recorded import RecordedRun, check_readable
 from specreason_graph.audit.signing import Signer, read_public_key
 from specreason_graph.audit.verify import verify
-from specreason_graph.errors import ConfigError
+from specreason_graph.errors import ConfigError, ThreadError
 from tests.audited import Meddler, meddling, recorded, scripted, think
 from tests.databases import opened
 
@@ -181,6 +181,69 @@ def test_an_unfinished_run_is_verified_as_far_as_it_goes(tmp_path: Path) -> None
     assert found.ok
     assert not found.finished
     assert len(run.trace) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("values", {"result": {}}), ("values", {"result": [1]}), ("values", {"answer": "999"}),
+        ("values", {"trace_summary": {}}), ("values", {"pending": {"proposal": None}}), ("values", {"stop_reason": ""}),
+        ("values", {"progress": {"run": "deadbeef"}}), ("manifest", {"schema_version": 1}), ("manifest", {"more": 1}),
+        ("manifest", {"run": "deadbeef"}), ("result", {"seed": 1.0}), ("result", {"hash": None}),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_the_steps_is_looked_at_too(part: str, change: dict[str, Any]) -> None:
+    saver = InMemorySaver()
+    think(saver, "one", 4)
+    (run,) = read_runs(saver, "one")
+    if change == {"seed": 1.0}:
+        change = {"seed": float(run.result["seed"])}
+    if part == "result":
+        part, change = "values", {"result": {**run.result, **change}}
+    changed = replace(run)
+    setattr(changed, part, {**getattr(run, part), **change})
+    assert not verify(changed).ok
+
+
+FORMS: list[dict[str, Any]] = [{"signature": "x"}, {"discarded": []}, {"score": "high"}, {"index": 1.0}, {"room": True}]
+
+
+@pytest.mark.parametrize("change", FORMS)
+def test_a_step_in_another_form_is_found(change: dict[str, Any]) -> None:
+    saver = InMemorySaver()
+    think(saver, "one", 4)
+    (run,) = read_runs(saver, "one")
+    changed = replace(run, trace=[run.trace[0], {**run.trace[1], **change}, *run.trace[2:]])
+    assert 1 in [finding.step for finding in verify(changed).findings]
+    less = {name: value for name, value in run.trace[1].items() if name != "discarded"}
+    assert not verify(replace(run, trace=[run.trace[0], less, *run.trace[2:]])).ok
+    if change in FORMS[:3]:
+        with pytest.raises(ThreadError, match="verify it first"):
+            check_readable(changed)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "update checkpoints set parent_checkpoint_id = checkpoint_id where parent_checkpoint_id is null",
+        "update checkpoints set parent_checkpoint_id = checkpoint_id",
+        "update checkpoints set metadata = 'x'",
+        "update checkpoints set checkpoint = x'80'",
+        "update checkpoints set checkpoint = x'a16f'",
+    ],
+)
+def test_a_database_that_was_spoilt_ends_in_a_finding_or_an_error(tmp_path: Path, sql: str) -> None:
+    place = str(tmp_path / "runs.sqlite")
+    with opened(place) as saver:
+        think(saver, "one", 3)
+    with meddling(place) as meddler:
+        meddler.do(sql)
+    with opened(place) as saver:
+        try:
+            runs = read_runs(saver, "one")
+        except ThreadError:
+            return
+    assert all(verify(run).findings for run in runs)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from specreason_graph.audit.ledger import SEALS, Entry, entries
+from specreason_graph.audit.ledger import Entry, entries
 from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.verify import check_whole
 from specreason_graph.errors import ConfigError, ThreadError
@@ -76,8 +76,10 @@ def ledger_schema() -> dict[str, Any]:
 
 def _as_entered(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     """The schema of a record without what is an entry of its own, or about the entry."""
-    gone = {*SEALS, "discarded"} if kind == "step" else set(SEALS)
+    gone = {"step": {"hash", "discarded"}, "answer": {"hash", "signature"}}.get(kind, {"hash"})
     fields = {name: field for name, field in body["properties"].items() if name not in gone}
+    if kind == "step":
+        fields["discarded"] = {"type": "null", "description": "Told by the entry before, where there was one."}
     if kind == "answer":
         fields["stop_reason"] = {"type": "string", "description": "Why the thinking ended."}
     return {**body, "properties": fields, "required": [name for name in body["required"] if name not in gone]}

@@ -83,9 +83,10 @@ def parent_of(checkpoint: CheckpointTuple) -> str | None:
 
 
 def _look(each: CheckpointTuple, *, last: bool) -> Glimpse:
-    stored: Any = each.checkpoint
+    stored: Any = each.checkpoint if isinstance(each.checkpoint, dict) else Damaged("is no record")
     place = each.config["configurable"]
-    values = stored["channel_values"]
+    values = stored.get("channel_values")
+    values = values if isinstance(values, dict) else {}
     marks = {name: bare(values[name]) for name in MARKS if name in values}
     wanted = marks if last or marks.get("stop_reason") else _passing(marks)
     copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values and _is_copy(values[name]))

@@ -20,8 +20,6 @@ from specreason_graph.records import Record
 LEDGER_VERSION = 1
 Plain = dict[str, Any]
 Kind = Literal["manifest", "proposal", "review", "step", "answer"]
-SEALS = ("hash", "signature")
-"""Keys of a record that are about its entry and no part of it."""
 
 
 class Entry(Record):
@@ -84,20 +82,22 @@ def head_of(manifest: Plain, trace: Sequence[Plain]) -> str | None:
 def _parts(step: Plain) -> Iterator[tuple[Kind, Plain]]:
     """What a step is made of: the proposal that lost, the human's word, and the step itself."""
     body, decision = _unsealed(step), dict(step["decision"])
-    discarded, review = body.pop("discarded", None), decision.pop("review", None)
-    if discarded:
-        yield "proposal", discarded
-    if review:
-        yield "review", review
+    if body.get("discarded") is not None:
+        yield "proposal", body["discarded"]
+        del body["discarded"]
+    if decision.get("review") is not None:
+        yield "review", decision["review"]
+        del decision["review"]
     yield "step", {**body, "decision": decision}
 
 
 def _answer(result: Plain, stop_reason: str | None) -> Plain:
-    return {**_unsealed(result), "stop_reason": stop_reason}
+    return {**_unsealed(result, "signature"), "stop_reason": stop_reason}
 
 
-def _unsealed(record: Plain) -> Plain:
-    return {name: value for name, value in record.items() if name not in SEALS}
+def _unsealed(record: Plain, *more: str) -> Plain:
+    """A record without what is about its entry."""
+    return {name: value for name, value in record.items() if name != "hash" and name not in more}
 
 
 def _entry(kind: Any, step: int | None, body: Plain, previous: str | None) -> Entry:

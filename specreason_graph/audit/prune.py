@@ -79,13 +79,14 @@ def _within(checkpoints: Sequence[CheckpointTuple], namespace: str) -> dict[str,
 
 def _plan(checkpoints: Mapping[str, CheckpointTuple], runs: Sequence[RecordedRun]) -> Doomed:
     """What goes from a namespace; `ThreadError` where something would be lost."""
+    for each in checkpoints.values():
+        _check_ours(each)
     for run in runs:
         if not check_whole(run).finished:
             raise _refusal(run.thread_id, f"run {run.run!r} is not finished")
     kept = [run.checkpoint_id for run in runs]
     followed = {parent_of(each) for each in checkpoints.values()}
     for name, each in checkpoints.items():
-        _check_ours(each)
         if name not in followed and (name not in kept or each.pending_writes):
             raise _refusal(runs[0].thread_id, "something was begun behind its last run and is not finished")
     return Doomed(

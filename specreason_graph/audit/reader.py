@@ -56,6 +56,8 @@ def _runs(seen: Iterable[Glimpse]) -> list[RecordedRun]:
         followers = Counter(each.parent for each in there.values())
         for path in _branches(there):
             for run in Reader(*place).read(path, followers):
+                if path[0].parent in there:
+                    run.findings.append(Finding(step=None, problem="its checkpoints follow each other in a circle"))
                 found.setdefault((*place, run.checkpoint_id), run)
     return sorted(found.values(), key=lambda run: run.checkpoint_id, reverse=True)
 
@@ -64,9 +66,10 @@ def _branches(there: dict[str, Glimpse]) -> Iterator[list[Glimpse]]:
     """From the first checkpoint to each that nothing came after, the latest branch first."""
     parents = {each.parent for each in there.values()}
     for name in sorted(there.keys() - parents, reverse=True):
-        path, at = [], there.get(name)
-        while at is not None:
+        path, at, seen = [], there.get(name), set()
+        while at is not None and at.name not in seen:  # whoever meddles may tie a knot
             path.append(at)
+            seen.add(at.name)
             at = there.get(at.parent or "")
         yield path[::-1]
 

@@ -74,15 +74,26 @@ class ReadOnly:
 
     def checkpoints(self, thread_id: str | None = None) -> Iterator[CheckpointTuple]:
         """All checkpoints of a thread, or of all threads, the latest first, in one pass."""
-        return self._saver.list(_thread(thread_id))
+        try:
+            yield from self._saver.list(_thread(thread_id))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _unreadable(error) from error
 
     def checkpoint(self, config: RunnableConfig) -> CheckpointTuple | None:
         """One checkpoint."""
         return self._saver.get_tuple(config)
 
-    def acheckpoints(self, thread_id: str | None = None) -> AsyncIterator[CheckpointTuple]:
+    async def acheckpoints(self, thread_id: str | None = None) -> AsyncIterator[CheckpointTuple]:
         """The same, for checkpointers that are asynchronous."""
-        return self._saver.alist(_thread(thread_id))
+        try:
+            async for each in self._saver.alist(_thread(thread_id)):
+                yield each
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ThreadError:
+    return ThreadError(f"a row of the database cannot be read: {error}", hint="it is damaged, or not LangGraph's")
 
 
 def _thread(thread_id: str | None) -> RunnableConfig | None:

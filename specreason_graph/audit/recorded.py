@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from specreason_graph.audit.readonly import Damaged
 from specreason_graph.errors import ThreadError
 from specreason_graph.manifest import Manifest
@@ -47,7 +49,7 @@ class RecordedRun:
     @property
     def run(self) -> str:
         """Names the run."""
-        return str(self.progress.get("run") or "")
+        return str(self.manifest.get("run") or self.progress.get("run") or "")
 
     @property
     def progress(self) -> Plain:
@@ -111,14 +113,20 @@ def choose_run(runs: list[RecordedRun], name: str | None = None) -> RecordedRun:
 
 def check_readable(run: RecordedRun) -> RecordedRun:
     """The run, unless it is damaged or made by a package to come: `ThreadError`."""
-    version = run.manifest.get("schema_version", 0)
-    if version > SCHEMA_VERSION:
+    version = run.manifest.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         hint = "update specreason-graph"
         raise ThreadError(f"run {run.run!r} has schema version {version}, and {SCHEMA_VERSION} is known", hint=hint)
     if run.findings:
         first = run.findings[0]
         where = "" if first.step is None else f"step {first.step + 1}: "
         raise ThreadError(f"the record of run {run.run!r} is damaged: {where}{first.problem}", hint="verify it first")
+    try:
+        _ = run.typed_manifest, run.steps, run.answer
+    except ValidationError as error:
+        detail = error.errors()[0]
+        problem = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        raise ThreadError(f"a record of run {run.run!r} cannot be read: {problem}", hint="verify it first") from None
     return run
 
 

@@ -67,7 +67,7 @@ def read_public_key(given: str) -> str:
             return key.public_bytes_raw().hex()
         problem = f"it is {type(key).__name__}"
     except ValueError as error:
-        problem = str(error)
+        problem = "it is the private half" if b"PRIVATE KEY" in _pem(given) else str(error)
     raise ConfigError(
         f"{given[:80]!r} is no Ed25519 public key: {problem}",
         hint="write 64 hexadecimal digits or the path of a PEM file, as from: openssl pkey -in key.pem -pubout",

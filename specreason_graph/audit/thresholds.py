@@ -10,7 +10,7 @@ from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.whatif import seconds_per_token, what_if
 from specreason_graph.config import Reading
 from specreason_graph.errors import ConfigError
-from specreason_graph.records import Record
+from specreason_graph.records import Record, Step
 
 THRESHOLDS = [half / 2 for half in range(19)]
 """0 to 9 in halves."""
@@ -41,7 +41,7 @@ class Suggestion(Record):
     acceptance: float | None
     """Mean acceptance at the threshold over the runs."""
     acceptance_at_least: float | None
-    """Lower bound of the acceptance on new questions of the same kind."""
+    """Lower bound of the acceptance on new questions of the same kind: the target, which was tested."""
     let_in: float | None
     """Mean share of a run's scored steps that the threshold lets in and the recorded policy kept out."""
     let_in_at_most: float | None
@@ -52,6 +52,7 @@ class Suggestion(Record):
 
 def curve(runs: Sequence[RecordedRun], *, reading: Reading | None = None) -> list[Point]:
     """Acceptance and estimated seconds by threshold, 0 to 9 in halves, over a set of runs with scores."""
+    runs = [run for run in runs if any(map(_tells, run.steps))]
     rewriting = seconds_per_token(runs)
     return [_point(threshold, runs, reading, rewriting) for threshold in THRESHOLDS]
 
@@ -70,7 +71,7 @@ def suggest(
     if not 0 < target <= 1 or not 0 < confidence < 1:
         wrong = ("target", target) if not 0 < target <= 1 else ("confidence", confidence)
         raise ConfigError(f"{wrong[0]} = {wrong[1]:g} is not allowed", hint="write a share between 0 and 1")
-    used = [run for run in runs if any(step.score for step in run.steps)]
+    used = [run for run in runs if any(map(_tells, run.steps))]
     if not used:
         raise ConfigError("none of the runs has a score", hint="name runs with scored steps")
     error = (1 - confidence) / 2
@@ -84,9 +85,14 @@ def suggest(
     let_in = fmean(_let_in(run, found[0], reading) for run in used) if found else None
     return Suggestion(
         threshold=found[0] if found else None, target=target, confidence=confidence, runs=len(used),
-        acceptance=found[1] if found else None, acceptance_at_least=found[1] - margin if found else None,
+        acceptance=found[1] if found else None, acceptance_at_least=target if found else None,
         let_in=let_in, let_in_at_most=None if let_in is None else min(1.0, let_in + wider),
     )  # fmt: skip
+
+
+def _tells(step: Step) -> bool:
+    """Whether a step tells of a threshold: it has a score, and no human decided in its place."""
+    return step.score is not None and step.decision.review is None
 
 
 def _margin(runs: int, error: float) -> float:
@@ -105,6 +111,6 @@ def _point(threshold: float, runs: Sequence[RecordedRun], reading: Reading | Non
 
 def _let_in(run: RecordedRun, threshold: float, reading: Reading | None) -> float:
     """Share of the scored steps that the threshold would take and the recorded policy did not."""
-    scored = sum(step.score is not None for step in run.steps)
+    scored = sum(_tells(step) for step in run.steps)
     changed = what_if(run, threshold=threshold, reading=reading).changed
     return sum(bool(each.would_be) for each in changed) / scored if scored else 0.0

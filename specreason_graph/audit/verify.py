@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from specreason_graph.audit.forms import contradictions, malformed
 from specreason_graph.audit.ledger import seal_answer, seal_manifest, seal_step
 from specreason_graph.audit.readonly import Damaged
 from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, check_readable
@@ -49,21 +50,22 @@ def verify(
     `ThreadError` for a run without a ledger.
     """
     _check_schema(run)
-    findings = [*run.findings, *_broken_links(run), *_outcome(run)]
+    findings = [*run.findings, *_broken_links(run), *malformed(run)]
+    findings += [Finding(step=None, problem=problem) for problem in contradictions(run)]
     signature = signature or (run.answer.signature if run.result and not findings and run.answer else None)
-    signed = bool(run.head and signature and is_signed_by(run.head, signature, public_key or signature.key))
+    key = public_key or (signature.key if signature else None)
+    signed = bool(run.head and signature and key and is_signed_by(run.head, signature, key))
     if public_key and not signed:
         why = "with another key, or of another head" if signature else "at all"
         findings.append(Finding(step=None, problem=f"the head is not signed {why}"))
     elif signature and not signed:
         findings.append(Finding(step=None, problem="the signature is not one of this head"))
-    if head and head != run.head:
+    if head is not None and head != run.head:
         findings.append(Finding(step=None, problem=f"the head is {run.head}, and {head} was expected"))
     return Verification(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run,
-        entries=_count(run),
-        head=run.head, finished=run.finished, signed_by=signature.key if signature and signed else None,
-        findings=findings,
+        entries=_count(run), head=run.head, finished=run.finished, signed_by=key if signed else None,
+        findings=list(dict.fromkeys(findings)),
     )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def _decision(step: Plain) -> Plain:
 def check_whole(run: RecordedRun) -> RecordedRun:
     """The run, unless it is damaged or not as it was written: `ThreadError`. One without a ledger need only be read."""
     check_readable(run)
-    found = verify(run).findings if run.manifest["schema_version"] > 1 else []
+    found = verify(run).findings if has_ledger(run) else []
     if found:
         raise ThreadError(
             f"run {run.run!r} in thread {run.thread_id!r} is not as it was written: {found[0].problem}",
@@ -91,9 +93,15 @@ def check_whole(run: RecordedRun) -> RecordedRun:
     return run
 
 
+def has_ledger(run: RecordedRun) -> bool:
+    """Whether any record carries a hash, or should: those of schema version 1 have none."""
+    records = [run.manifest, run.result, *(step for step in run.trace if isinstance(step, dict))]
+    return run.manifest.get("schema_version") != 1 or any(record.get("hash") for record in records)
+
+
 def _check_schema(run: RecordedRun) -> None:
     version = run.manifest.get("schema_version")
-    if version == 1:
+    if not has_ledger(run):
         raise ThreadError(
             f"run {run.run!r} was made with schema version 1, package {run.manifest.get('package_version')}: "
             "it has no ledger that could be verified",
@@ -143,15 +151,3 @@ def _holds(sealed: Callable[[], Plain], stored: Plain) -> bool:
         return stored.get("hash") is not None and sealed()["hash"] == stored["hash"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
-
-
-def _outcome(run: RecordedRun) -> list[Finding]:
-    """The copies that callers are given, against the answer in the ledger."""
-    if not run.result:
-        return []
-    findings = []
-    if run.values.get("answer") != run.result.get("text"):
-        findings.append(Finding(step=None, problem="the answer that callers get is not the one in the ledger"))
-    if run.stop_reason is None:
-        findings.append(Finding(step=None, problem="there is an answer and no stop reason"))
-    return findings

@@ -106,10 +106,10 @@ def _number(score: Score | None, policy: Policy) -> float | None:
 
 def _verdict(step: Step, policy: Policy) -> bool | None:
     """Whether the draft's step would be taken; None where the record does not say, and where a human decided."""
-    if step.index < policy.first_steps_by_base:
-        return False
     if step.decision.review:
         return None
+    if step.index < policy.first_steps_by_base:
+        return False
     if step.score:
         return decide(step.score, threshold=policy.threshold, reading=policy.reading).accepted
     return None if step.decision.reason == "first_steps_by_base" else False

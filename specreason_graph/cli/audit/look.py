@@ -28,6 +28,9 @@ from specreason_graph.live_view import LiveView, printable, visible
 from specreason_graph.records import Signature
 from specreason_graph.summary import summarise
 
+SHOWN = ("threshold", "reading", "temperature", "top_p", "seed", "first_steps_by_base", "review")
+"""Settings that `show` prints."""
+
 
 def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """All runs of a database, the latest first."""
@@ -59,6 +62,8 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     if manifest.forked_from:
         old = manifest.forked_from
         typer.echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
+    chosen = {name: value for name, value in manifest.config.model_dump().items() if name in SHOWN}
+    typer.echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
     typer.echo(f"\n{printable(found.question)}\n")
     view = LiveView()
     for step in found.steps:
@@ -84,8 +89,10 @@ def verify_(
     as_json: JsonOption = False,
 ) -> int:
     """Check that the record of a run is as it was written."""
+    if head is not None and not head.strip():
+        raise UsageError("--head is empty", hint="give the hash that was kept elsewhere, or leave the option out")
     found = verify(
-        find_run(thread, run, db), public_key=read_public_key(key) if key else None, head=head,
+        find_run(thread, run, db), public_key=None if key is None else read_public_key(key), head=head,
         signature=_signature(signature),
     )  # fmt: skip
     if as_json:
@@ -140,7 +147,7 @@ def _signature(file: Path | None) -> Signature | None:
 
 
 def _tell(found: Verification) -> None:
-    state = "as written" if found.ok else f"{len(found.findings)} findings"
+    state = "as written" if found.ok else f"findings: {len(found.findings)}"
     ended = "" if found.finished else ", not finished"
     typer.echo(f"run {found.run}: {found.entries} entries{ended}, {state}")
     typer.echo(f"head {found.head}")

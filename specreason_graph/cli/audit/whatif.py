@@ -9,12 +9,12 @@ import typer
 
 from specreason_graph.audit.reader import read_all_runs, read_runs
 from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import RecordedRun
+from specreason_graph.audit.recorded import RecordedRun, check_readable
 from specreason_graph.audit.thresholds import curve, suggest
 from specreason_graph.audit.whatif import what_if
 from specreason_graph.cli import options
 from specreason_graph.cli.audit.places import DatabaseOption, RunOption, find_run, place, say
-from specreason_graph.errors import ConfigError
+from specreason_graph.errors import ConfigError, ThreadError
 
 
 def whatif(
@@ -36,6 +36,8 @@ def whatif(
     if reading not in (None, "mean", "greedy"):
         raise ConfigError(f"reading = {reading!r} is not allowed", hint="write mean or greedy")
     read = cast("Literal['mean', 'greedy'] | None", reading)
+    if thread is None and (threshold is not None or first_steps_by_base is not None):
+        raise ConfigError("a policy is asked about, and no thread is named", hint="name the thread of a run")
     if thread is None or target is not None:
         with open_database(place(db)) as saver:
             runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
@@ -57,7 +59,7 @@ def whatif(
 
 
 def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidence: float, *, as_json: bool) -> None:
-    scored = [run for run in runs if not run.findings and any(step.score for step in run.steps)]
+    scored = [run for run in runs if _counts(run)]
     if target is not None:
         found = suggest(scored, target, confidence=confidence, reading=reading)
         if as_json:
@@ -70,7 +72,7 @@ def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidenc
             typer.echo(
                 f"threshold {found.threshold:g}: acceptance {found.acceptance:.1%}, at least "
                 f"{found.acceptance_at_least:.1%}; let in against the recorded policy {found.let_in:.1%}, at most "
-                f"{found.let_in_at_most:.1%} ({found.runs} runs, {confidence:.0%} confidence)"
+                f"{found.let_in_at_most:.1%} ({found.runs} finished runs, forks left out; {confidence:.0%} confidence)"
             )
         return
     points = curve(scored, reading=reading)
@@ -82,6 +84,14 @@ def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidenc
         typer.echo(
             f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {len(scored)}"
         )
+
+
+def _counts(run: RecordedRun) -> bool:
+    """Whether a run is a draw of its own that is over: forks share steps with the run they come from."""
+    try:
+        return check_readable(run).finished and run.typed_manifest.forked_from is None
+    except ThreadError:
+        return False
 
 
 COMMANDS = (whatif,)

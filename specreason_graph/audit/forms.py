@@ -1,0 +1,66 @@
+"""Whether stored records have the form that this package writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from specreason_graph.audit.readonly import Damaged
+from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
+from specreason_graph.manifest import Manifest
+from specreason_graph.records import Answer, Record, Step
+from specreason_graph.summary import summarise
+
+
+def malformed(run: RecordedRun) -> Iterator[Finding]:
+    """Records with fields too many, too few or of other types; hashes do not tell 5 from 5.0."""
+    parts: list[tuple[int | None, str, type[Record], Any]] = [(None, "the manifest", Manifest, run.manifest)]
+    parts += [(position, "the record", Step, step) for position, step in enumerate(run.trace)]
+    parts += [(None, "the answer", Answer, run.result)] if run.result else []
+    for position, name, kind, stored in parts:
+        problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored)
+        if problem:
+            yield Finding(step=position, problem=f"{name} {problem}")
+
+
+def _problem(kind: type[Record], stored: Plain) -> str | None:
+    try:
+        again = kind.load(stored).model_dump(mode="json", exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"is none: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None if _written(again) == _written(stored) else "is not in the form that it is written in"
+
+
+def _written(record: Plain) -> str:
+    return json.dumps(record, sort_keys=True, default=str)
+
+
+def contradictions(run: RecordedRun) -> Iterator[str]:
+    """What the channels beside the ledger say otherwise than it: what callers are given, the totals, the run's name."""
+    if run.manifest.get("run") not in (None, run.progress.get("run")):
+        yield f"the totals are called those of run {run.progress.get('run')!r}"
+    given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
+    if not run.result:
+        if given or run.values.get("result"):
+            yield f"there is no answer in the ledger, and {', '.join(given) or 'result'} beside it"
+        return
+    if run.values.get("answer") != run.result.get("text"):
+        yield "the answer that callers get is not the one in the ledger"
+    if run.stop_reason is None:
+        yield "there is an answer and no stop reason"
+    if run.values.get("pending"):
+        yield "a proposal is in flight behind the answer"
+    if not _sums_up(run):
+        yield "the summary that callers get is not that of the steps"
+
+
+def _sums_up(run: RecordedRun) -> bool:
+    try:
+        summary = summarise(run.steps, run.answer)
+    except ValidationError:
+        return True  # nobody can add up what is malformed, which is told
+    return bool(run.values.get("trace_summary") == summary.dump())
