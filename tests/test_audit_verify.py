@@ -187,7 +187,7 @@ def test_an_unfinished_run_is_verified_as_far_as_it_goes(tmp_path: Path) -> None
     ("part", "change"),
     [
         ("values", {"result": {}}), ("values", {"result": [1]}), ("values", {"answer": "999"}),
-        ("values", {"trace_summary": {}}), ("values", {"pending": {"proposal": None}}), ("values", {"stop_reason": ""}),
+        ("values", {"pending": {"proposal": None}}), ("values", {"stop_reason": ""}),
         ("values", {"progress": {"run": "deadbeef"}}), ("manifest", {"schema_version": 1}), ("manifest", {"more": 1}),
         ("manifest", {"run": "deadbeef"}), ("result", {"seed": 1.0}), ("result", {"hash": None}),
     ],

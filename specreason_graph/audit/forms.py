@@ -12,7 +12,6 @@ from specreason_graph.audit.readonly import Damaged
 from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
 from specreason_graph.manifest import Manifest
 from specreason_graph.records import Answer, Record, Step
-from specreason_graph.summary import summarise
 
 
 def malformed(run: RecordedRun) -> Iterator[Finding]:
@@ -40,7 +39,7 @@ def _written(record: Plain) -> str:
 
 
 def contradictions(run: RecordedRun) -> Iterator[str]:
-    """What the channels beside the ledger say otherwise than it: what callers are given, the totals, the run's name."""
+    """What the channels beside the ledger say otherwise than it; the totals are added up again by `replay`."""
     if run.manifest.get("run") not in (None, run.progress.get("run")):
         yield f"the totals are called those of run {run.progress.get('run')!r}"
     given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
@@ -54,13 +53,3 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
         yield "there is an answer and no stop reason"
     if run.values.get("pending"):
         yield "a proposal is in flight behind the answer"
-    if not _sums_up(run):
-        yield "the summary that callers get is not that of the steps"
-
-
-def _sums_up(run: RecordedRun) -> bool:
-    try:
-        summary = summarise(run.steps, run.answer)
-    except ValidationError:
-        return True  # nobody can add up what is malformed, which is told
-    return bool(run.values.get("trace_summary") == summary.dump())
