@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from specreason_graph.audit.ledger import head_of, seal_manifest, seal_step
+from specreason_graph.audit.ledger import head_of, seal_step
 from specreason_graph.audit.recorded import Plain, RecordedRun, check_readable
 from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
@@ -18,6 +18,7 @@ from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies import Progress, decide_reviewed, stop_reason
 from specreason_graph.prompting import BLANK_LINE, ROLES, Prompts
 from specreason_graph.records import Engine, Proposal, Review, Step, Usage
+from specreason_graph.state import begin
 
 
 def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
@@ -62,7 +63,7 @@ def plan_fork(
         prompts, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
         forked_from=_lineage(run, at, edited=edit is not None),
     )  # fmt: skip
-    return _channels(prompts, seal_manifest(manifest.dump()), taken)
+    return _channels(prompts, begin(manifest), taken)
 
 
 def _check_new(created: str | None, thread_id: str) -> None:
@@ -104,16 +105,14 @@ def _edited(prompts: Prompts, step: Step, edit: Review) -> Step:
     )  # fmt: skip
 
 
-def _channels(prompts: Prompts, manifest: Plain, taken: list[Step]) -> dict[str, Any]:
-    trace: list[Plain] = []
+def _channels(prompts: Prompts, begun: Plain, taken: list[Step]) -> dict[str, Any]:
+    """The channels of a run that has begun, with these steps in it."""
+    manifest, trace = begun["manifest"], list[Plain]()
     for step in taken:
         trace.append(seal_step(step.model_copy(update={"hash": None}).dump(), head_of(manifest, trace)))
     progress = _progress(prompts, manifest, taken)
     reason = stop_reason(taken[-1], progress, prompts.config) if taken else None
-    return {
-        "manifest": manifest, "trace": trace, "pending": {}, "result": {}, "answer": "", "stop_reason": "",
-        "trace_summary": {}, "progress": {**asdict(progress), "stop_reason": reason, "run": manifest["run"]},
-    }  # fmt: skip
+    return {**begun, "trace": trace, "progress": {**begun["progress"], **asdict(progress), "stop_reason": reason}}
 
 
 def _progress(prompts: Prompts, manifest: Plain, taken: list[Step]) -> Progress:

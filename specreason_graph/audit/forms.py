@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from specreason_graph.audit.readonly import Damaged
-from specreason_graph.audit.recorded import Finding, Plain, RecordedRun
+from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, first_problem
 from specreason_graph.manifest import Manifest
 from specreason_graph.records import Answer, Record, Step
 
@@ -29,8 +29,7 @@ def _problem(kind: type[Record], stored: Plain) -> str | None:
     try:
         again = kind.load(stored).model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        return f"is none: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return f"is none: {first_problem(error)}"
     return None if _written(again) == _written(stored) else "is not in the form that it is written in"
 
 

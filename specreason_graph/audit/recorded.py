@@ -113,10 +113,7 @@ def choose_run(runs: list[RecordedRun], name: str | None = None) -> RecordedRun:
 
 def check_readable(run: RecordedRun) -> RecordedRun:
     """The run, unless it is damaged or made by a package to come: `ThreadError`."""
-    version = run.manifest.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        hint = "update specreason-graph"
-        raise ThreadError(f"run {run.run!r} has schema version {version}, and {SCHEMA_VERSION} is known", hint=hint)
+    check_version(run)
     if run.findings:
         first = run.findings[0]
         where = "" if first.step is None else f"step {first.step + 1}: "
@@ -124,10 +121,23 @@ def check_readable(run: RecordedRun) -> RecordedRun:
     try:
         _ = run.typed_manifest, run.steps, run.answer
     except ValidationError as error:
-        detail = error.errors()[0]
-        problem = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        problem = first_problem(error)
         raise ThreadError(f"a record of run {run.run!r} cannot be read: {problem}", hint="verify it first") from None
     return run
+
+
+def check_version(run: RecordedRun) -> None:
+    """`ThreadError` for a run that a package to come has made."""
+    version = run.manifest.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        hint = "update specreason-graph"
+        raise ThreadError(f"run {run.run!r} has schema version {version}, and {SCHEMA_VERSION} is known", hint=hint)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that a record lacks, in a few words."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _plain(value: Any) -> Plain:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from specreason_graph.audit.forms import contradictions, malformed
 from specreason_graph.audit.ledger import seal_answer, seal_manifest, seal_step
 from specreason_graph.audit.readonly import Damaged
-from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, check_readable
+from specreason_graph.audit.recorded import Finding, Plain, RecordedRun, check_readable, check_version
 from specreason_graph.audit.signing import is_signed_by
 from specreason_graph.errors import ThreadError
-from specreason_graph.records import SCHEMA_VERSION, Record, Signature
+from specreason_graph.records import Record, Signature
 
 
 class Verification(Record):
@@ -100,18 +100,13 @@ def has_ledger(run: RecordedRun) -> bool:
 
 
 def _check_schema(run: RecordedRun) -> None:
-    version = run.manifest.get("schema_version")
     if not has_ledger(run):
         raise ThreadError(
             f"run {run.run!r} was made with schema version 1, package {run.manifest.get('package_version')}: "
             "it has no ledger that could be verified",
             hint="show, replay and report read it",
         )
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ThreadError(
-            f"run {run.run!r} has schema version {version}, and {SCHEMA_VERSION} is known",
-            hint="update specreason-graph",
-        )
+    check_version(run)
 
 
 def _broken_links(run: RecordedRun) -> list[Finding]:
