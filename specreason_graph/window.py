@@ -134,12 +134,6 @@ class Window:
             task.cancel()
         return [task for task in tasks if not task.done()]
 
-    def cancel(self) -> bool:
-        """Give up all work, from any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.close)
-        return True
-
     def _move(self, place: Position) -> None:
         place.settle()
         self.at = place
@@ -245,6 +239,23 @@ class Window:
         self._lost[blame] += [cost] if cost else []
 
 
+@dataclass(frozen=True)
+class Leave:
+    """Ends the work on a run whose caller has left."""
+
+    windows: Windows
+    """Where its window is."""
+    run: str
+    """Which run."""
+    loop: asyncio.AbstractEventLoop
+    """The engines' loop."""
+
+    def cancel(self) -> None:
+        """End it, from any thread."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.windows.close, self.run)
+
+
 class Windows:
     """The windows of the runs that are worked on over one pair, and the pair's pace."""
 
@@ -260,7 +271,7 @@ class Windows:
             self.close(run)
             window = self._open[run] = Window(writer, state, Pace(self._pace))
             if (calls := CALLS.get()) is not None:
-                calls.add(window)
+                calls.add(Leave(self, run, asyncio.get_running_loop()))
         return window
 
     def close(self, run: str) -> list[asyncio.Task[Any]]:
