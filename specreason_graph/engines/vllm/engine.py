@@ -54,7 +54,6 @@ class VLLMEngine:
     """
 
     constrains = True
-    in_order = False
 
     def __init__(
         self,
