@@ -136,6 +136,19 @@ def test_a_cancelled_call_frees_the_engine(pair: EnginePair) -> None:
     pair.run(cancel)
 
 
+def test_seeded_prompts_that_do_not_fit_one_batch_wait_for_the_next(pair: EnginePair) -> None:
+    vocabulary = pair.base.vocabulary
+    prompts = [vocabulary.encode(f"{number} is what Zoe has. " * 12) for number in range(64)]
+    assert sum(map(len, prompts)) > 2 * 2048  # tokens that vLLM takes into one batch
+    sampling = Sampling(max_tokens=2, temperature=0.6, top_p=0.95, seed=1)
+
+    async def write() -> list[int]:
+        made = await asyncio.gather(*(pair.base.generate(prompt, sampling) for prompt in prompts))
+        return [len(each.generations[0].token_ids) for each in made]
+
+    assert pair.run(write) == [2] * 64
+
+
 def test_many_runs_at_once(pair: EnginePair) -> None:
     problems = held_out()[:64]
     with ThreadPoolExecutor(64) as pool:

@@ -87,6 +87,7 @@ def arguments(path: str, context: int, options: VLLMOptions, share: Share | None
         "speculative_config": options.speculative,
         "revision": options.revision,
         "enable_lora": True if options.lora else None,
+        "enable_chunked_prefill": False if cpu else None,  # a seeded prompt in two pieces kills the engine: no offset
     }
     return {
         "model": path, "dtype": chosen_dtype(path, options), "max_model_len": context,
