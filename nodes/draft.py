@@ -16,12 +16,11 @@ class Draft(Stage):
     async def __call__(self, state: State) -> dict[str, Any]:
         """Put a proposal into ``pending``, and whether it can be judged; the trace is not touched."""
         try:
-            proposal = await self.write("draft", "draft", state)
+            proposal = await self.window(state).propose()
         except EngineError as error:
             if self.pair.draft is self.pair.base or not self.config.continue_without_draft:
                 raise
             return {"pending": {"judgeable": False, "error": str(error)}}
         self.tell(Proposed(index=len(state["trace"]), proposal=proposal))
-        plain = proposal.dump()
-        fits = self.room("base", state, plain) >= 0
-        return {"pending": {"proposal": plain, "judgeable": fits and not proposal.is_blank}}
+        judgeable = self.writer.can_judge(self.window(state).at, proposal)
+        return {"pending": {"proposal": proposal.dump(), "judgeable": judgeable}}

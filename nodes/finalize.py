@@ -13,6 +13,8 @@ from specreason_graph.engines.base import Generation, Sampling
 from specreason_graph.events import AnswerToken, Finished
 from specreason_graph.messages import reply_message
 from specreason_graph.nodes.stage import Stage
+from specreason_graph.policies import call_seed
+from specreason_graph.positions import Prompt
 from specreason_graph.prompting import Prompter
 from specreason_graph.records import Answer, Engine, Step
 from specreason_graph.state import State
@@ -30,7 +32,7 @@ class Plan:
     """How it may call tools."""
     start: str
     """What it is made to begin with."""
-    prompt: list[int]
+    prompt: Prompt
     """The thinking, closed, and the start."""
     sampling: Sampling
     """How it is written."""
@@ -60,11 +62,12 @@ class Finalize(Stage):
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
         form = find_format(prompter.vocabulary, engine.name) if config.tools and config.tool_choice != "none" else None
         start = forced_start(form, config.tool_choice, config.tools) if form else ""
-        prompt = self.thinking_ids(role, state) + prompter.closing_ids() + prompter.vocabulary.encode_template(start)
+        closing = [*prompter.closing_ids(), *prompter.vocabulary.encode_template(start)]
+        prompt = self.window(state).at.prompts[role].extended(closing)
         opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
             max_tokens=min(config.answer_tokens, engine.context - len(prompt)), temperature=config.temperature,
-            top_p=config.top_p, seed=self.seed("answer", 0), stop=tuple(config.stop),
+            top_p=config.top_p, seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
             stop_token_ids=prompter.vocabulary.special_ids - opening | prompter.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
         )  # fmt: skip
@@ -108,7 +111,7 @@ class Finalize(Stage):
         """Who writes the answer: the base where the one chosen has failed or has no room."""
         chosen = self.config.answer_by
         failed = chosen == "draft" and state["progress"]["draft_failed"]
-        return "base" if failed or self.room(chosen, state) < 0 else chosen
+        return "base" if failed or self.window(state).at.rooms[chosen] < 0 else chosen
 
 
 def _before(text: str, stops: list[str]) -> str:

@@ -20,7 +20,7 @@ class Regenerate(Stage):
         decision = self._decision(state, pending)
         if pending.get("proposal"):
             self.tell(Rejected(index=len(state["trace"]), decision=decision))
-        written = await self.write("base", "regenerate", state)
+        written = await self.window(state).rewrite()
         score = Score.load(pending["score"]) if pending.get("score") else None
         step, changes = self.commit(state, written, score, decision)
         self.tell(Regenerated(step=step))

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import decide_reviewed
-from specreason_graph.prompting import ROLES
-from specreason_graph.records import Decision, Review
+from specreason_graph.records import Decision, Proposal, Review, Usage
 from specreason_graph.state import State
 
 ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "reviewer" and "note" may go with each'
@@ -53,5 +52,6 @@ class AskHuman(Stage):
 
     def _excess(self, text: str, state: State) -> int:
         """Tokens that a human's step has too many."""
-        step = {"author": "human", "text": text, "token_ids": self.prompts.base.vocabulary.encode(text)}
-        return -min(self.room(role, state, step) for role in ROLES)
+        ids = self.prompts.base.vocabulary.encode(text)
+        step = Proposal(author="human", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
+        return -self.writer.after(self.window(state).at, step).room

@@ -6,7 +6,8 @@ from typing import Any
 
 from specreason_graph.events import Scored
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies import asks_human, decide, read_score
+from specreason_graph.policies import asks_human, decide
+from specreason_graph.records import Proposal
 from specreason_graph.state import State
 
 
@@ -15,11 +16,7 @@ class ScoreProposal(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Add score and decision to ``pending``."""
-        prompter = self.prompts.base
-        prompt = self.thinking_ids("base", state, state["pending"]["proposal"]) + state["manifest"]["judge_ids"]
-        found = await self.pair.base.next_token(prompt, prompter.digit_ids)
-        logprobs = [found.logprobs[token] for token in prompter.digit_ids]
-        score = read_score(logprobs, found.other_mass, len(prompt), found.usage)
+        score = await self.window(state).judge(Proposal.load(state["pending"]["proposal"]))
         decision = decide(score, threshold=self.config.threshold, reading=self.config.reading)
         self.tell(Scored(index=len(state["trace"]), score=score, decision=decision))
         found_out = {

@@ -93,9 +93,7 @@ class Diagnosis:
     async def _opinion(self, prompts: Prompts, text: str) -> Score:
         ids = prompts.base.vocabulary.encode(text)
         step = Proposal(author="base", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
-        prompt = (
-            prompts.thinking_ids("base", prompts.base.question_ids(QUESTION), [step.dump()]) + prompts.base.judge_ids
-        )
+        prompt = prompts.thinking_ids("base", prompts.base.question_ids(QUESTION), [step]) + prompts.base.judge_ids
         found = await self.pair.base.next_token(prompt, prompts.base.digit_ids)
         return read_score(
             [found.logprobs[i] for i in prompts.base.digit_ids], found.other_mass, len(prompt), found.usage

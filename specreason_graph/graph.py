@@ -5,6 +5,7 @@ START -> prepare -> draft -> score -> accept or review or regenerate -> draft ..
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -18,12 +19,13 @@ from langgraph.runtime import get_runtime
 from specreason_graph.audit.signing import Signer
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.base import SESSION
-from specreason_graph.engines.pair import CALLS, EnginePair
+from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
 from specreason_graph.state import Outcome, Question, State
+from specreason_graph.window import windows_of
 
 RECURSION_LIMIT = 1_000_000
 """Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
@@ -100,13 +102,26 @@ class Bench:
 
         def sync(state: State, config: RunnableConfig) -> dict[str, Any]:
             work = self._ready(stage, state, config)
-            return self.pair.run(lambda: work(state))
+            return self.pair.run(lambda: self._work(work, state))
 
         async def concurrent(state: State, config: RunnableConfig) -> dict[str, Any]:
             work = self._ready(stage, state, config)
-            return await self.pair.arun(lambda: work(state))
+            return await self.pair.arun(lambda: self._work(work, state))
 
         return RunnableLambda(sync, afunc=concurrent, name=name)
+
+    async def _work(self, stage: Stage, state: State) -> dict[str, Any]:
+        """Do a stage's work; when it ends the run, or the run is left, nothing goes on behind it."""
+        run = state.get("progress", {}).get("run", "")
+        try:
+            changes = await stage(state)
+        except BaseException:
+            if ending := windows_of(self.pair).close(run):
+                await asyncio.wait(ending, timeout=CANCELLING)
+            raise
+        if isinstance(stage, Finalize):
+            windows_of(self.pair).close(run)
+        return changes
 
     def _ready(self, stage: type[Stage], state: State, config: RunnableConfig) -> Stage:
         configurable = config.get("configurable", {})
@@ -155,9 +170,24 @@ class CompiledSpecReason(CompiledStateGraph[State, SpecReasonConfig, Question, O
                 call.cancel()
             parts.close()  # type: ignore[attr-defined]
 
-    def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
-        """Run, and yield what the stream modes ask for."""
-        return super().astream(input, _unlimited(config), **more)
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
+        calls: set[Any] = set()
+        parts = super().astream(input, _unlimited(config), **more)
+        try:
+            while True:
+                token = CALLS.set(calls)
+                try:
+                    part = await anext(parts)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    CALLS.reset(token)
+                yield part
+        finally:
+            for call in list(calls):
+                call.cancel()
+            await parts.aclose()  # type: ignore[attr-defined]
 
     def as_tool(self, *, name: str = "think", description: str | None = None, **more: Any) -> BaseTool:  # type: ignore[override]
         """A tool that takes a ``question`` and gives the answer."""

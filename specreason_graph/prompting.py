@@ -20,8 +20,8 @@ from specreason_graph.conversation import Turn, within
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ModelError, QuestionError
+from specreason_graph.positions import Written
 from specreason_graph.records import Engine as Role
-from specreason_graph.state import Plain
 
 BLANK_LINE = "\n\n"
 DIGITS = "0123456789"
@@ -194,20 +194,19 @@ class Prompts:
         """The prompts of the engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
-    def thinking_ids(self, role: Role, head: list[int], steps: Sequence[Plain]) -> list[int]:
-        """The prompt of ``role``: the head with the question, and the steps so far, each as dumped."""
+    def thinking_ids(self, role: Role, head: list[int], steps: Sequence[Written]) -> list[int]:
+        """The prompt of ``role``: the head with the question, and the steps so far."""
         ids = list(head)
         for step in steps:
             ids += self.step_ids(role, step)
         return ids
 
-    def step_ids(self, role: Role, step: Plain) -> list[int]:
+    def step_ids(self, role: Role, step: Written) -> list[int]:
         """A step in the vocabulary of ``role``: unchanged where the author's is the same, else its text encoded."""
-        owner = "draft" if step["author"] == "draft" else "base"
+        owner = "draft" if step.author == "draft" else "base"
         if owner == role or self.pair.shares_vocabulary:
-            ids: list[int] = step["token_ids"]
-            return ids
-        return self.prompter(role).vocabulary.encode(step["text"])
+            return step.token_ids
+        return self.prompter(role).vocabulary.encode(step.text)
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
         """The prompts up to the opened thinking; `QuestionError` unless they leave room to think, on both engines.
@@ -217,11 +216,11 @@ class Prompts:
         _ = self.base.digit_ids
         heads = {role: self._head(role, turns) for role in ROLES}
         for role, head in heads.items():
-            length = len(head)
+            length, reserve = len(head), self._reserve(role)
             context = self.pair.engine(role).context
-            if length + self.reserve(role) >= context:
+            if length + reserve >= context:
                 raise QuestionError(
-                    f"the question takes {length} tokens and {self.reserve(role)} are kept for judge and answer, "
+                    f"the question takes {length} tokens and {reserve} are kept for judge and answer, "
                     f"but the {role} model {self.pair.engine(role).name!r} has a context of {context}",
                     hint="shorten the question or choose a model with a longer context",
                 )
@@ -242,8 +241,13 @@ class Prompts:
         texts = {prompter.tags[1] for prompter in (self.base, self.draft) if len(prompter.close_ids) > 1}
         return tuple(sorted(texts))
 
-    def reserve(self, role: Role) -> int:
+    def _reserve(self, role: Role) -> int:
         """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
         prompter, context = self.prompter(role), self.pair.engine(role).context
         answer = len(prompter.closing_ids()) + min(self.config.answer_tokens, context // 4)
         return max(answer, len(prompter.judge_ids) + 1)
+
+    @cached_property
+    def capacities(self) -> dict[Role, int]:
+        """Tokens of each engine's context that heads and steps may take together."""
+        return {role: self.pair.engine(role).context - self._reserve(role) for role in ROLES}

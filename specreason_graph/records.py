@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
-"""2: the ledger; 1 is still read, and has none."""
+SCHEMA_VERSION = 3
+"""3: work ahead and elapsed time; 2: the ledger; 1, which has none, and 2 are still read."""
 
 StopReason = Literal[
     "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
@@ -80,6 +80,8 @@ class Cost(Record):
     """What for."""
     usage: Usage
     """Tokens and seconds."""
+    lost: bool = False
+    """Whether it was done ahead and thrown away unseen; of a call that was cut short only the seconds are known."""
 
 
 class Proposal(Record):
@@ -182,6 +184,9 @@ class Step(Record):
     """The proposal that was rejected in favour of this step; None when there was none."""
     costs: list[Cost]
     """Engine work for this step, rejected work included."""
+    elapsed: float | None = None
+    """Wall-clock seconds from the commit before to this one, without the time in which nobody worked on the run; None
+    in runs of schema versions 1 and 2."""
     room: int | None = None
     """Tokens left for steps behind this one, before the context of either engine is full."""
     hash: str | None = None

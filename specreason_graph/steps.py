@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
+from specreason_graph.positions import Prompt
 from specreason_graph.prompting import BLANK_LINE, Prompter
 from specreason_graph.records import Ending, Proposal, Usage
 from specreason_graph.records import Engine as Role
@@ -15,7 +16,7 @@ async def write_step(
     engine: Engine,
     prompter: Prompter,
     role: Role,
-    prompt: list[int],
+    prompt: Prompt | list[int],
     *,
     limit: int,
     seed: int,
@@ -35,7 +36,8 @@ async def write_step(
     usage = Usage()
     while True:
         part = await engine.generate(
-            prompt + written, replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls)
+            [*prompt, *written] if written else prompt,
+            replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls),
         )
         usage += part.usage
         generation = part.generations[0]

@@ -19,7 +19,7 @@ class Summary(Record):
     costs: list[Cost]
     """Tokens and seconds for each engine and purpose, discarded work included."""
     discarded: Usage
-    """The part of the draft model's work that was thrown away."""
+    """The part of all that was thrown away: rejected proposals, and work ahead that led nowhere."""
 
     @property
     def acceptance(self) -> float:
@@ -38,6 +38,7 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     if answer:
         costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
     discarded = [step.discarded.usage for step in steps if step.discarded]
+    discarded += [cost.usage for cost in costs if cost.lost]
     accepted = sum(step.decision.accepted for step in steps)
     scored = sum(step.score is not None for step in steps)
     return Summary(
@@ -47,9 +48,9 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
 
 
 def _by_purpose(costs: Sequence[Cost]) -> list[Cost]:
-    totals: dict[tuple[str, str], Cost] = {}
+    totals: dict[tuple[str, str, bool], Cost] = {}
     for cost in costs:
-        key = (cost.engine, cost.purpose)
+        key = (cost.engine, cost.purpose, cost.lost)
         before = totals[key].usage if key in totals else Usage()
         totals[key] = cost.model_copy(update={"usage": before + cost.usage})
     return list(totals.values())

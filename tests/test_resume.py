@@ -31,7 +31,7 @@ def kept(step: Step) -> dict[str, Any]:
     """What of a step must survive: all but the seconds, what the caches happened to hold, and the hash over both."""
     plain = step.dump()
     for costed in (plain, plain["score"] or {}, plain["discarded"] or {}):
-        for name in ("usage", "costs", "hash"):  # a hash covers the seconds
+        for name in ("usage", "costs", "elapsed", "hash"):  # a hash covers the seconds
             costed.pop(name, None)
     return plain
 

@@ -78,7 +78,7 @@ def kept(step: Step) -> Any:
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: timeless(each) for name, each in value.items() if name not in ("started", "hash")}
+            return {name: timeless(each) for name, each in value.items() if name not in ("started", "elapsed", "hash")}
         return [timeless(each) for each in value] if isinstance(value, list) else value
 
     return timeless(step.dump())

@@ -79,7 +79,7 @@ def test_a_run_that_broke_off_in_a_subgraph_is_found_and_goes_on(pair: EnginePai
         return str(works(ids))
 
     failing._reply = fails_once
-    app = parent(create_specreason(pair, continue_without_draft=False).compile()).compile(checkpointer=saver)
+    app = parent(create_specreason(pair, continue_without_draft=False, window=0).compile()).compile(checkpointer=saver)
     with pytest.raises(EngineError, match="gone"):
         app.invoke({"question": "What?"}, THREAD)
     (run,) = find_runs(saver, "t")

@@ -38,7 +38,7 @@ def test_the_judge_is_trained_on_the_prompt_that_the_package_sends(writer: Write
         seed=0, usage=Usage(),
     )  # fmt: skip
     head = prompts.base.question_ids(problem.question)
-    assert prompts.thinking_ids("base", head, [step.dump()]) + prompts.base.judge_ids == seen
+    assert prompts.thinking_ids("base", head, [step]) + prompts.base.judge_ids == seen
 
 
 def test_a_branch_sees_its_own_story_only(writer: Writer) -> None:

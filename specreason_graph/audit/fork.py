@@ -15,7 +15,7 @@ from specreason_graph.errors import ThreadError
 from specreason_graph.graph import CompiledSpecReason
 from specreason_graph.manifest import Lineage
 from specreason_graph.nodes.prepare import make_manifest
-from specreason_graph.policies import Progress, decide_reviewed, stop_reason
+from specreason_graph.policies import Progress, decide_reviewed, seconds_of, stop_reason
 from specreason_graph.prompting import BLANK_LINE, ROLES, Prompts
 from specreason_graph.records import Engine, Proposal, Review, Step, Usage
 from specreason_graph.state import begin
@@ -120,15 +120,11 @@ def _progress(prompts: Prompts, manifest: Plain, taken: list[Step]) -> Progress:
     if not taken:
         return Progress()
     texts = [step.text.strip() for step in taken]
-    plain = [step.dump() for step in taken]
     rooms = [
-        prompts.pair.engine(role).context
-        - prompts.reserve(role)
-        - len(prompts.thinking_ids(role, manifest["head_ids"][role], plain))
-        for role in ROLES
+        prompts.capacities[role] - len(prompts.thinking_ids(role, manifest["head_ids"][role], taken)) for role in ROLES
     ]
     return Progress(
         steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
-        seconds=sum(cost.usage.seconds for step in taken for cost in step.costs), repeats=texts.count(texts[-1]),
+        seconds=sum(map(seconds_of, taken)), repeats=texts.count(texts[-1]),
         room=min(rooms), draft_failed=taken[-1].decision.reason == "draft_failed",
     )  # fmt: skip

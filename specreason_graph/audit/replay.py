@@ -15,6 +15,7 @@ from specreason_graph.policies import (
     decide_reviewed,
     decide_unscored,
     read_score,
+    seconds_of,
     stop_reason,
 )
 from specreason_graph.records import Decision, Purpose, Record, Score, Step
@@ -106,7 +107,7 @@ class Totals:
         before = self._progress
         self._progress = Progress(
             steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
-            seconds=before.seconds + sum(cost.usage.seconds for cost in step.costs), repeats=self._seen[text],
+            seconds=before.seconds + seconds_of(step), repeats=self._seen[text],
             room=step.room or 0, draft_failed=step.decision.reason == "draft_failed",
         )  # fmt: skip
         last = step.index + 1 == len(self._run.trace)

@@ -11,7 +11,6 @@ from specreason_graph.errors import ThreadError
 from specreason_graph.policies import decide, read_score
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Engine, Record, Score, Step
-from specreason_graph.state import Plain
 
 
 class Rescored(Record):
@@ -69,19 +68,14 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     prompts, manifest = Prompts(pair, run.typed_manifest.config), run.typed_manifest
     ids, digits = list(manifest.head_ids["base"]), prompts.base.digit_ids
     found = []
-    for step, plain in zip(run.steps, run.trace, strict=True):
+    for step in run.steps:
         if step.score:
-            prompt = [*ids, *prompts.step_ids("base", _judged(plain)), *manifest.judge_ids]
+            prompt = [*ids, *prompts.step_ids("base", step.discarded or step), *manifest.judge_ids]
             answer = await pair.base.next_token(prompt, digits)
             logprobs = [answer.logprobs[token] for token in digits]
             found.append(_compare(step, read_score(logprobs, answer.other_mass, len(prompt), answer.usage)))
-        ids += prompts.step_ids("base", plain)
+        ids += prompts.step_ids("base", step)
     return found
-
-
-def _judged(step: Plain) -> Plain:
-    """What the judge was shown: the proposal, which is the step itself where it was accepted."""
-    return step["discarded"] or step
 
 
 def _compare(step: Step, now: Score) -> Rescored:

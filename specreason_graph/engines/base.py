@@ -176,6 +176,11 @@ class Engine(Protocol):
         """Whether it can make what it writes follow a JSON schema."""
         ...
 
+    @property
+    def in_order(self) -> bool:
+        """Whether an answer depends on the calls before it, as a script's does; nothing is asked ahead of it then."""
+        ...
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:

@@ -114,6 +114,7 @@ class FakeEngine:
         self.name, self.context, self.delay = name, context, delay
         self.vocabulary = vocabulary or ByteVocabulary()
         self.calls: list[Call] = []
+        self.in_order = any(not callable(script) and script != () for script in (replies, scores))
         self._reply = self._scripted(replies, "no reply left")
         self._score = self._scripted(scores, "no score left")
 

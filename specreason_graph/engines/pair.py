@@ -20,8 +20,8 @@ from specreason_graph.engines.base import Engine, EngineDescription
 from specreason_graph.records import Engine as Role
 
 T = TypeVar("T")
-CALLS: ContextVar[set[Future[Any]] | None] = ContextVar("specreason_calls", default=None)
-"""Where `EnginePair.run` notes the work it waits for, so that whoever leaves a synchronous stream can cancel it."""
+CALLS: ContextVar[set[Any] | None] = ContextVar("specreason_calls", default=None)
+"""Where work is noted that has a ``cancel``, so that whoever leaves a stream can end it."""
 CANCELLING = 1.0
 """Seconds that cancelled work is given to end before the caller goes on."""
 

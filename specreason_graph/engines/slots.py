@@ -24,8 +24,11 @@ class Slot:
 
     def shared(self, prompt: Sequence[int]) -> int:
         """How many tokens of the prompt are in the cache; the last one is always computed again for its logits."""
-        limit = min(len(self.ids), len(prompt) - 1)
-        return next((i for i in range(limit) if self.ids[i] != prompt[i]), limit)
+        low, high = 0, min(len(self.ids), len(prompt) - 1)
+        while low < high:  # halves are compared at once: a loop over the tokens would cost more than the model
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.ids[low:middle] == prompt[low:middle] else (low, middle - 1)
+        return low
 
     def cut(self, length: int) -> None:
         """Forget everything behind the first ``length`` tokens."""

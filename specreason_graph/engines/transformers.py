@@ -44,7 +44,7 @@ class TransformersEngine:
     is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU.
     """
 
-    constrains = False
+    constrains = in_order = False
 
     def __init__(
         self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
@@ -76,12 +76,14 @@ class TransformersEngine:
     ) -> Completion:
         """Continue a prompt."""
         check_room(self, prompt_ids)
-        return await self._run(lambda gone: self._generate(list(prompt_ids), sampling, on_token, gone))
+        prompt = list(prompt_ids)
+        return await self._run(lambda gone: self._generate(prompt, sampling, on_token, gone))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
         check_room(self, prompt_ids)
-        return await self._run(lambda gone: self._next_token(list(prompt_ids), candidates, gone))
+        prompt = list(prompt_ids)
+        return await self._run(lambda gone: self._next_token(prompt, candidates, gone))
 
     def describe(self) -> EngineDescription:
         """What this engine is; the weights are hashed once."""

@@ -2,7 +2,7 @@
 
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored, read_score
 from specreason_graph.policies.seeds import call_seed
-from specreason_graph.policies.stopping import Progress, stop_reason
+from specreason_graph.policies.stopping import Progress, seconds_of, stop_reason
 
 __all__ = [
     "Progress",
@@ -12,5 +12,6 @@ __all__ = [
     "decide_reviewed",
     "decide_unscored",
     "read_score",
+    "seconds_of",
     "stop_reason",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.records import Step, StopReason
+from specreason_graph.records import Proposal, Step, StopReason
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Progress:
     thinking_tokens: int = 0
     """Committed tokens."""
     seconds: float = 0.0
-    """Engine seconds of all committed steps, rejected work included."""
+    """Wall-clock seconds of work on all committed steps."""
     repeats: int = 0
     """How often the text of the last step stands in the trace."""
     room: int = 0
@@ -26,7 +26,12 @@ class Progress:
     """Whether the draft engine has failed for good; the base model goes on alone."""
 
 
-def stop_reason(last: Step, progress: Progress, config: SpecReasonConfig) -> StopReason | None:
+def seconds_of(step: Step) -> float:
+    """What a step took of the run's time; older records only tell what its engine calls took, one after the other."""
+    return sum(cost.usage.seconds for cost in step.costs) if step.elapsed is None else step.elapsed
+
+
+def stop_reason(last: Step | Proposal, progress: Progress, config: SpecReasonConfig) -> StopReason | None:
     """Why the thinking ends behind the step ``last``, or None while it goes on."""
     if last.ending in ("think_end", "end_of_sequence"):
         return "answered"

@@ -57,6 +57,7 @@ class ServerEngine:
     """
 
     constrains = True
+    in_order = False
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
         self._address = address(url)

@@ -54,6 +54,7 @@ class VLLMEngine:
     """
 
     constrains = True
+    in_order = False
 
     def __init__(
         self,

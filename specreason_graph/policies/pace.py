@@ -1,0 +1,48 @@
+"""How fast each part of the loop goes, how often drafts get in, and how far to work ahead on the strength of it."""
+
+from __future__ import annotations
+
+import math
+
+from specreason_graph.records import Purpose
+
+LIKELY = 0.7
+"""Share of proposals taken to be accepted before any was judged."""
+
+
+class Pace:
+    """Rolling figures of a run, or of all runs of a pair; a run begins with those of its pair."""
+
+    def __init__(self, whole: Pace | None = None, *, weight: float = 0.25) -> None:
+        self._whole, self._weight = whole, weight
+        self.acceptance: float = whole.acceptance if whole else LIKELY
+        """Share of the proposals that got in, 0 to 1, the last ones counting most."""
+        self.seconds: dict[Purpose, float] = dict(whole.seconds) if whole else {}
+        """Wall-clock seconds of one call, by purpose, likewise."""
+
+    def took(self, purpose: Purpose, seconds: float) -> None:
+        """Take note of a call."""
+        before = self.seconds.get(purpose, seconds)
+        self.seconds[purpose] = before + self._weight * (seconds - before)
+        if self._whole:
+            self._whole.took(purpose, seconds)
+
+    def judged(self, *, accepted: bool) -> None:
+        """Take note of a verdict."""
+        self.acceptance += self._weight * (accepted - self.acceptance)
+        if self._whole:
+            self._whole.judged(accepted=accepted)
+
+    def depth(self, most: int) -> int:
+        """How many steps nobody has judged yet may have another one drafted behind them, 0 to ``most``.
+
+        The stopping rule of SpecDec++ (arXiv 2405.19715, theorem 3.1) on steps: go on while the probability that one of
+        them is rejected stays below ``score / (score + draft)``, the share that waiting for a score has in what is won
+        or lost.
+        """
+        draft, score = self.seconds.get("draft", 0.0), self.seconds.get("score", 0.0)
+        if not draft or not score or self.acceptance >= 1:
+            return most
+        if self.acceptance <= 0:
+            return 0
+        return min(most, int(math.log(draft / (draft + score)) / math.log(self.acceptance)))
