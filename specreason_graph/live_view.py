@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from specreason_graph.events import Accepted, AnswerToken, Event, Finished, Regenerated
+from specreason_graph.policies import seconds_of
 from specreason_graph.records import Answer, Step, StopReason
 from specreason_graph.summary import Summary
 
@@ -46,7 +47,7 @@ class LiveView:
     def step(self, committed: Step) -> None:
         """One line: who wrote it, the score of the draft's version, tokens, seconds, text."""
         score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
-        seconds = sum(cost.usage.seconds for cost in committed.costs)
+        seconds = seconds_of(committed)
         author = typer.style(f"{committed.author:5}", fg=COLOURS[committed.author])
         text = visible(committed.text) or "(ends the thinking)"
         figures = f"{score} {len(committed.token_ids):4} tok {seconds:6.2f} s"
@@ -58,7 +59,7 @@ class LiveView:
         typer.echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
         share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
         typer.echo(f"{share} in {totals.steps} steps")
-        for cost in totals.costs:
+        for cost in (cost for cost in totals.costs if not cost.lost):
             usage = cost.usage
             typer.echo(
                 f"  {cost.engine:5} {cost.purpose:10} {usage.calls:4} calls {usage.generated_tokens:6} tokens written "
@@ -66,6 +67,10 @@ class LiveView:
             )
         discarded = totals.discarded
         typer.echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
+        if lost := totals.lost.calls:
+            typer.echo(
+                f"  ahead in vain: {lost} calls, {totals.lost.generated_tokens} tokens, {totals.lost.seconds:.2f} s"
+            )
 
 
 def visible(text: str) -> str:

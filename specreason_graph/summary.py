@@ -17,9 +17,11 @@ class Summary(Record):
     accepted: int
     """Proposals that entered the trace."""
     costs: list[Cost]
-    """Tokens and seconds for each engine and purpose, discarded work included."""
+    """Tokens and seconds for each engine and purpose, thrown-away work included; lost work in rows of its own."""
     discarded: Usage
-    """The part of all that was thrown away: rejected proposals, and work ahead that led nowhere."""
+    """The part of the draft model's work that was judged and rejected."""
+    lost: Usage = Usage()
+    """Work ahead of both models that led nowhere."""
 
     @property
     def acceptance(self) -> float:
@@ -38,12 +40,12 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     if answer:
         costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
     discarded = [step.discarded.usage for step in steps if step.discarded]
-    discarded += [cost.usage for cost in costs if cost.lost]
+    lost = [cost.usage for cost in costs if cost.lost]
     accepted = sum(step.decision.accepted for step in steps)
     scored = sum(step.score is not None for step in steps)
     return Summary(
         steps=len(steps), proposals=scored, accepted=accepted, costs=_by_purpose(costs),
-        discarded=sum(discarded, Usage()),
+        discarded=sum(discarded, Usage()), lost=sum(lost, Usage()),
     )  # fmt: skip
 
 

@@ -57,4 +57,4 @@ def base(prompt: str) -> str:
 def make_graph() -> CompiledSpecReason:
     draft = Counted(think, name="draft", delay=0.1)
     pair = EnginePair(draft, Counted(base, lambda _: 9, name="base", delay=0.1))
-    return create_specreason(pair).compile()
+    return create_specreason(pair, window=2).compile()

@@ -288,7 +288,7 @@ async def test_a_consumer_that_goes_away_ends_the_engine_calls() -> None:
         await anext(stream)
         task = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.02)
-        assert draft.running + base.running == 1
+        assert draft.running + base.running >= 1
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.sleep(0.02)

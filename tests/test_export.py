@@ -176,16 +176,24 @@ def test_the_transcript_has_every_call_and_decision(runs: list[RecordedRun], tmp
         assert {name: step[name] for name in data} == data
         assert {"score", "decision", "discarded"} < data.keys()
     calls = [event for event in sample.events if isinstance(event, ModelEvent)]
-    assert [(call.role, (call.metadata or {})["purpose"]) for call in calls] == [
-        *((cost["engine"], cost["purpose"]) for step in run.trace for cost in step["costs"]), ("base", "answer"),
-    ]  # fmt: skip
-    assert [call.timestamp for call in calls] == sorted(call.timestamp for call in calls)
+    assert sorted(map(about, calls)) == sorted([
+        *((step["index"], cost["engine"], cost["purpose"], cost["lost"]) for step in run.trace for cost in step["costs"]),
+        (len(run.trace), "base", "answer", False),
+    ])  # fmt: skip
+    within = [(about(call)[0], call.timestamp) for call in calls]  # what was done ahead began before the step's turn
+    assert within == sorted(within)
     for role, model in (("draft", "small"), ("base", "large")):
         written = sum(call.output.usage.output_tokens for call in calls if call.role == role and call.output.usage)
         assert sample.model_usage[model].output_tokens == sample.role_usage[role].output_tokens == written > 0
-    assert [call.output.completion for call in calls if (call.metadata or {})["purpose"] == "regenerate"] == [
+    assert [call.output.completion for call in calls if about(call)[2:] == ("regenerate", False)] == [
         step["text"] for step in run.trace if step["author"] == "base"
     ]
+
+
+def about(call: ModelEvent) -> tuple[Any, ...]:
+    """Step, engine, purpose, and whether it was done in vain."""
+    found = call.metadata or {}
+    return found["steps_before"], call.role, found["purpose"], found["lost"]
 
 
 @pytest.mark.parametrize("ending", ["eval", "json"])

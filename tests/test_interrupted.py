@@ -78,7 +78,7 @@ def test_a_drained_subgraph_goes_on() -> None:
 def test_a_chat_models_call_begins_anew_when_its_graph_is_resumed() -> None:
     saver = InMemorySaver()
     with pair() as engines:
-        chat = ChatSpecReason(engines, continue_without_draft=False)
+        chat = ChatSpecReason(engines, continue_without_draft=False, window=0)
         draft: Any = engines.draft
         works, calls = draft._reply, iter(range(100))
 

@@ -74,14 +74,15 @@ def work(place: str, thread: str, begun: Any = None) -> Any:
 
 
 def kept(step: Step) -> Any:
-    """A step without the times, and without its hash, which covers them."""
+    """A step without the times, the work ahead that came to nothing in them, and its hash, which covers both."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: timeless(each) for name, each in value.items() if name not in ("started", "elapsed", "hash")}
         return [timeless(each) for each in value] if isinstance(value, list) else value
 
-    return timeless(step.dump())
+    costs = [cost for cost in step.costs if not cost.lost]
+    return timeless(step.model_copy(update={"costs": costs}).dump())
 
 
 def test_a_parent_graph_killed_at_random_instants_ends_as_if_nothing_had_happened(place: str) -> None:

@@ -109,17 +109,22 @@ class Transcript:
         yield SpanEndEvent(id=span, span_id=span, **self._clock())
 
     def _step(self, step: Step) -> Iterator[Event]:
-        for cost in step.costs:
-            written = (step.discarded or step) if cost.purpose == "draft" else step
-            text, seed = written.text, cast("int | None", written.seed)
-            if cost.purpose == "score" and step.score:
-                text, seed = str(step.score.greedy), None  # its digits stand in the score below
-            cut = cost.purpose == "score" or written.ending == "length"
-            choice = _choice(ChatMessageAssistant(content=text), "max_tokens" if cut else "stop")
-            yield self._call(cost, choice, seed, step.index)
+        for cost in sorted(step.costs, key=lambda cost: cost.usage.started or 0.0):
+            yield self._call(cost, *self._said(cost, step), step.index)
         evidence = step.dump()
         kept = ("index", "author", "ending", "score", "decision", "discarded", "room", "hash")
         yield InfoEvent(source=SOURCE, data={name: evidence[name] for name in kept}, **self._clock())
+
+    @staticmethod
+    def _said(cost: Cost, step: Step) -> tuple[ChatCompletionChoice, int | None]:
+        """What came out of a call for a step, and its seed where it was sampled; of lost work nothing is kept."""
+        if cost.lost:
+            return _choice(ChatMessageAssistant(content=""), "unknown"), None
+        if cost.purpose == "score" and step.score:  # its digits stand in the score behind it
+            return _choice(ChatMessageAssistant(content=str(step.score.greedy)), "max_tokens"), None
+        written = (step.discarded or step) if cost.purpose == "draft" else step
+        ended = "max_tokens" if written.ending == "length" else "stop"
+        return _choice(ChatMessageAssistant(content=written.text), ended), written.seed
 
     def _written(self, answer: Answer) -> Event:
         cost = Cost(engine=answer.author, purpose="answer", usage=answer.usage)
@@ -138,7 +143,7 @@ class Transcript:
             model=model, role=cost.engine, input=self._asked, tools=[], tool_choice="none",
             config=GenerateConfig(seed=seed, **sampling), completed=self._now, working_time=usage.seconds,
             output=ModelOutput(model=model, choices=[choice], usage=_tokens(usage), time=usage.seconds),
-            metadata={"purpose": cost.purpose, "calls": usage.calls, "steps_before": behind}, **clock,
+            metadata={"purpose": cost.purpose, "calls": usage.calls, "steps_before": behind, "lost": cost.lost}, **clock,
         )  # fmt: skip
 
     def _clock(self) -> dict[str, Any]:

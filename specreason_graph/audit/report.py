@@ -76,6 +76,8 @@ def _different_settings(one: RunView, other: RunView) -> list[tuple[str, object,
 
 def _costs(*views: RunView) -> list[tuple[str, str, list[object]]]:
     """Engine, purpose, and what each run spent on it."""
-    spent = [{(cost.engine, cost.purpose): cost.usage for cost in view.summary.costs} for view in views]
+    spent = [
+        {(cost.engine, cost.purpose): cost.usage for cost in view.summary.costs if not cost.lost} for view in views
+    ]
     keys = dict.fromkeys(key for each in spent for key in each)
     return [(engine, purpose, [each.get((engine, purpose)) for each in spent]) for engine, purpose in keys]

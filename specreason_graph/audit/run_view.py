@@ -139,7 +139,7 @@ class RunView:
         return found.get(engine, "unknown")
 
     def share(self, seconds: float) -> float:
-        """The part of the run's working time that ``seconds`` are, 0 to 1."""
+        """The part of the engines' working time that ``seconds`` are, 0 to 1."""
         whole = self.summary.seconds
         return min(1.0, seconds / whole) if whole > 0 and math.isfinite(whole) else 0.0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from specreason_graph.audit.phrases import PURPOSES, duration
-from specreason_graph.records import Answer, Engine, Step
+from specreason_graph.records import Answer, Cost, Engine, Step
 
 WIDTH = 1000.0
 """Units that the whole line is long."""
@@ -14,6 +14,8 @@ NARROWEST = 1.0
 """Units that a bar has at least, so that it is seen."""
 PAUSE_SECONDS = 1.0
 """Idle time from which the line is cut short, unless the run worked more than ten times as long."""
+
+FATES = {"discarded": ", discarded", "lost": ", ahead and in vain"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Bar:
     engine: Engine
     """Who worked."""
     kind: str
-    """What for: the purpose of the call, or ``discarded``."""
+    """What for: the purpose of the call, or ``discarded`` or ``lost``."""
     anchor: str
     """Where on the page it belongs."""
     title: str
@@ -67,54 +69,73 @@ class Timeline:
 
 
 def draw_timeline(steps: Sequence[Step], answer: Answer | None) -> Timeline:
-    """Lay out the calls in the order they began; a long wait is cut short, and told."""
+    """Lay out the calls where they began and ended; a long wait is cut short, and told."""
     bars = [*_step_bars(steps), *_answer_bars(answer)]
     measured = bool(bars) and all(bar.started is not None for bar in bars)
-    gaps = [0.0] * len(bars)
-    if measured:
-        bars.sort(key=lambda bar: bar.started or 0.0)
-        gaps = list(_gaps(bars))
-    busy = sum(bar.seconds for bar in bars)
-    longest = max(PAUSE_SECONDS, busy / 10)
-    worked = busy + sum(gap for gap in gaps if gap <= longest)
-    cut = max(worked, 1e-6) * min(0.04, 0.3 / max(1, sum(gap > longest for gap in gaps)))
-    return _lay_out(bars, gaps, longest=longest, cut=cut, measured=measured)
+    bars = sorted(bars, key=lambda bar: bar.started or 0.0) if measured else list(_in_turns(bars))
+    gaps = list(_gaps(bars))
+    whole = max((_end(bar) for bar in bars), default=0.0) - (bars[0].started or 0.0 if bars else 0.0)
+    longest = max(PAUSE_SECONDS, (whole - sum(gaps)) / 10)
+    waits = [gap for gap in gaps if gap > longest]
+    cut = max(whole - sum(waits), 1e-6) * min(0.04, 0.3 / max(1, len(waits)))
+    drawn = whole - sum(waits) + cut * len(waits)
+    return _lay_out(bars, gaps, longest=longest, cut=cut, scale=WIDTH / max(drawn, 1e-6), measured=measured)
 
 
-def _lay_out(bars: list[Bar], gaps: list[float], *, longest: float, cut: float, measured: bool) -> Timeline:
-    drawn = [cut if gap > longest else gap for gap in gaps]
-    scale = WIDTH / max(sum(drawn) + sum(bar.seconds for bar in bars), 1e-6)
-    placed, pauses, at, asked = [], [], 0.0, False
-    for bar, gap, shown in zip(bars, gaps, drawn, strict=True):
+def _lay_out(
+    bars: list[Bar], gaps: list[float], *, longest: float, cut: float, scale: float, measured: bool
+) -> Timeline:
+    placed, pauses, hidden, asked = [], [], bars[0].started or 0.0 if bars else 0.0, False
+    for bar, gap in zip(bars, gaps, strict=True):
+        begun = bar.started or 0.0
         if gap > longest:
+            hidden += gap - cut
             title = f"{duration(gap)} without a call" + (", after a human was asked" if asked else "")
-            pauses.append(Pause(round(at * scale, 2), round(shown * scale, 2), title))
-        at += shown
+            pauses.append(Pause(round((begun - hidden - cut) * scale, 2), round(cut * scale, 2), title))
         width = max(NARROWEST, bar.seconds * scale)
-        placed.append(replace(bar, left=round(min(at * scale, WIDTH - width), 2), width=round(width, 2)))
-        at, asked = at + bar.seconds, bar.reviewed
-    return Timeline(placed, pauses, sum(gaps) + sum(bar.seconds for bar in bars), measured)
+        left = max(0.0, min((begun - hidden) * scale, WIDTH - width))
+        placed.append(replace(bar, left=round(left, 2), width=round(width, 2)))
+        asked = bar.reviewed
+    whole = max((_end(bar) for bar in bars), default=0.0) - (bars[0].started or 0.0 if bars else 0.0)
+    return Timeline(placed, pauses, whole, measured)
+
+
+def _end(bar: Bar) -> float:
+    return (bar.started or 0.0) + bar.seconds
+
+
+def _in_turns(bars: Sequence[Bar]) -> Iterator[Bar]:
+    """Bars of which nobody knows when they began, one behind the other."""
+    at = 0.0
+    for bar in bars:
+        yield replace(bar, started=at)
+        at += bar.seconds
 
 
 def _gaps(bars: Sequence[Bar]) -> Iterator[float]:
     """Idle seconds before each call."""
-    end = bars[0].started or 0.0
+    end = bars[0].started or 0.0 if bars else 0.0
     for bar in bars:
-        started = bar.started or 0.0
-        yield max(0.0, started - end)
-        end = max(end, started + bar.seconds)
+        yield max(0.0, (bar.started or 0.0) - end)
+        end = max(end, _end(bar))
 
 
 def _step_bars(steps: Sequence[Step]) -> Iterator[Bar]:
     for step in steps:
         for cost in step.costs:
-            lost = cost.purpose == "draft" and step.discarded is not None
+            kind = _kind(cost, step)
             title = f"step {step.index + 1}: {PURPOSES[cost.purpose]} by the {cost.engine} model"
             yield Bar(
-                engine=cost.engine, kind="discarded" if lost else cost.purpose, anchor=f"step-{step.index + 1}",
-                title=f"{title}{', discarded' if lost else ''}, {duration(cost.usage.seconds)}",
+                engine=cost.engine, kind=kind, anchor=f"step-{step.index + 1}",
+                title=f"{title}{FATES.get(kind, '')}, {duration(cost.usage.seconds)}",
                 started=cost.usage.started, seconds=cost.usage.seconds, reviewed=step.decision.review is not None,
             )  # fmt: skip
+
+
+def _kind(cost: Cost, step: Step) -> str:
+    if cost.lost:
+        return "lost"
+    return "discarded" if cost.purpose == "draft" and step.discarded is not None else cost.purpose
 
 
 def _answer_bars(answer: Answer | None) -> Iterator[Bar]:

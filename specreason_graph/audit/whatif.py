@@ -119,7 +119,7 @@ def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], rewriting: 
     """Seconds of the steps: one that would be taken saves the rewriting, one that would not costs it."""
     total = 0.0
     for step, verdict in zip(steps, verdicts, strict=True):
-        rewritten = sum(cost.usage.seconds for cost in step.costs if cost.purpose == "regenerate")
+        rewritten = sum(cost.usage.seconds for cost in step.costs if cost.purpose == "regenerate" and not cost.lost)
         total += sum(cost.usage.seconds for cost in step.costs)
         if verdict and not _drafted(step):
             total -= rewritten
@@ -132,7 +132,7 @@ def seconds_per_token(runs: Iterable[RecordedRun]) -> float:
     """Seconds the base model took for a token that it wrote, in steps and answers; 0 where it wrote none."""
     written = Usage()
     for run in runs:
-        costs = [cost for step in run.steps for cost in step.costs if cost.purpose == "regenerate"]
+        costs = [c for step in run.steps for c in step.costs if c.purpose == "regenerate" and not c.lost]
         by_base = [run.answer.usage] if run.answer and run.answer.author == "base" else []
         written = sum((*(cost.usage for cost in costs), *by_base), written)
     return written.seconds / written.generated_tokens if written.generated_tokens else 0.0
