@@ -176,10 +176,9 @@ def test_the_transcript_has_every_call_and_decision(runs: list[RecordedRun], tmp
         assert {name: step[name] for name in data} == data
         assert {"score", "decision", "discarded"} < data.keys()
     calls = [event for event in sample.events if isinstance(event, ModelEvent)]
-    assert sorted(map(about, calls)) == sorted([
-        *((step["index"], cost["engine"], cost["purpose"], cost["lost"]) for step in run.trace for cost in step["costs"]),
-        (len(run.trace), "base", "answer", False),
-    ])  # fmt: skip
+    costs = [(step.index, cost) for step in run.steps for cost in step.costs]
+    expected = [(index, cost.engine, cost.purpose, cost.lost) for index, cost in costs]
+    assert sorted(map(about, calls)) == sorted([*expected, (len(run.trace), "base", "answer", False)])
     within = [(about(call)[0], call.timestamp) for call in calls]  # what was done ahead began before the step's turn
     assert within == sorted(within)
     for role, model in (("draft", "small"), ("base", "large")):

@@ -23,7 +23,7 @@ from specreason_graph.positions import Prompt
 from specreason_graph.window import windows_of
 from tests.audited import CLOSE
 
-QUESTION = {"question": "What?"}
+QUESTION: Any = {"question": "What?"}
 STEPS = 12
 DEPTHS = (0, 1, 4, None)
 
@@ -199,7 +199,8 @@ def test_a_run_that_waits_for_a_human_leaves_no_work_and_goes_on() -> None:
 def test_an_engine_that_fails_ahead_is_asked_again() -> None:
     with slow_pair((9,)) as pair:
         drafting: Any = pair.draft
-        works, failed = drafting._reply, []
+        works = drafting._reply
+        failed: list[bool] = []
 
         def fails_once(ids: Any) -> str:
             if not failed and done(drafting.vocabulary.decode(ids)) == 5:

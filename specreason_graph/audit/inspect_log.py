@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 from inspect_ai.dataset import Sample
 from inspect_ai.event import Event, InfoEvent, ModelEvent, SampleInitEvent, SpanBeginEvent, SpanEndEvent
@@ -143,7 +143,8 @@ class Transcript:
             model=model, role=cost.engine, input=self._asked, tools=[], tool_choice="none",
             config=GenerateConfig(seed=seed, **sampling), completed=self._now, working_time=usage.seconds,
             output=ModelOutput(model=model, choices=[choice], usage=_tokens(usage), time=usage.seconds),
-            metadata={"purpose": cost.purpose, "calls": usage.calls, "steps_before": behind, "lost": cost.lost}, **clock,
+            metadata={"purpose": cost.purpose, "calls": usage.calls, "steps_before": behind, "lost": cost.lost},
+            **clock,
         )  # fmt: skip
 
     def _clock(self) -> dict[str, Any]:
