@@ -7,7 +7,7 @@ from typing import Any
 from specreason_graph.events import Regenerated, Rejected
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import decide_unscored
-from specreason_graph.records import Decision, Proposal, Score
+from specreason_graph.records import Decision, Goodput, Proposal, Score
 from specreason_graph.state import State
 
 
@@ -31,4 +31,6 @@ class Regenerate(Stage):
             return Decision.load(pending["decision"])
         proposal = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
         failed = "" if state["progress"]["draft_failed"] else None
-        return decide_unscored(proposal, self.config, pending.get("error", failed))
+        goodput = None if failed is not None or pending else state["progress"].get("goodput")
+        figures = Goodput.load(goodput) if goodput else None
+        return decide_unscored(proposal, self.config, pending.get("error", failed), figures)

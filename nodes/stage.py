@@ -17,7 +17,8 @@ from specreason_graph.policies import Progress, seconds_of, stop_reason
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Cost, Decision, Proposal, Score, Step
 from specreason_graph.state import Plain, State
-from specreason_graph.window import Window, windows_of
+from specreason_graph.window import Window
+from specreason_graph.windows import Windows, windows_of
 from specreason_graph.writer import Writer
 
 
@@ -43,9 +44,14 @@ class Stage:
         """Makes the engine calls of steps."""
         return Writer(self.pair, self.config, self.prompts)
 
+    @property
+    def windows(self) -> Windows:
+        """The work on all runs over the pair."""
+        return windows_of(self.pair)
+
     def window(self, state: State) -> Window:
         """The work on the run, as far as it has come."""
-        return windows_of(self.pair).find(state, self.writer)
+        return self.windows.find(state, self.writer)
 
     def tell(self, event: Event) -> None:
         """Send an event down the custom stream."""
@@ -67,8 +73,9 @@ class Stage:
         )  # fmt: skip
         plain = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
         step = step.model_copy(update={"hash": plain["hash"]})
-        window.commit(step)
-        return step, {"trace": [plain], "pending": {}, "progress": self._progress(state, step, window)}
+        progress = self._progress(state, step, window)
+        window.commit(step, alone=bool(progress["goodput"]))
+        return step, {"trace": [plain], "pending": {}, "progress": progress}
 
     def _progress(self, state: State, step: Step, window: Window) -> Plain:
         before = state["progress"]
@@ -76,11 +83,19 @@ class Stage:
             steps=step.index + 1,
             thinking_tokens=before["thinking_tokens"] + len(step.token_ids),
             seconds=before["seconds"] + seconds_of(step),
-            repeats=window.repeats(step.text),
+            repeats=1 + window.repeats(step.text),
             room=step.room or 0,
             draft_failed=step.decision.reason == "draft_failed",
+            goodput=self._goodput(step, window),
         )
         return {**before, **asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
+
+    def _goodput(self, step: Step, window: Window) -> Plain | None:
+        """The figures for which the base writes the next step alone, where the guard is on."""
+        windows = self.windows
+        windows.guard.add(step, window.rates, windows.runs)
+        verdict = windows.guard.verdict(window.rates, windows.runs) if self.config.guard else None
+        return verdict.dump() if verdict else None
 
 
 def _costs(drafted: Proposal | None, score: Score | None, committed: Proposal) -> list[Cost]:

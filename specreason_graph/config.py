@@ -65,6 +65,8 @@ class SpecReasonConfig(BaseModel):
     """How the score is read: ``mean`` weighs the digits by probability, ``greedy`` takes the likeliest."""
     window: Annotated[int, Field(ge=0, le=64)] | None = None
     """Steps worked on ahead of the commit point; None goes by how often drafts get in. No token depends on it."""
+    guard: bool = False
+    """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[int, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
     max_steps: Count = 256

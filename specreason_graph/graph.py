@@ -25,7 +25,7 @@ from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, R
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
 from specreason_graph.state import Outcome, Question, State
-from specreason_graph.window import windows_of
+from specreason_graph.windows import windows_of
 
 RECURSION_LIMIT = 1_000_000
 """Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
@@ -71,7 +71,8 @@ def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
     if progress["stop_reason"]:
         return "finalize"
     by_base = progress["steps"] < state["manifest"]["config"]["first_steps_by_base"]
-    return "regenerate" if progress["draft_failed"] or by_base else "draft"
+    alone = progress["draft_failed"] or by_base or progress.get("goodput")
+    return "regenerate" if alone else "draft"
 
 
 def after_draft(state: State) -> Literal["score", "regenerate"]:

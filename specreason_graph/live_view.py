@@ -17,6 +17,7 @@ NOTES = {
     "proposal_ends_thinking": "draft would end the thinking",
     "proposal_is_blank": "draft wrote nothing",
     "proposal_too_long": "draft left the judge no room",
+    "drafting_does_not_pay": "drafting does not pay",
     "draft_failed": "the draft engine failed",
     "accepted_by_reviewer": "accepted by a human",
     "rejected_by_reviewer": "rejected by a human: ",

@@ -24,6 +24,7 @@ Reason = Literal[
     "proposal_is_blank",
     "proposal_too_long",
     "draft_failed",
+    "drafting_does_not_pay",
     "accepted_by_reviewer",
     "rejected_by_reviewer",
     "written_by_reviewer",
@@ -142,6 +143,17 @@ class Review(Record):
     """Why."""
 
 
+class Goodput(Record):
+    """What a committed token took lately with the draft model and without it, wall-clock seconds, waiting included."""
+
+    drafted: float
+    """Seconds a token of steps for which the draft was asked."""
+    alone: float
+    """Seconds a token of steps that the base model wrote by itself."""
+    runs: int
+    """How many runs were under way over the same engines."""
+
+
 class Decision(Record):
     """Whether a proposal was let in, and all that is needed to decide it again."""
 
@@ -159,6 +171,8 @@ class Decision(Record):
     """What the draft engine failed with, in the step where it did."""
     review: Review | None = None
     """What a human said, where one was asked."""
+    goodput: Goodput | None = None
+    """The figures for which the draft was not asked, where the guard is on and drafting did not pay."""
 
 
 class Step(Record):

@@ -86,13 +86,16 @@ class State(TypedDict, total=False):
     """What the run took; set by ``finalize``."""
 
 
-def begin(manifest: Manifest) -> dict[str, Any]:
-    """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed."""
+def begin(manifest: Manifest, goodput: Plain | None = None) -> dict[str, Any]:
+    """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed.
+
+    ``goodput``: the figures for which the base model writes the first step alone; None asks the draft.
+    """
     return {
         "manifest": seal_manifest(manifest.dump()),
         "trace": Overwrite([]),
         "pending": {},
-        "progress": {**asdict(Progress()), "stop_reason": None, "run": manifest.run},
+        "progress": {**asdict(Progress(goodput=goodput)), "stop_reason": None, "run": manifest.run},
         "result": {},
         "answer": "",
         "stop_reason": "",

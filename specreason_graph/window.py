@@ -11,62 +11,33 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from specreason_graph.audit.ledger import head_of
-from specreason_graph.engines.pair import CALLS, EnginePair
+from specreason_graph.calls import Started, looked_at
 from specreason_graph.policies import asks_human, decide
+from specreason_graph.policies.goodput import Rates
 from specreason_graph.policies.pace import Pace
 from specreason_graph.policies.stopping import Progress, stop_reason
 from specreason_graph.positions import Position, Written
-from specreason_graph.records import Cost, Proposal, Purpose, Score, Step, Usage
+from specreason_graph.records import Cost, Proposal, Score, Step
 from specreason_graph.state import State
-from specreason_graph.writer import AUTHORS, Writer
+from specreason_graph.writer import Writer
 
 T = TypeVar("T")
 FARTHEST = 8
 """Steps an adaptive window goes ahead of the commit point at most."""
-
-
-@dataclass
-class Started:
-    """An engine call that was started."""
-
-    purpose: Purpose
-    """What for."""
-    task: asyncio.Task[Any]
-    """The call."""
-    prompt_tokens: int
-    """Length of its prompt."""
-    asked: bool = False
-    """Whether a stage asked for it, so that it is in the evidence."""
-    begun: float = field(default_factory=time.time)
-    """When it began, seconds since 1970."""
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it is under way, or came to something."""
-        return not self.task.done() or not (self.task.cancelled() or self.task.exception())
-
-    def give_up(self) -> Cost | None:
-        """Stop it; what it cost, unless that is in the evidence."""
-        cut = self.task.cancel()
-        if self.asked or not (cut or self.is_usable):
-            return None
-        usage = Usage(calls=1, prompt_tokens=self.prompt_tokens, seconds=time.time() - self.begun, started=self.begun)
-        return Cost(
-            engine=AUTHORS[self.purpose], purpose=self.purpose, usage=usage if cut else self.task.result().usage,
-            lost=True,
-        )  # fmt: skip
+OWN_MEMORY = 0.9
+"""How much of a run's own seconds a token a further step leaves, see `Rate`."""
 
 
 class Window:
     """The work on one run, at its commit point and ahead of it; used on the engines' loop only."""
 
-    def __init__(self, writer: Writer, state: State, pace: Pace) -> None:
-        self.writer, self.pace = writer, pace
+    def __init__(self, writer: Writer, state: State, pace: Pace, runs: Callable[[], int]) -> None:
+        self.writer, self.pace, self._runs = writer, pace, runs
+        self.rates = Rates(OWN_MEMORY)
+        self.alone = bool(state["progress"].get("goodput"))
         self._most = FARTHEST if writer.config.window is None else writer.config.window
         if writer.pair.base.in_order or writer.pair.draft.in_order or state["progress"]["draft_failed"]:
             self._most = 0
@@ -75,8 +46,9 @@ class Window:
         self._lost: defaultdict[int, list[Cost]] = defaultdict(list)
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        for step in state["trace"]:
-            self._move(writer.after(self.at, Step.load(step)))
+        for step in map(Step.load, state["trace"]):
+            self.rates.add(step)
+            self._move(writer.after(self.at, step))
         self.head = head_of(state["manifest"], state["trace"])
         self._committed = time.perf_counter()
 
@@ -119,10 +91,14 @@ class Window:
         before, self._committed = self._committed, time.perf_counter()
         return self._lost.pop(self.at.index, []), self._committed - before
 
-    def commit(self, step: Step) -> None:
-        """Move on behind a step."""
+    def commit(self, step: Step, *, alone: bool) -> None:
+        """Move on behind a step; ``alone``: the base writes the next one, and the draft is not asked."""
         self._move(self.writer.after(self.at, step))
         self.head = step.hash
+        if self.alone and not alone and not self.writer.pair.base.batches:  # the judge would have to wait for it
+            self._give_up(self.at, self.at.index)
+            self.at.scout = None
+        self.alone = alone
         self._tell()
 
     def close(self) -> list[asyncio.Task[Any]]:
@@ -159,34 +135,37 @@ class Window:
         before: Started | None = at.calls.get(key)
         if before and before.is_usable:
             return before
-        task = asyncio.create_task(self._timed(key[0], work))
-        task.add_done_callback(_looked_at)
-        started = at.calls[key] = Started(purpose=key[0], task=task, prompt_tokens=length)
+        started = at.calls[key] = Started(key[0], length)
+        started.task = asyncio.create_task(self._timed(started, work))
+        started.task.add_done_callback(looked_at)
         return started
 
-    async def _timed(self, purpose: Purpose, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        begun = time.perf_counter()
+    async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        begun, started.begun = time.perf_counter(), time.time()
         outcome = await work()
-        self.pace.took(purpose, time.perf_counter() - begun)
+        self.pace.took(started.purpose, time.perf_counter() - begun, _tokens(outcome))
         return outcome
 
     def _scout(self, at: Position) -> None:
         """Do ahead what the stages will do from here on."""
         if at.scout is None:
             at.scout = asyncio.create_task(self._go_ahead(at))
-            at.scout.add_done_callback(_looked_at)
+            at.scout.add_done_callback(looked_at)
 
     async def _go_ahead(self, at: Position) -> None:
         while not self._may_start(at):
             await self._news.wait()
-        if at.index >= self.writer.config.first_steps_by_base and await self._drafted(at):
+        if not self.alone and at.index >= self.writer.config.first_steps_by_base and await self._drafted(at):
             return
         written = await self._rewrite(at).task
         self._go_on(self.writer.after(at, written), written)
 
     async def _drafted(self, at: Position) -> bool:
         """Have a step drafted and judged, and work go on behind it; False when the base is to write it instead."""
-        proposal: Proposal = await self._propose(at).task
+        proposing = self._propose(at)
+        if self._races(at):
+            self._rewrite(at)
+        proposal: Proposal = await proposing.task
         if not self.writer.can_judge(at, proposal):
             return False
         behind, config = self.writer.after(at, proposal), self.writer.config
@@ -209,6 +188,10 @@ class Window:
         progress = Progress(steps=place.index, thinking_tokens=place.tokens, repeats=repeats, room=place.room)
         if not stop_reason(last, progress, self.writer.config):
             self._scout(place)
+
+    def _races(self, at: Position) -> bool:
+        """Whether the base starts on its own version before it has judged the draft's."""
+        return at is self.at and self.writer.pair.base.batches and self.pace.races(self._runs())
 
     def _may_start(self, at: Position) -> bool:
         """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
@@ -239,55 +222,5 @@ class Window:
         self._lost[blame] += [cost] if cost else []
 
 
-@dataclass(frozen=True)
-class Leave:
-    """Ends the work on a run whose caller has left."""
-
-    windows: Windows
-    """Where its window is."""
-    run: str
-    """Which run."""
-    loop: asyncio.AbstractEventLoop
-    """The engines' loop."""
-
-    def cancel(self) -> None:
-        """End it, from any thread."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.windows.close, self.run)
-
-
-class Windows:
-    """The windows of the runs that are worked on over one pair, and the pair's pace."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, Window] = {}
-        self._pace = Pace(weight=0.02)
-
-    def find(self, state: State, writer: Writer) -> Window:
-        """The window of a run, a new one where there is none that fits."""
-        run = state["progress"]["run"]
-        window = self._open.get(run)
-        if window is None or not window.fits(state):
-            self.close(run)
-            window = self._open[run] = Window(writer, state, Pace(self._pace))
-            if (calls := CALLS.get()) is not None:
-                calls.add(Leave(self, run, asyncio.get_running_loop()))
-        return window
-
-    def close(self, run: str) -> list[asyncio.Task[Any]]:
-        """Give up what is under way for a run; the tasks that still end."""
-        window = self._open.pop(run, None)
-        return window.close() if window else []
-
-
-_WINDOWS: WeakKeyDictionary[EnginePair, Windows] = WeakKeyDictionary()
-
-
-def windows_of(pair: EnginePair) -> Windows:
-    """The windows over a pair."""
-    return _WINDOWS.setdefault(pair, Windows())
-
-
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    """Nobody may have waited for a task that failed; whoever needs its outcome starts it again."""
-    _ = task.cancelled() or task.exception()
+def _tokens(outcome: Any) -> int:
+    return len(outcome.token_ids) if isinstance(outcome, Proposal) else 1

@@ -44,7 +44,7 @@ def test_rejected_work_stays_in_the_evidence() -> None:
     assert first["discarded"]["text"] == "two is bad.\n\n"
     assert first["decision"] == {
         "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean",
-        "threshold": 7.0, "error": None, "review": None,
+        "threshold": 7.0, "error": None, "review": None, "goodput": None,
     }  # fmt: skip
     assert [(cost["engine"], cost["purpose"]) for cost in first["costs"]] == [
         ("draft", "draft"), ("base", "score"), ("base", "regenerate"),

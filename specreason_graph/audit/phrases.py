@@ -13,6 +13,7 @@ REASONS: dict[Reason, str] = {
     "proposal_ends_thinking": "the base decides: the draft would end the thinking",
     "proposal_is_blank": "the base writes: the draft wrote nothing",
     "proposal_too_long": "the base writes: the draft's version left the judge no room",
+    "drafting_does_not_pay": "the base writes: drafting did not pay",
     "draft_failed": "the base writes: the draft engine failed",
     "accepted_by_reviewer": "draft accepted by a human",
     "rejected_by_reviewer": "draft rejected by a human",

@@ -83,7 +83,7 @@ def decide_again(step: Step, config: SpecReasonConfig) -> Decision:
     if step.score is None:
         asked = config.model_copy(update={"threshold": recorded.threshold, "reading": recorded.reading})
         failed = recorded.error or "" if recorded.reason == "draft_failed" else recorded.error
-        decision = decide_unscored(step.discarded, asked, failed)
+        decision = decide_unscored(step.discarded, asked, failed, recorded.goodput)
     else:
         decision = decide(_read(step.score), threshold=recorded.threshold, reading=recorded.reading)
     return decide_reviewed(decision, recorded.review) if recorded.review else decision

@@ -112,7 +112,7 @@ def _verdict(step: Step, policy: Policy) -> bool | None:
         return False
     if step.score:
         return decide(step.score, threshold=policy.threshold, reading=policy.reading).accepted
-    return None if step.decision.reason == "first_steps_by_base" else False
+    return None if step.decision.reason in ("first_steps_by_base", "drafting_does_not_pay") else False
 
 
 def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], rewriting: float) -> float:

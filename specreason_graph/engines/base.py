@@ -177,6 +177,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def batches(self) -> bool:
+        """Whether calls made together are worked on together, and not one after the other."""
+        ...
+
+    @property
     def in_order(self) -> bool:
         """Whether an answer depends on the calls before it, as a script's does; nothing is asked ahead of it then."""
         ...

@@ -99,7 +99,7 @@ class FakeEngine:
     `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
     """
 
-    constrains = True
+    constrains = batches = True
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 
 from specreason_graph.config import Band, Reading, SpecReasonConfig
-from specreason_graph.records import Decision, Proposal, Reason, Review, Score, Usage
+from specreason_graph.policies.goodput import pays
+from specreason_graph.records import Decision, Goodput, Proposal, Reason, Review, Score, Usage
 
 
 def read_score(digit_logprobs: Sequence[float], other_mass: float, prompt_tokens: int, usage: Usage) -> Score:
@@ -46,18 +47,23 @@ def asks_human(decision: Decision, band: Band | None) -> bool:
     return band is not None and decision.number is not None and decision.number in band
 
 
-def decide_unscored(proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None) -> Decision:
+def decide_unscored(
+    proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None, goodput: Goodput | None = None
+) -> Decision:
     """Why the base model writes a step although nothing was scored.
 
     A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
     base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room,
-    and when the draft engine failed with ``error`` (empty where it had failed before).
+    when the draft engine failed with ``error`` (empty where it had failed before), and when drafting does not pay by
+    the figures in ``goodput``.
     """
     reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
+    if goodput and not pays(goodput):
+        reason = "drafting_does_not_pay"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"
     return Decision(
         accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold,
-        error=error or None,
+        error=error or None, goodput=goodput,
     )  # fmt: skip

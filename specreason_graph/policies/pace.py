@@ -9,6 +9,9 @@ from specreason_graph.records import Purpose
 LIKELY = 0.7
 """Share of proposals taken to be accepted before any was judged."""
 
+SHARED_PASSES = 1.5
+"""Passes of the base model that a score takes longer while the base also writes: the one under way, and its own."""
+
 
 class Pace:
     """Rolling figures of a run, or of all runs of a pair; a run begins with those of its pair."""
@@ -19,13 +22,18 @@ class Pace:
         """Share of the proposals that got in, 0 to 1, the last ones counting most."""
         self.seconds: dict[Purpose, float] = dict(whole.seconds) if whole else {}
         """Wall-clock seconds of one call, by purpose, likewise."""
+        self.token: float | None = whole.token if whole else None
+        """Wall-clock seconds of one token of the base model, likewise; None before it has written."""
 
-    def took(self, purpose: Purpose, seconds: float) -> None:
-        """Take note of a call."""
+    def took(self, purpose: Purpose, seconds: float, tokens: int = 1) -> None:
+        """Take note of a call that wrote so many tokens."""
         before = self.seconds.get(purpose, seconds)
         self.seconds[purpose] = before + self._weight * (seconds - before)
+        if purpose == "regenerate" and tokens:
+            each = seconds / tokens
+            self.token = each if self.token is None else self.token + self._weight * (each - self.token)
         if self._whole:
-            self._whole.took(purpose, seconds)
+            self._whole.took(purpose, seconds, tokens)
 
     def judged(self, *, accepted: bool) -> None:
         """Take note of a verdict."""
@@ -46,3 +54,14 @@ class Pace:
         if self.acceptance <= 0:
             return 0
         return min(most, int(math.log(draft / (draft + score)) / math.log(self.acceptance)))
+
+    def races(self, runs: int) -> bool:
+        """Whether the base should start on a step before it has judged the draft's, while ``runs`` runs are under way.
+
+        What is won when the draft's is rejected is the time that drafting and judging take. What is lost when it is
+        accepted is that the judge shares its passes with the writing: about one of them, and so for every other run.
+        """
+        if self.token is None:
+            return False
+        won = (1 - self.acceptance) * (self.seconds.get("draft", 0.0) + self.seconds.get("score", 0.0))
+        return won > self.acceptance * SHARED_PASSES * self.token * max(1, runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.records import Proposal, Step, StopReason
@@ -24,6 +25,8 @@ class Progress:
     """Tokens left for steps before the context of either engine is full."""
     draft_failed: bool = False
     """Whether the draft engine has failed for good; the base model goes on alone."""
+    goodput: dict[str, Any] | None = None
+    """Figures for which the base model writes the next step alone, as `records.Goodput` dumps them, or None."""
 
 
 def seconds_of(step: Step) -> float:

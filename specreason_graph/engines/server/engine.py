@@ -56,7 +56,7 @@ class ServerEngine:
     server serves must be that model. What the server can do is found out when the engine is opened.
     """
 
-    constrains = True
+    constrains = batches = True
     in_order = False
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:

@@ -53,7 +53,7 @@ class VLLMEngine:
     them.
     """
 
-    constrains = True
+    constrains = batches = True
     in_order = False
 
     def __init__(

@@ -1,0 +1,70 @@
+"""The windows of all runs that are worked on over one pair, and what is known of the pair from them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from specreason_graph.engines.pair import CALLS, EnginePair
+from specreason_graph.policies.goodput import Guard
+from specreason_graph.policies.pace import Pace
+from specreason_graph.state import State
+from specreason_graph.window import Window
+from specreason_graph.writer import Writer
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Ends the work on a run whose caller has left."""
+
+    windows: Windows
+    """Where its window is."""
+    run: str
+    """Which run."""
+    loop: asyncio.AbstractEventLoop
+    """The engines' loop."""
+
+    def cancel(self) -> None:
+        """End it, from any thread."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.windows.close, self.run)
+
+
+class Windows:
+    """The windows of the runs that are worked on over one pair, and what they show of its speed."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Window] = {}
+        self._pace = Pace(weight=0.02)
+        self.guard = Guard()
+
+    @property
+    def runs(self) -> int:
+        """How many runs are under way."""
+        return len(self._open)
+
+    def find(self, state: State, writer: Writer) -> Window:
+        """The window of a run, a new one where there is none that fits."""
+        run = state["progress"]["run"]
+        window = self._open.get(run)
+        if window is None or not window.fits(state):
+            self.close(run)
+            window = self._open[run] = Window(writer, state, Pace(self._pace), lambda: self.runs)
+            if (calls := CALLS.get()) is not None:
+                calls.add(Leave(self, run, asyncio.get_running_loop()))
+        return window
+
+    def close(self, run: str) -> list[asyncio.Task[Any]]:
+        """Give up what is under way for a run; the tasks that still end."""
+        window = self._open.pop(run, None)
+        return window.close() if window else []
+
+
+_WINDOWS: WeakKeyDictionary[EnginePair, Windows] = WeakKeyDictionary()
+
+
+def windows_of(pair: EnginePair) -> Windows:
+    """The windows over a pair."""
+    return _WINDOWS.setdefault(pair, Windows())
