@@ -15,7 +15,7 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.events import Event
 from specreason_graph.policies import Progress, seconds_of, stop_reason
 from specreason_graph.prompting import Prompts
-from specreason_graph.records import Cost, Decision, Proposal, Score, Step
+from specreason_graph.records import Alternative, Cost, Decision, Proposal, Score, Step
 from specreason_graph.state import Plain, State
 from specreason_graph.window import Window
 from specreason_graph.windows import Windows, windows_of
@@ -63,12 +63,14 @@ class Stage:
         """The next step, and the changes that append it: the only way in, for ``accept`` and ``regenerate`` alike."""
         pending = state.get("pending") or {}
         drafted = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
+        others = [Alternative.load(each) for each in pending.get("alternatives", ())]
         window = self.window(state)
         lost, elapsed = window.settle(proposal)
         step = Step(
             index=window.at.index, author=proposal.author, text=proposal.text, token_ids=proposal.token_ids,
             ending=proposal.ending, seed=proposal.seed, decision=decision, score=score,
-            discarded=None if decision.accepted else drafted, costs=[*_costs(drafted, score, proposal), *lost],
+            discarded=None if decision.accepted else drafted, alternatives=others,
+            costs=[*_costs(drafted, score, others, proposal), *lost],
             elapsed=elapsed, room=self.writer.after(window.at, proposal).room,
         )  # fmt: skip
         plain = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
@@ -98,12 +100,14 @@ class Stage:
         return verdict.dump() if verdict else None
 
 
-def _costs(drafted: Proposal | None, score: Score | None, committed: Proposal) -> list[Cost]:
+def _costs(drafted: Proposal | None, score: Score | None, others: list[Alternative], committed: Proposal) -> list[Cost]:
     costs = []
     if drafted:
-        costs.append(Cost(engine="draft", purpose="draft", usage=drafted.usage))
+        usage = sum((each.proposal.usage for each in others), drafted.usage)
+        costs.append(Cost(engine="draft", purpose="draft", usage=usage))
     if score:
-        costs.append(Cost(engine="base", purpose="score", usage=score.usage))
+        usage = sum((each.score.usage for each in others if each.score), score.usage)
+        costs.append(Cost(engine="base", purpose="score", usage=usage))
     if committed.author == "base":
         costs.append(Cost(engine="base", purpose="regenerate", usage=committed.usage))
     return costs

@@ -38,9 +38,15 @@ class Started:
             return None
         usage = Usage(calls=1, prompt_tokens=self.prompt_tokens, seconds=time.time() - self.begun, started=self.begun)
         return Cost(
-            engine=AUTHORS[self.purpose], purpose=self.purpose, usage=usage if cut else self.task.result().usage,
+            engine=AUTHORS[self.purpose], purpose=self.purpose, usage=usage if cut else usage_of(self.task.result()),
             lost=True,
         )  # fmt: skip
+
+
+def usage_of(outcome: Any) -> Usage:
+    """What a call cost, which came to one record or several."""
+    parts = outcome if isinstance(outcome, list) else [outcome]
+    return sum((part.usage for part in parts), Usage())
 
 
 def looked_at(task: asyncio.Task[Any]) -> None:

@@ -63,6 +63,8 @@ class SpecReasonConfig(BaseModel):
     """Score from which a proposal is accepted, 0 (accept everything) to 9."""
     reading: Reading = "mean"
     """How the score is read: ``mean`` weighs the digits by probability, ``greedy`` takes the likeliest."""
+    proposals: Annotated[int, Field(ge=1, le=16)] = 1
+    """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     window: Annotated[int, Field(ge=0, le=64)] | None = None
     """Steps worked on ahead of the commit point; None goes by how often drafts get in. No token depends on it."""
     guard: bool = False
@@ -111,6 +113,12 @@ class SpecReasonConfig(BaseModel):
     """Tag that opens the thinking; None finds it in the chat template or vocabulary, else ``<think>``."""
     think_close: str | None = None
     """Tag that closes the thinking; None finds it in the chat template or vocabulary, else ``</think>``."""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if self.proposals > 1 and self.temperature == 0:
+            raise ValueError(f"proposals = {self.proposals} would all be the same at temperature = 0; raise it")
+        return self
 
 
 def make_config(**settings: Any) -> SpecReasonConfig:

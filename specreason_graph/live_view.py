@@ -68,6 +68,10 @@ class LiveView:
             )
         discarded = totals.discarded
         typer.echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
+        if totals.elapsed is not None and totals.alone is not None:
+            typer.echo(
+                f"  steps took {totals.elapsed:.2f} s; the base alone would have taken about {totals.alone:.2f} s"
+            )
         if lost := totals.lost.calls:
             typer.echo(
                 f"  ahead in vain: {lost} calls, {totals.lost.generated_tokens} tokens, {totals.lost.seconds:.2f} s"
@@ -89,4 +93,6 @@ def _note(committed: Step) -> str:
     if committed.discarded and note.endswith(": "):
         same = committed.discarded.text == committed.text
         note += "the base writes the same" if same else visible(committed.discarded.text)
+    if committed.alternatives:
+        note = f"best of {len(committed.alternatives) + 1}; {note}".rstrip("; ")
     return typer.style(f"   [{note}]", dim=True) if note else ""

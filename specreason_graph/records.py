@@ -175,6 +175,15 @@ class Decision(Record):
     """The figures for which the draft was not asked, where the guard is on and drafting did not pay."""
 
 
+class Alternative(Record):
+    """A version of a step that another version of the draft model's was better than."""
+
+    proposal: Proposal
+    """The version."""
+    score: Score | None
+    """The judge's evidence; None where there was nothing to judge, or no room to do it in."""
+
+
 class Step(Record):
     """One committed step with its evidence."""
 
@@ -196,6 +205,8 @@ class Step(Record):
     """The judge's evidence; None when nothing was scored."""
     discarded: Proposal | None
     """The proposal that was rejected in favour of this step; None when there was none."""
+    alternatives: list[Alternative] = Field(default_factory=list)
+    """The other versions that the draft model wrote, where it wrote several; the best was decided on."""
     costs: list[Cost]
     """Engine work for this step, rejected work included."""
     elapsed: float | None = None

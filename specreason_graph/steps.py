@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from specreason_graph.records import Ending, Proposal, Usage
 from specreason_graph.records import Engine as Role
 
 
-async def write_step(
+async def write_steps(
     engine: Engine,
     prompter: Prompter,
     role: Role,
@@ -21,32 +22,55 @@ async def write_step(
     limit: int,
     seed: int,
     tags: tuple[str, ...] = (),
-) -> Proposal:
-    """Let ``engine`` write one step of at most ``limit`` tokens behind ``prompt``.
+    count: int = 1,
+) -> list[Proposal]:
+    """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
 
-    The step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing
-    tag, before any special token, or at the limit. ``tags`` are closing tags to look for in the text.
+    A step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing tag,
+    before any special token, or at the limit. ``tags`` are closing tags to look for in the text. Version ``i`` is drawn
+    with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
+    the prompt and the time of the call that all began with.
     """
     config, vocabulary = prompter.config, prompter.vocabulary
     sampling = Sampling(
-        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed,
+        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed, n=count,
         stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
     )  # fmt: skip
-    written: list[int] = []
-    usage = Usage()
-    while True:
-        part = await engine.generate(
-            [*prompt, *written] if written else prompt,
-            replace(sampling, max_tokens=limit - len(written), seed=seed + usage.calls),
-        )
-        usage += part.usage
-        generation = part.generations[0]
-        written = written + generation.token_ids
-        ids, ending = _cut(written, generation, prompter, tags)
-        if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
-            break
-    text = vocabulary.decode(ids)
-    return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed, usage=usage)
+    begun = await engine.generate(prompt, sampling)
+
+    async def finished(number: int, generation: Generation) -> Proposal:
+        usage = _share(begun.usage, begun.generations, number)
+        written, calls = generation.token_ids, 1
+        while True:
+            ids, ending = _cut(written, generation, prompter, tags)
+            if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
+                break
+            left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
+            part = await engine.generate([*prompt, *written], left)
+            generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
+            written = written + generation.token_ids
+        text = vocabulary.decode(ids)
+        return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed + number, usage=usage)
+
+    return _distinct(await asyncio.gather(*(finished(*each) for each in enumerate(begun.generations))))
+
+
+def _share(usage: Usage, generations: Sequence[Generation], number: int) -> Usage:
+    """The part of a call's usage that is told with one of its generations."""
+    if len(generations) == 1:
+        return usage
+    written = len(generations[number].token_ids)
+    return usage.model_copy(update={"generated_tokens": written}) if number == 0 else Usage(generated_tokens=written)
+
+
+def _distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Each text once, with what all that wrote it cost."""
+    found: dict[tuple[object, ...], Proposal] = {}
+    for each in proposals:
+        key = (each.ending, *each.token_ids)
+        same = found.get(key)
+        found[key] = same.model_copy(update={"usage": same.usage + each.usage}) if same else each
+    return list(found.values())
 
 
 def _cut(

@@ -19,9 +19,14 @@ class Summary(Record):
     costs: list[Cost]
     """Tokens and seconds for each engine and purpose, thrown-away work included; lost work in rows of its own."""
     discarded: Usage
-    """The part of the draft model's work that was judged and rejected."""
+    """The part of the draft model's work that was rejected, or that another version was better than."""
     lost: Usage = Usage()
     """Work ahead of both models that led nowhere."""
+    elapsed: float | None = None
+    """Wall-clock seconds of the steps; None in runs of schema versions 1 and 2."""
+    alone: float | None = None
+    """What the base model alone would have taken for the same tokens, at the speed it wrote at here, in seconds; None
+    where it wrote none."""
 
     @property
     def acceptance(self) -> float:
@@ -40,13 +45,26 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     if answer:
         costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
     discarded = [step.discarded.usage for step in steps if step.discarded]
+    discarded += [each.proposal.usage for step in steps for each in step.alternatives]
     lost = [cost.usage for cost in costs if cost.lost]
+    times = [step.elapsed for step in steps if step.elapsed is not None]
+    elapsed = sum(times) if times and len(times) == len(steps) else None
     accepted = sum(step.decision.accepted for step in steps)
     scored = sum(step.score is not None for step in steps)
     return Summary(
         steps=len(steps), proposals=scored, accepted=accepted, costs=_by_purpose(costs),
-        discarded=sum(discarded, Usage()), lost=sum(lost, Usage()),
+        discarded=sum(discarded, Usage()), lost=sum(lost, Usage()), elapsed=elapsed,
+        alone=None if elapsed is None else _alone(steps, answer),
     )  # fmt: skip
+
+
+def _alone(steps: Sequence[Step], answer: Answer | None) -> float | None:
+    costs = [cost for step in steps for cost in step.costs if cost.purpose == "regenerate" and not cost.lost]
+    by_base = [answer.usage] if answer and answer.author == "base" else []
+    written = sum((cost.usage for cost in costs), sum(by_base, Usage()))
+    if not written.generated_tokens:
+        return None
+    return written.seconds / written.generated_tokens * sum(len(step.token_ids) for step in steps)
 
 
 def _by_purpose(costs: Sequence[Cost]) -> list[Cost]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from specreason_graph.audit.ledger import head_of
-from specreason_graph.calls import Started, looked_at
-from specreason_graph.policies import asks_human, decide
+from specreason_graph.calls import Started, looked_at, usage_of
+from specreason_graph.policies import asks_human, best_of, decide
 from specreason_graph.policies.goodput import Rates
 from specreason_graph.policies.pace import Pace
 from specreason_graph.policies.stopping import Progress, stop_reason
@@ -57,12 +57,12 @@ class Window:
         here = self.at.index == len(state["trace"]) and self.head == head_of(state["manifest"], state["trace"])
         return here and self.head is not None and self._loop is asyncio.get_running_loop()
 
-    async def propose(self) -> Proposal:
-        """The draft's next step."""
+    async def propose(self) -> list[Proposal]:
+        """The draft's next step, in as many versions as the settings want."""
         if self._most:
             self._scout(self.at)
-        proposal: Proposal = await self._ask(self._propose(self.at))
-        return proposal
+        proposals: list[Proposal] = await self._ask(self._propose(self.at))
+        return proposals
 
     async def judge(self, proposal: Proposal) -> Score:
         """What the base thinks of it."""
@@ -121,14 +121,14 @@ class Window:
         return await asyncio.shield(started.task)
 
     def _propose(self, at: Position) -> Started:
-        return self._start(at, ("draft",), len(at.prompts["draft"]), lambda: self.writer.write("draft", at))
+        return self._start(at, ("draft",), len(at.prompts["draft"]), lambda: self.writer.propose(at))
 
     def _judge(self, at: Position, proposal: Proposal) -> Started:
         length = len(at.prompts["base"])
         return self._start(at, ("score", *proposal.token_ids), length, lambda: self.writer.judge(at, proposal))
 
     def _rewrite(self, at: Position) -> Started:
-        return self._start(at, ("regenerate",), len(at.prompts["base"]), lambda: self.writer.write("regenerate", at))
+        return self._start(at, ("regenerate",), len(at.prompts["base"]), lambda: self.writer.rewrite(at))
 
     def _start(self, at: Position, key: Any, length: int, work: Callable[[], Coroutine[Any, Any, T]]) -> Started:
         """Start a call at a position, unless it has been; one that failed ahead of time is made again."""
@@ -143,7 +143,7 @@ class Window:
     async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         begun, started.begun = time.perf_counter(), time.time()
         outcome = await work()
-        self.pace.took(started.purpose, time.perf_counter() - begun, _tokens(outcome))
+        self.pace.took(started.purpose, time.perf_counter() - begun, usage_of(outcome).generated_tokens)
         return outcome
 
     def _scout(self, at: Position) -> None:
@@ -165,14 +165,18 @@ class Window:
         proposing = self._propose(at)
         if self._races(at):
             self._rewrite(at)
-        proposal: Proposal = await proposing.task
-        if not self.writer.can_judge(at, proposal):
+        proposals = [each for each in await proposing.task if self.writer.can_judge(at, each)]
+        if not proposals:
             return False
-        behind, config = self.writer.after(at, proposal), self.writer.config
-        behind.standing = False
-        judging = self._judge(at, proposal)
-        self._go_on(behind, proposal)
-        decision = decide(await judging.task, threshold=config.threshold, reading=config.reading)
+        config, judging = self.writer.config, [self._judge(at, each).task for each in proposals]
+        if len(proposals) == 1:
+            self._hope(at, proposals[0])
+        scores = await asyncio.gather(*judging)
+        best = best_of(scores, config.reading)
+        behind, decision = (
+            self._hope(at, proposals[best]),
+            decide(scores[best], threshold=config.threshold, reading=config.reading),
+        )
         self.pace.judged(accepted=decision.accepted)
         if asks_human(decision, config.review):
             return True
@@ -181,6 +185,14 @@ class Window:
             self._give_up(behind, at.index)
         self._tell()
         return decision.accepted
+
+    def _hope(self, at: Position, proposal: Proposal) -> Position:
+        """Work ahead behind a step that nobody has judged yet."""
+        behind = self.writer.after(at, proposal)
+        if behind.scout is None:
+            behind.standing = False
+            self._go_on(behind, proposal)
+        return behind
 
     def _go_on(self, place: Position, last: Proposal) -> None:
         """Work ahead behind a step, unless the thinking ends with it."""
@@ -220,7 +232,3 @@ class Window:
     def _lose(self, started: Started, blame: int) -> None:
         cost = started.give_up()
         self._lost[blame] += [cost] if cost else []
-
-
-def _tokens(outcome: Any) -> int:
-    return len(outcome.token_ids) if isinstance(outcome, Proposal) else 1

@@ -10,7 +10,7 @@ from specreason_graph.policies import call_seed, read_score
 from specreason_graph.positions import Position, Written
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Engine, Proposal, Purpose, Score
-from specreason_graph.steps import write_step
+from specreason_graph.steps import write_steps
 
 AUTHORS: dict[Purpose, Engine] = {"draft": "draft", "score": "base", "regenerate": "base"}
 """Which engine a call is made to, by its purpose."""
@@ -27,11 +27,19 @@ class Writer:
     prompts: Prompts
     """How the engines are asked."""
 
-    async def write(self, purpose: Purpose, at: Position) -> Proposal:
-        """Let the draft (to ``draft``) or the base (to ``regenerate``) write a step, as long as both have room for."""
+    async def propose(self, at: Position) -> list[Proposal]:
+        """Let the draft model write a step, in as many versions as the settings want."""
+        return await self._write("draft", at, self.config.proposals)
+
+    async def rewrite(self, at: Position) -> Proposal:
+        """Let the base model write it."""
+        (written,) = await self._write("regenerate", at, 1)
+        return written
+
+    async def _write(self, purpose: Purpose, at: Position, count: int) -> list[Proposal]:
         role = AUTHORS[purpose]
-        return await write_step(
-            self.pair.engine(role), self.prompts.prompter(role), role, at.prompts[role],
+        return await write_steps(
+            self.pair.engine(role), self.prompts.prompter(role), role, at.prompts[role], count=count,
             limit=max(1, min(self.config.max_step_tokens, at.room)),
             seed=call_seed(self.config.seed, purpose, at.index), tags=self.prompts.tags(),
         )  # fmt: skip

@@ -16,8 +16,8 @@ from specreason_graph.models.abacus.problems import held_out, parse_answer
 Command = Callable[..., CompletedProcess[str]]
 PROBLEM = held_out()[4]
 STEP_KEYS = {
-    "index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "costs", "elapsed",
-    "room", "hash",
+    "index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "alternatives", "costs",
+    "elapsed", "room", "hash",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter
-from specreason_graph.steps import write_step
+from specreason_graph.steps import write_steps
 
 pytestmark = pytest.mark.smollm2
 QUESTION = held_out()[4].question
@@ -52,7 +52,7 @@ async def test_blank_lines_of_two_tokens_end_a_step(smollm2: Path) -> None:
         prompter = Prompter(engine.vocabulary, make_config(temperature=0, min_step_tokens=1))
         prompt = prompter.question_ids("Write two short paragraphs about the sea.")
         assert engine.vocabulary.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")
-        step = await write_step(engine, prompter, "base", prompt, limit=200, seed=0)
+        (step,) = await write_steps(engine, prompter, "base", prompt, limit=200, seed=0)
         assert step.ending == "blank_line"
         assert step.text == engine.vocabulary.decode(step.token_ids)
         assert step.text.endswith("\n\n")

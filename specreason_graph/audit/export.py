@@ -13,11 +13,12 @@ from specreason_graph.audit.recorded import RecordedRun
 from specreason_graph.audit.verify import check_whole
 from specreason_graph.errors import ConfigError, ThreadError
 from specreason_graph.manifest import Manifest
-from specreason_graph.records import Answer, Proposal, Record, Review, Signature, Step
+from specreason_graph.records import Alternative, Answer, Proposal, Record, Review, Signature, Step
 
 ENDINGS = (".eval", ".json")
 BODIES: dict[str, type[Record]] = {
-    "manifest": Manifest, "proposal": Proposal, "review": Review, "step": Step, "answer": Answer
+    "manifest": Manifest, "alternative": Alternative, "proposal": Proposal, "review": Review, "step": Step,
+    "answer": Answer,
 }  # fmt: skip
 """What the entries of each kind hold."""
 
@@ -76,7 +77,7 @@ def ledger_schema() -> dict[str, Any]:
 
 def _as_entered(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     """The schema of a record without what is an entry of its own, or about the entry."""
-    gone = {"step": {"hash", "discarded"}, "answer": {"hash", "signature"}}.get(kind, {"hash"})
+    gone = {"step": {"hash", "discarded", "alternatives"}, "answer": {"hash", "signature"}}.get(kind, {"hash"})
     fields = {name: field for name, field in body["properties"].items() if name not in gone}
     if kind == "step":
         fields["discarded"] = {"type": "null", "description": "Told by the entry before, where there was one."}

@@ -19,7 +19,7 @@ from specreason_graph.records import Record
 
 LEDGER_VERSION = 1
 Plain = dict[str, Any]
-Kind = Literal["manifest", "proposal", "review", "step", "answer"]
+Kind = Literal["manifest", "alternative", "proposal", "review", "step", "answer"]
 
 
 class Entry(Record):
@@ -28,7 +28,8 @@ class Entry(Record):
     version: int = LEDGER_VERSION
     """Version of the form of the ledger."""
     kind: Kind
-    """The run's ``manifest``, a lost ``proposal``, a human's ``review``, a committed ``step``, or the ``answer``."""
+    """The run's ``manifest``, an ``alternative`` to a better proposal, a lost ``proposal``, a human's ``review``, a
+    committed ``step``, or the ``answer``."""
     step: int | None
     """Position of the step it belongs to, from 0; None for the manifest and the answer."""
     body: Plain
@@ -80,8 +81,10 @@ def head_of(manifest: Plain, trace: Sequence[Plain]) -> str | None:
 
 
 def _parts(step: Plain) -> Iterator[tuple[Kind, Plain]]:
-    """What a step is made of: the proposal that lost, the human's word, and the step itself."""
+    """What a step is made of: the proposals that lost, the human's word, and the step itself."""
     body, decision = _unsealed(step), dict(step["decision"])
+    for each in body.pop("alternatives", ()):
+        yield "alternative", each
     if body.get("discarded") is not None:
         yield "proposal", body["discarded"]
         del body["discarded"]

@@ -62,11 +62,14 @@ def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tup
         yield "reading", step.decision.reading, config.reading
         if step.author != "human":
             purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
-            yield "seed", step.seed, call_seed(config.seed, purpose, step.index)
+            first = call_seed(config.seed, purpose, step.index)
+            several = config.proposals if step.author == "draft" else 1
+            yield "seed", step.seed, step.seed if 0 <= step.seed - first < several else first
     yield "decision", step.decision, decide_again(step, config)
     if step.score:
         again = _read(step.score)
         yield "score", (step.score.greedy, step.score.mean), (again.greedy, again.mean)
+        yield "better proposals", _better(step), []
         if own:
             asked = asks_human(decide(step.score, threshold=config.threshold, reading=config.reading), config.review)
             yield "human was asked", step.decision.review is not None, asked
@@ -75,6 +78,14 @@ def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tup
     yield "author", step.author, author
     if by_human and step.decision.review:
         yield "text", step.text.strip(), (step.decision.review.text or "").strip()
+
+
+def _better(step: Step) -> list[float]:
+    """Scores of proposals that were passed over for one with a lower score."""
+    mine, reading = step.decision.number or 0.0, step.decision.reading
+    scores = [_read(each.score) for each in step.alternatives if each.score]
+    numbers = [decide(score, threshold=0, reading=reading).number or 0.0 for score in scores]
+    return [number for number in numbers if number > mine]
 
 
 def decide_again(step: Step, config: SpecReasonConfig) -> Decision:

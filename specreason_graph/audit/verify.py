@@ -73,7 +73,8 @@ def _count(run: RecordedRun) -> int:
     """Entries of the ledger, whatever is in them."""
     steps = [step for step in run.trace if isinstance(step, dict)]
     reviews = sum("review" in decision and bool(decision["review"]) for decision in map(_decision, steps))
-    return 1 + len(run.trace) + sum(bool(step.get("discarded")) for step in steps) + reviews + bool(run.result)
+    lost = sum(bool(step.get("discarded")) + len(step.get("alternatives") or ()) for step in steps)
+    return 1 + len(run.trace) + lost + reviews + bool(run.result)
 
 
 def _decision(step: Plain) -> Plain:

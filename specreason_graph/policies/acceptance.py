@@ -33,6 +33,12 @@ def decide(score: Score, *, threshold: float, reading: Reading) -> Decision:
     return Decision(accepted=accepted, reason=reason, number=number, reading=reading, threshold=threshold)
 
 
+def best_of(scores: Sequence[Score], reading: Reading) -> int:
+    """Which of several proposals has the highest score, read as asked; the first of those that are equal."""
+    numbers = [decide(score, threshold=0, reading=reading).number or 0.0 for score in scores]
+    return numbers.index(max(numbers))
+
+
 def decide_reviewed(decision: Decision, review: Review) -> Decision:
     """What a human made of a decision that a score alone would have settled otherwise, or the same."""
     reasons: dict[str, Reason] = {
