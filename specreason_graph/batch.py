@@ -22,6 +22,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError, EngineError, QuestionError, SpecReasonError, UsageError
+from specreason_graph.lock import alone
 from specreason_graph.records import Answer, Record, Step
 from specreason_graph.runs import Launch, Runs, check_engines
 from specreason_graph.state import Plain, Question
@@ -173,7 +174,7 @@ def answer_all(questions: Sequence[Asked], database: Path, report: Report, at_on
     called again. The engines are only loaded when something is left to do.
     """
     left = []
-    with Runs.open(database) as runs:
+    with Runs.open(database) as runs, alone(database):
         for asked, values in zip(questions, read_values(runs.saver, (each.thread for each in questions)), strict=True):
             if values.get("stop_reason"):
                 report(Result(asked=asked, values=values))

@@ -24,6 +24,7 @@ from specreason_graph.batch import Asked, Result, answer_all, read_questions
 from specreason_graph.cli.app import run
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, QuestionError, UsageError
+from specreason_graph.lock import alone
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.runs import Launch, Runs
 from specreason_graph.threads import read_values
@@ -143,10 +144,12 @@ def test_what_is_finished_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tm
     use(monkeypatch, engine)
     first = answered(thinking(tmp_path, 3, 2), database)
     asked = len(engine.calls)
+    use(monkeypatch, None)
     again = answered(thinking(tmp_path, 3, 2), database)
     assert len(engine.calls) == asked > 0
     assert sorted(result.line()["thread"] for result in again) == sorted(result.line()["thread"] for result in first)
     assert [result.line()["steps"] for result in again] == [4, 3]
+    use(monkeypatch, engine)
     (_, more) = answered(thinking(tmp_path, 3, 5), database)
     assert more.line()["steps"] == 6
     assert all("Think 5" in engine.vocabulary.decode(call.prompt_ids) for call in engine.calls[asked:])
@@ -361,6 +364,16 @@ def test_a_question_that_does_not_fit_is_named_before_any_is_begun(
     with pytest.raises(QuestionError, match=r"line 2: .*context of 300"):
         answered(questions, tmp_path / "runs.sqlite")
     assert engine.calls == []
+
+
+def test_two_commands_do_not_write_the_same_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine, database = Counted(), tmp_path / "runs.sqlite"
+    use(monkeypatch, engine)
+    questions = thinking(tmp_path, 1)
+    with alone(database), pytest.raises(UsageError, match=r"another command is answering .* --db"):
+        answered(questions, database)
+    assert engine.calls == []
+    assert len(answered(questions, database)) == 1
 
 
 def test_what_is_no_engines_failure_ends_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
