@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from platformdirs import user_data_path
 from pydantic import Field
@@ -24,9 +25,10 @@ from specreason_graph.config import make_config
 from specreason_graph.conversation import read_conversation
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.memory import MemoryPlan
-from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.errors import QuestionError, ThreadError, UsageError
 from specreason_graph.events import Accepted, Event, Regenerated, read_event
 from specreason_graph.graph import CompiledSpecReason, create_specreason
+from specreason_graph.models.abacus.problems import knows
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Answer, Record, Step
 from specreason_graph.state import Plain
@@ -69,6 +71,23 @@ class Launch(Record):
             draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
         )  # fmt: skip
 
+    def compile(self, pair: EnginePair, saver: BaseCheckpointSaver[Any]) -> CompiledSpecReason:
+        """The graph of the run."""
+        graph = create_specreason(pair, config=make_config(**self.settings), signer=Signer.from_environment())
+        return graph.compile(checkpointer=saver)
+
+    def check_known(self) -> None:
+        """`QuestionError` when the built-in models are asked what they never learnt."""
+        if self.base == "abacus-base" and not knows(self.question):
+            raise QuestionError(
+                "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
+                hint="name real models with --base MODEL --draft MODEL, each a folder or a Hugging Face name",
+            )
+
+    def check_fits(self, pair: EnginePair) -> None:
+        """`QuestionError` when the question does not fit the models."""
+        Prompts(pair, make_config(**self.settings)).check(read_conversation(self.question, None))
+
     def plan_memory(self) -> MemoryPlan | None:
         """How the engines would share the devices, where this package decides that."""
         if self.engine != "vllm":
@@ -99,9 +118,14 @@ class Runs:
     def add(self, launch: Launch) -> str:
         """Keep a new run; its thread id."""
         thread = uuid.uuid4().hex[:12]
-        with self._connection:
-            self._connection.execute("insert into specreason_runs values (?, ?)", (thread, launch.model_dump_json()))
+        self.keep({thread: launch})
         return thread
+
+    def keep(self, launches: Mapping[str, Launch]) -> None:
+        """Keep how runs are launched, by thread id; what was kept for a thread before is replaced."""
+        rows = [(thread, launch.model_dump_json()) for thread, launch in launches.items()]
+        with self._connection:
+            self._connection.executemany("insert or replace into specreason_runs values (?, ?)", rows)
 
     def launch(self, thread: str) -> Launch:
         """How a run was started; `ThreadError` when there is no such run."""
@@ -109,8 +133,7 @@ class Runs:
 
     def compile(self, launch: Launch, pair: EnginePair) -> CompiledSpecReason:
         """The graph of a run, checkpointed here."""
-        graph = create_specreason(pair, config=make_config(**launch.settings), signer=Signer.from_environment())
-        return graph.compile(checkpointer=self.saver)
+        return launch.compile(pair, self.saver)
 
 
 def read_launch(file: Path, thread: str) -> Launch:
@@ -144,12 +167,12 @@ class Run:
         self._launch = runs.launch(thread)
         self._graph = runs.compile(self._launch, pair)
         self._config: RunnableConfig = {"configurable": {"thread_id": thread}}
-        self._check_engines()
+        check_engines(thread, self.values, pair)
 
     @classmethod
     def start(cls, runs: Runs, launch: Launch, pair: EnginePair) -> Run:
         """A new run, kept before its first step; `QuestionError` when the question does not fit the models."""
-        Prompts(pair, make_config(**launch.settings)).check(read_conversation(launch.question, None))
+        launch.check_fits(pair)
         return cls(runs, runs.add(launch), pair)
 
     def advance(self) -> Iterator[Step]:
@@ -192,15 +215,16 @@ class Run:
         result = self.values.get("result")
         return Answer.load(result) if result else None
 
-    def _check_engines(self) -> None:
-        """Refuse to go on with other models than the run began with."""
-        recorded = self.values.get("manifest", {}).get("engines")
-        now = {"base": self.pair.base.describe().dump(), "draft": self.pair.draft.describe().dump()}
-        for role in recorded or ():
-            for field in ("weights", "vocabulary", "dtype"):
-                if recorded[role][field] != now[role][field]:
-                    raise ThreadError(
-                        f"run {self.thread!r} began with another {role} model: its {field} were "
-                        f"{recorded[role][field][:12]} and are {now[role][field][:12]}",
-                        hint="put the model back, or solve the question anew",
-                    )
+
+def check_engines(thread: str, values: Plain, pair: EnginePair) -> None:
+    """`ThreadError` when a run would go on with other models than it began with."""
+    recorded = values.get("manifest", {}).get("engines")
+    now = {"base": pair.base.describe().dump(), "draft": pair.draft.describe().dump()}
+    for role in recorded or ():
+        for field in ("weights", "vocabulary", "dtype"):
+            if recorded[role][field] != now[role][field]:
+                raise ThreadError(
+                    f"run {thread!r} began with another {role} model: its {field} were "
+                    f"{recorded[role][field][:12]} and are {now[role][field][:12]}",
+                    hint="put the model back, or solve the question anew",
+                )

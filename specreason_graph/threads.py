@@ -13,7 +13,7 @@ from langgraph.types import StateSnapshot
 
 from specreason_graph.graph import STAGES
 from specreason_graph.records import Record, Step, StopReason
-from specreason_graph.state import Outcome, Question, State
+from specreason_graph.state import Outcome, Plain, Question, State
 
 
 class FoundRun(Record):
@@ -53,6 +53,13 @@ async def afind_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> 
     reader = _reader(checkpointer)
     places = list(_places([each async for each in checkpointer.alist(_thread(thread_id))]))
     return _heads([(config, await reader.aget_state(config)) for config in places])
+
+
+def read_values(checkpointer: BaseCheckpointSaver[Any], threads: Iterable[str]) -> Iterator[Plain]:
+    """The state of each thread as checkpointed last, without engines; empty where there is none."""
+    reader = _reader(checkpointer)
+    for thread_id in threads:
+        yield reader.get_state(_thread(thread_id)).values
 
 
 def _thread(thread_id: str) -> RunnableConfig:

@@ -13,7 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("subgraph", "chat_model", "audit", "audit_storage"))]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("cli", "subgraph", "chat_model", "audit", "audit_storage"))]
 
 
 @pytest.mark.parametrize("page", PAGES)

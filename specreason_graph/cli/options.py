@@ -13,7 +13,6 @@ import typer
 from specreason_graph.config import SpecReasonConfig, make_config, read_config_file
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
-from specreason_graph.models.abacus.problems import knows
 from specreason_graph.runs import Launch
 
 TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
@@ -74,7 +73,7 @@ def make_launch(
             chosen[role] = str(Path(chosen[role]).expanduser().resolve())
     launch = Launch(question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen, **tables)
     if question:
-        _check_known(launch)
+        launch.check_known()
     return launch
 
 
@@ -116,11 +115,3 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a table of engine options")
     return dict(value)
-
-
-def _check_known(launch: Launch) -> None:
-    if launch.base == "abacus-base" and not knows(launch.question):
-        raise QuestionError(
-            "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
-            hint="name real models with --base MODEL --draft MODEL, each a folder or a Hugging Face name",
-        )

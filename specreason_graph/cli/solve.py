@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from specreason_graph.batch import AT_ONCE
 from specreason_graph.cli import options
+from specreason_graph.cli.batch import answer_file
+from specreason_graph.cli.document import document
 from specreason_graph.errors import EngineError, QuestionError
 from specreason_graph.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out
@@ -19,7 +22,10 @@ from specreason_graph.summary import summarise
 
 def solve(
     question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the question from a file.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="Read the question from a file; from a .jsonl file many, one a line."),
+    ] = None,
     example: Annotated[
         bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")
     ] = False,
@@ -56,9 +62,15 @@ def solve(
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help=f"Questions of a .jsonl file worked on at once; {AT_ONCE} if not given.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the results of a .jsonl file to this one.")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Think about a question, step by step, and answer it."""
+    """Think about a question, step by step, and answer it; or about many, from a .jsonl file."""
     settings = {
         "threshold": threshold, "reading": reading, "seed": seed, "temperature": temperature, "top_p": top_p,
         "first_steps_by_base": first_steps_by_base, "max_steps": max_steps, "thinking_tokens": thinking_tokens,
@@ -70,6 +82,12 @@ def solve(
     }  # fmt: skip
     if example and (question or file):
         raise QuestionError("--example and a question are given", hint="give one of them")
+    if file and file.suffix == ".jsonl" and question is None:
+        launch = options.make_launch("", config, models, settings, engine_options)
+        answer_file(file, launch, db or default_database(), output, at_once=concurrency or AT_ONCE, as_json=as_json)
+        return
+    if concurrency or output:
+        raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = options.make_launch(asked, config, models, settings, engine_options)
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
@@ -97,7 +115,9 @@ def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> Non
             _show(run, launch, show_question=show_question)
     except EngineError as error:
         if as_json and "manifest" in run.values:
-            typer.echo(json.dumps({**document(run), "stop_reason": "engine_error"}, ensure_ascii=False))
+            typer.echo(
+                json.dumps({**document(run.thread, run.values), "stop_reason": "engine_error"}, ensure_ascii=False)
+            )
         error.hint = f"{error.hint}; " * bool(error.hint) + f"go on later with: specreason resume {run.thread}"
         raise
 
@@ -106,7 +126,7 @@ def _write_document(run: Run) -> None:
     typer.echo(f"thread {run.thread}", err=True)
     for _ in run.advance():
         pass
-    typer.echo(json.dumps(document(run), ensure_ascii=False))
+    typer.echo(json.dumps(document(run.thread, run.values), ensure_ascii=False))
 
 
 def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
@@ -121,20 +141,3 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     if run.answer and not view.finished:
         typer.echo(f"\n{printable(run.answer.text)}\n")
         view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))
-
-
-def document(run: Run) -> dict[str, Any]:
-    """Everything that is known of a run, for machines."""
-    values, summary = run.values, summarise(run.steps, run.answer)
-    manifest = values["manifest"]
-    return {
-        "thread": run.thread,
-        "question": manifest["question"],
-        "answer": values["answer"],
-        "stop_reason": values["stop_reason"],
-        "steps": values["trace"],
-        "result": values["result"],
-        "usage": {**summary.dump(), "acceptance": summary.acceptance, "seconds": summary.seconds},
-        "engines": manifest["engines"],
-        "config": manifest["config"],
-    }

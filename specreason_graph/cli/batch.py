@@ -1,0 +1,94 @@
+"""``specreason solve -f FILE.jsonl``: results as lines, and how far it is on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+
+from specreason_graph.batch import Result, answer_all, read_questions
+from specreason_graph.cli.document import document
+from specreason_graph.errors import UsageError
+from specreason_graph.runs import Launch
+
+CLEAR_LINE = "\r\x1b[K"
+
+
+def answer_file(
+    file: Path, launch: Launch, database: Path, output: Path | None, *, at_once: int, as_json: bool
+) -> None:
+    """Answer all questions of a file; exit code 1 when one has failed."""
+    questions = read_questions(file, launch)
+    with _opened(output, (file, database)) as out, Progress(len(questions)) as progress:
+
+        def report(result: Result) -> None:
+            progress.make_room()
+            line = _whole(result) if as_json else result.line()
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            out.flush()
+            progress.count(failed=result.error is not None)
+
+        answer_all(questions, database, report, at_once)
+    if progress.failed:
+        raise typer.Exit(1)
+
+
+def _whole(result: Result) -> dict[str, Any]:
+    """The document that `solve` prints, with the question's id; in short, where the run has not even begun."""
+    if "manifest" not in result.values:
+        return result.line()
+    return {"id": result.asked.id, **document(result.asked.thread, result.values), **result.end}
+
+
+@contextmanager
+def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
+    """The file for the results, which is none of those that must be kept; else standard output."""
+    if output is None:
+        yield sys.stdout
+        return
+    if output.resolve() in [each.resolve() for each in kept]:
+        raise UsageError(f"{output} would be overwritten with the results", hint="name another file with --output")
+    try:
+        opened = output.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another file with --output") from None
+    with opened:
+        yield opened
+
+
+class Progress:
+    """A bar on standard error while that is a terminal, and at the end a line in any case."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.failed = total, 0, 0
+        self._bar = typer.progressbar(
+            range(total), label="questions", show_pos=True, item_show_func=lambda _: f"{self.failed} failed",
+            file=sys.stderr, hidden=not sys.stderr.isatty(),
+        )  # fmt: skip
+
+    def __enter__(self) -> Progress:
+        self._bar.render_progress()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._bar.render_finish()
+        if kind and issubclass(kind, UsageError):
+            return
+        goes_on = "; the same command goes on with the rest" if self.done < self.total else ""
+        typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{goes_on}", err=True)
+
+    def make_room(self) -> None:
+        """Take the bar away for a line on standard output, which may be the same terminal."""
+        if not self._bar.hidden:
+            typer.echo(CLEAR_LINE, nl=False, err=True)
+
+    def count(self, *, failed: bool) -> None:
+        """Count a question that is done, or has failed."""
+        self.done += not failed
+        self.failed += failed
+        self._bar.update(1)

@@ -1,0 +1,26 @@
+"""A run as one JSON document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specreason_graph.records import Answer, Step
+from specreason_graph.state import Plain
+from specreason_graph.summary import summarise
+
+
+def document(thread: str, values: Plain) -> dict[str, Any]:
+    """Everything that is known of a run, for machines; ``values`` is its state as checkpointed last."""
+    manifest, result = values["manifest"], values["result"]
+    summary = summarise([Step.load(step) for step in values["trace"]], Answer.load(result) if result else None)
+    return {
+        "thread": thread,
+        "question": manifest["question"],
+        "answer": values["answer"],
+        "stop_reason": values["stop_reason"],
+        "steps": values["trace"],
+        "result": result,
+        "usage": {**summary.dump(), "acceptance": summary.acceptance, "seconds": summary.seconds},
+        "engines": manifest["engines"],
+        "config": manifest["config"],
+    }
