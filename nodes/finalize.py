@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from specreason_graph.answer_stream import AnswerStream
 from specreason_graph.audit.ledger import head_of, seal_answer
 from specreason_graph.engines.base import Generation, Sampling
+from specreason_graph.engines.turns import URGENCY
 from specreason_graph.events import AnswerToken, Finished
 from specreason_graph.messages import reply_message
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import call_seed
+from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.positions import Prompt
 from specreason_graph.prompting import Prompter
 from specreason_graph.records import Answer, Engine, Step
@@ -51,8 +54,15 @@ class Finalize(Stage):
             [*self.config.stop, *([plan.form.opening] if plan.form else [])], plan.sampling.stop_token_ids,
             start=plan.start,
         )  # fmt: skip
-        completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
-        fields = self._answer(plan, prompter, completion.generations[0], state)
+        window, begun = self.window(state), time.perf_counter()
+        timed = {"lost": window.end(), "begun": window.used if self.config.deadline_seconds else None}
+        URGENCY.set(window.due())
+        async with self.pair.turn(plan.role):
+            completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
+        fields = self._answer(plan, prompter, completion.generations[0], state) | timed
+        fields["reserve"] = self.reserve(window)
+        window.pace.took("answer", time.perf_counter() - begun)
+        self.windows.finished(len(state["trace"]))
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
         stream.finish(answer.text)
         return self._outcome(state, answer)
@@ -62,11 +72,13 @@ class Finalize(Stage):
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
         form = find_format(prompter.vocabulary, engine.name) if config.tools and config.tool_choice != "none" else None
         start = forced_start(form, config.tool_choice, config.tools) if form else ""
+        window = self.window(state)
+        tokens = answer_tokens(config, window.pace, window.left)
         closing = [*prompter.closing_ids(), *prompter.vocabulary.encode_template(start)]
-        prompt = self.window(state).at.prompts[role].extended(closing)
+        prompt = window.at.prompts[role].extended(closing)
         opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
-            max_tokens=min(config.answer_tokens, engine.context - len(prompt)), temperature=config.temperature,
+            max_tokens=min(tokens, engine.context - len(prompt)), temperature=config.temperature,
             top_p=config.top_p, seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
             stop_token_ids=prompter.vocabulary.special_ids - opening | prompter.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,

@@ -8,6 +8,7 @@ from typing import Any
 from specreason_graph.events import Scored
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies import asks_human, best_of, decide
+from specreason_graph.policies.deadlines import threshold_in_force
 from specreason_graph.records import Alternative, Proposal, Score
 from specreason_graph.state import State
 
@@ -25,7 +26,8 @@ class ScoreProposal(Stage):
         best = judged[best_of([score for score in scores if score], self.config.reading)]
         score = scores[best]
         assert score is not None  # noqa: S101 - only what was judged can be the best
-        decision = decide(score, threshold=self.config.threshold, reading=self.config.reading)
+        threshold = threshold_in_force(self.config, state["progress"].get("lateness", 0.0))
+        decision = decide(score, threshold=threshold, reading=self.config.reading)
         self.tell(Scored(index=len(state["trace"]), score=score, decision=decision))
         found_out = {
             "proposal": proposals[best].dump(), "score": score.dump(), "decision": decision.dump(),

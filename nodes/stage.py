@@ -14,6 +14,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.events import Event
 from specreason_graph.policies import Progress, seconds_of, stop_reason
+from specreason_graph.policies.deadlines import answer_reserve, lateness
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import Alternative, Cost, Decision, Proposal, Score, Step
 from specreason_graph.state import Plain, State
@@ -71,26 +72,34 @@ class Stage:
             ending=proposal.ending, seed=proposal.seed, decision=decision, score=score,
             discarded=None if decision.accepted else drafted, alternatives=others,
             costs=[*_costs(drafted, score, others, proposal), *lost],
-            elapsed=elapsed, room=self.writer.after(window.at, proposal).room,
+            elapsed=elapsed, reserve=self.reserve(window), room=self.writer.after(window.at, proposal).room,
         )  # fmt: skip
         plain = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
         step = step.model_copy(update={"hash": plain["hash"]})
         progress = self._progress(state, step, window)
-        window.commit(step, alone=bool(progress["goodput"]))
+        alone = bool(progress["goodput"] or progress["draft_failed"])
+        window.commit(step, alone=alone, lateness=progress["lateness"])
         return step, {"trace": [plain], "pending": {}, "progress": progress}
 
     def _progress(self, state: State, step: Step, window: Window) -> Plain:
-        before = state["progress"]
+        before, steps = state["progress"], step.index + 1
+        seconds = before["seconds"] + seconds_of(step)
         progress = Progress(
-            steps=step.index + 1,
+            steps=steps,
             thinking_tokens=before["thinking_tokens"] + len(step.token_ids),
-            seconds=before["seconds"] + seconds_of(step),
+            seconds=seconds,
+            reserve=step.reserve or 0.0,
+            lateness=lateness(self.config, window.pace, seconds, steps, self.windows.steps),
             repeats=1 + window.repeats(step.text),
             room=step.room or 0,
             draft_failed=step.decision.reason == "draft_failed",
             goodput=self._goodput(step, window),
         )
         return {**before, **asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
+
+    def reserve(self, window: Window) -> float | None:
+        """Seconds that are kept for the answer, where there is a deadline."""
+        return None if self.config.deadline_seconds is None else answer_reserve(window.pace)
 
     def _goodput(self, step: Step, window: Window) -> Plain | None:
         """The figures for which the base writes the next step alone, where the guard is on."""

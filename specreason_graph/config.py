@@ -82,7 +82,11 @@ class SpecReasonConfig(BaseModel):
     answer_tokens: Count = 1024
     """Most tokens of the answer."""
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
-    """Seconds of work after which the thinking ends and the answer is written; None for no deadline."""
+    """Seconds in which a run is to have its answer, waiting for engines included; the thinking is cut short for it."""
+    step_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a step is to take; a run that is slower goes before others, and eases its own demands."""
+    threshold_floor: Annotated[float, Field(ge=0, le=9)] | None = None
+    """How far a run that is late may lower the threshold, 0 to 9; None never does."""
     repetition_limit: Annotated[int, Field(ge=2)] = 3
     """The thinking ends when one step text has been committed this often."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
@@ -118,6 +122,12 @@ class SpecReasonConfig(BaseModel):
     def _sampled(self) -> Self:
         if self.proposals > 1 and self.temperature == 0:
             raise ValueError(f"proposals = {self.proposals} would all be the same at temperature = 0; raise it")
+        return self
+
+    @model_validator(mode="after")
+    def _eases(self) -> Self:
+        if self.threshold_floor is not None and self.threshold_floor > self.threshold:
+            raise ValueError(f"threshold_floor = {self.threshold_floor:g} is above threshold = {self.threshold:g}")
         return self
 
 

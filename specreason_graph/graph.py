@@ -25,6 +25,7 @@ from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, R
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
 from specreason_graph.state import Outcome, Question, State
+from specreason_graph.window import Overdue
 from specreason_graph.windows import windows_of
 
 RECURSION_LIMIT = 1_000_000
@@ -75,13 +76,17 @@ def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
     return "regenerate" if alone else "draft"
 
 
-def after_draft(state: State) -> Literal["score", "regenerate"]:
+def after_draft(state: State) -> Literal["score", "regenerate", "finalize"]:
     """No proposal, one without text, or one too long for the judge is not scored: the base model settles it."""
+    if state["progress"]["stop_reason"]:
+        return "finalize"
     return "score" if state["pending"]["judgeable"] else "regenerate"
 
 
-def after_score(state: State) -> Literal["accept", "review", "regenerate"]:
+def after_score(state: State) -> Literal["accept", "review", "regenerate", "finalize"]:
     """A human where the score is in the band, else as the decision says."""
+    if state["progress"]["stop_reason"]:
+        return "finalize"
     return "review" if state["pending"]["uncertain"] else after_review(state)
 
 
@@ -116,6 +121,8 @@ class Bench:
         run = state.get("progress", {}).get("run", "")
         try:
             changes = await stage(state)
+        except Overdue:
+            return {"pending": {}, "progress": {**state["progress"], "stop_reason": "deadline"}}
         except BaseException:
             if ending := windows_of(self.pair).close(run):
                 await asyncio.wait(ending, timeout=CANCELLING)

@@ -212,6 +212,8 @@ class Step(Record):
     elapsed: float | None = None
     """Wall-clock seconds from the commit before to this one, without the time in which nobody worked on the run; None
     in runs of schema versions 1 and 2."""
+    reserve: float | None = None
+    """Seconds that were kept for the answer behind it, where there is a deadline."""
     room: int | None = None
     """Tokens left for steps behind this one, before the context of either engine is full."""
     hash: str | None = None
@@ -248,6 +250,12 @@ class Answer(Record):
     """Seed of the sampling."""
     usage: Usage
     """Cost of writing it."""
+    lost: list[Cost] = Field(default_factory=list)
+    """Work on steps that did not come to be: a deadline cut them short, or they were behind the end."""
+    begun: float | None = None
+    """Wall-clock seconds the run had taken when its answer was begun, where there is a deadline."""
+    reserve: float | None = None
+    """Seconds that were kept for it then."""
     hash: str | None = None
     """Hash of the whole ledger; None in runs that have none."""
     signature: Signature | None = None

@@ -43,7 +43,7 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     """Add up a trace and its answer."""
     costs = [cost for step in steps for cost in step.costs]
     if answer:
-        costs.append(Cost(engine=answer.author, purpose="answer", usage=answer.usage))
+        costs += [Cost(engine=answer.author, purpose="answer", usage=answer.usage), *answer.lost]
     discarded = [step.discarded.usage for step in steps if step.discarded]
     discarded += [each.proposal.usage for step in steps for each in step.alternatives]
     lost = [cost.usage for cost in costs if cost.lost]

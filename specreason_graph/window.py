@@ -15,36 +15,43 @@ from typing import Any, TypeVar
 
 from specreason_graph.audit.ledger import head_of
 from specreason_graph.calls import Started, looked_at, usage_of
-from specreason_graph.policies import asks_human, best_of, decide
+from specreason_graph.engines.turns import URGENCY
+from specreason_graph.policies.deadlines import answer_reserve, proposals_in_force
 from specreason_graph.policies.goodput import Rates
 from specreason_graph.policies.pace import Pace
-from specreason_graph.policies.stopping import Progress, stop_reason
 from specreason_graph.positions import Position, Written
 from specreason_graph.records import Cost, Proposal, Score, Step
+from specreason_graph.scout import Scout
 from specreason_graph.state import State
 from specreason_graph.writer import Writer
 
 T = TypeVar("T")
-FARTHEST = 8
-"""Steps an adaptive window goes ahead of the commit point at most."""
 OWN_MEMORY = 0.9
 """How much of a run's own seconds a token a further step leaves, see `Rate`."""
+PATIENCE = 60.0
+"""Seconds in which a step is due in a run that has no deadline."""
+LATER = 10.0
+"""Seconds by which work is less urgent for each step that it is ahead."""
+
+
+class Overdue(Exception):  # noqa: N818 - no error: the thinking ends
+    """There is no more time for what was asked."""
 
 
 class Window:
     """The work on one run, at its commit point and ahead of it; used on the engines' loop only."""
 
     def __init__(self, writer: Writer, state: State, pace: Pace, runs: Callable[[], int]) -> None:
-        self.writer, self.pace, self._runs = writer, pace, runs
+        self.writer, self.pace, self.runs = writer, pace, runs
         self.rates = Rates(OWN_MEMORY)
-        self.alone = bool(state["progress"].get("goodput"))
-        self._most = FARTHEST if writer.config.window is None else writer.config.window
-        if writer.pair.base.in_order or writer.pair.draft.in_order or state["progress"]["draft_failed"]:
-            self._most = 0
+        self.alone = bool(state["progress"].get("goodput") or state["progress"]["draft_failed"])
+        self.lateness = float(state["progress"].get("lateness", 0.0))
+        self._seconds = float(state["progress"]["seconds"])
+        self._scout = Scout(self)
         self.at = Position.start(writer.prompts, state["manifest"]["head_ids"])
-        self._texts: Counter[str] = Counter()
+        self.texts: Counter[str] = Counter()
         self._lost: defaultdict[int, list[Cost]] = defaultdict(list)
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for step in map(Step.load, state["trace"]):
             self.rates.add(step)
@@ -59,47 +66,72 @@ class Window:
 
     async def propose(self) -> list[Proposal]:
         """The draft's next step, in as many versions as the settings want."""
-        if self._most:
-            self._scout(self.at)
-        proposals: list[Proposal] = await self._ask(self._propose(self.at))
+        self._scout.go(self.at)
+        proposals: list[Proposal] = await self._ask(self.propose_at(self.at))
         return proposals
 
     async def judge(self, proposal: Proposal) -> Score:
         """What the base thinks of it."""
-        score: Score = await self._ask(self._judge(self.at, proposal))
+        score: Score = await self._ask(self.judge_at(self.at, proposal))
         return score
 
     async def rewrite(self) -> Proposal:
         """The next step as the base writes it."""
-        if self._most:
-            self._scout(self.at)
-        written: Proposal = await self._ask(self._rewrite(self.at))
+        self._scout.go(self.at)
+        written: Proposal = await self._ask(self.rewrite_at(self.at))
         return written
+
+    @property
+    def used(self) -> float:
+        """Wall-clock seconds that the run has taken."""
+        return self._seconds + time.perf_counter() - self._committed
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the answer is due; None where there is no deadline."""
+        deadline = self.writer.config.deadline_seconds
+        return None if deadline is None else deadline - self.used
+
+    def due(self, ahead: int = 0) -> float:
+        """When work should begin, on the monotonic clock; for each step ``ahead`` it is less urgent."""
+        patience = self.writer.config.step_seconds or PATIENCE
+        if self.left is not None:
+            patience = min(patience, self.left - answer_reserve(self.pace))
+        return time.monotonic() + patience + LATER * ahead
 
     def repeats(self, text: str) -> int:
         """How often a text is in the trace."""
-        return self._texts[text.strip()]
+        return self.texts[text.strip()]
 
     def settle(self, step: Written) -> tuple[list[Cost], float]:
         """End the work on a step that is decided: the cost of what was done in vain for it, and the seconds it took."""
         keep = self.writer.after(self.at, step)
         for other in [place for place in self.at.behind.values() if place is not keep]:
-            self._give_up(other, self.at.index)
+            self.give_up(other, self.at.index)
         for started in self.at.calls.values():
             self._lose(started, self.at.index)
         self.at.calls.clear()
         before, self._committed = self._committed, time.perf_counter()
-        return self._lost.pop(self.at.index, []), self._committed - before
+        elapsed = self._committed - before
+        self._seconds += elapsed
+        self.pace.stepped(elapsed)
+        return self._lost.pop(self.at.index, []), elapsed
 
-    def commit(self, step: Step, *, alone: bool) -> None:
+    def end(self) -> list[Cost]:
+        """Give up what is under way; the cost of that, and of all that is in no step."""
+        self.give_up(self.at, self.at.index)
+        return [cost for costs in self._lost.values() for cost in costs]
+
+    def commit(self, step: Step, *, alone: bool, lateness: float) -> None:
         """Move on behind a step; ``alone``: the base writes the next one, and the draft is not asked."""
+        self.lateness = lateness
         self._move(self.writer.after(self.at, step))
         self.head = step.hash
-        if self.alone and not alone and not self.writer.pair.base.batches:  # the judge would have to wait for it
-            self._give_up(self.at, self.at.index)
+        if self.alone and not alone and self.writer.pair.base.at_once == 1:  # the judge would have to wait for it
+            self.give_up(self.at, self.at.index)
             self.at.scout = None
         self.alone = alone
-        self._tell()
+        self.tell()
 
     def close(self) -> list[asyncio.Task[Any]]:
         """Give up all work; the tasks, which may take a moment to end."""
@@ -113,21 +145,37 @@ class Window:
     def _move(self, place: Position) -> None:
         place.settle()
         self.at = place
-        self._texts[place.text] += 1
+        self.texts[place.text] += 1
 
     async def _ask(self, started: Started) -> Any:
         """The outcome of a call, which from now on is evidence."""
+        left = None if self.left is None else self.left - answer_reserve(self.pace)
+        try:
+            async with asyncio.timeout(left) as limit:
+                outcome = await asyncio.shield(started.task)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Overdue from None
         started.asked = True
-        return await asyncio.shield(started.task)
+        return outcome
 
-    def _propose(self, at: Position) -> Started:
-        return self._start(at, ("draft",), len(at.prompts["draft"]), lambda: self.writer.propose(at))
+    def propose_at(self, at: Position) -> Started:
+        """Start what the draft writes at a place, unless it has been."""
+        return self._start(
+            at,
+            ("draft",),
+            len(at.prompts["draft"]),
+            lambda: self.writer.propose(at, proposals_in_force(self.writer.config, self.lateness)),
+        )
 
-    def _judge(self, at: Position, proposal: Proposal) -> Started:
+    def judge_at(self, at: Position, proposal: Proposal) -> Started:
+        """Start what the base thinks of it."""
         length = len(at.prompts["base"])
         return self._start(at, ("score", *proposal.token_ids), length, lambda: self.writer.judge(at, proposal))
 
-    def _rewrite(self, at: Position) -> Started:
+    def rewrite_at(self, at: Position) -> Started:
+        """Start what the base writes there."""
         return self._start(at, ("regenerate",), len(at.prompts["base"]), lambda: self.writer.rewrite(at))
 
     def _start(self, at: Position, key: Any, length: int, work: Callable[[], Coroutine[Any, Any, T]]) -> Started:
@@ -136,90 +184,23 @@ class Window:
         if before and before.is_usable:
             return before
         started = at.calls[key] = Started(key[0], length)
-        started.task = asyncio.create_task(self._timed(started, work))
+        started.task = asyncio.create_task(self._timed(started, work, at.index - self.at.index))
         started.task.add_done_callback(looked_at)
         return started
 
-    async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], ahead: int) -> T:
+        URGENCY.set(self.due(ahead))
         begun, started.begun = time.perf_counter(), time.time()
         outcome = await work()
         self.pace.took(started.purpose, time.perf_counter() - begun, usage_of(outcome).generated_tokens)
         return outcome
 
-    def _scout(self, at: Position) -> None:
-        """Do ahead what the stages will do from here on."""
-        if at.scout is None:
-            at.scout = asyncio.create_task(self._go_ahead(at))
-            at.scout.add_done_callback(looked_at)
-
-    async def _go_ahead(self, at: Position) -> None:
-        while not self._may_start(at):
-            await self._news.wait()
-        if not self.alone and at.index >= self.writer.config.first_steps_by_base and await self._drafted(at):
-            return
-        written = await self._rewrite(at).task
-        self._go_on(self.writer.after(at, written), written)
-
-    async def _drafted(self, at: Position) -> bool:
-        """Have a step drafted and judged, and work go on behind it; False when the base is to write it instead."""
-        proposing = self._propose(at)
-        if self._races(at):
-            self._rewrite(at)
-        proposals = [each for each in await proposing.task if self.writer.can_judge(at, each)]
-        if not proposals:
-            return False
-        config, judging = self.writer.config, [self._judge(at, each).task for each in proposals]
-        if len(proposals) == 1:
-            self._hope(at, proposals[0])
-        scores = await asyncio.gather(*judging)
-        best = best_of(scores, config.reading)
-        behind, decision = (
-            self._hope(at, proposals[best]),
-            decide(scores[best], threshold=config.threshold, reading=config.reading),
-        )
-        self.pace.judged(accepted=decision.accepted)
-        if asks_human(decision, config.review):
-            return True
-        behind.standing = decision.accepted
-        if not decision.accepted:
-            self._give_up(behind, at.index)
-        self._tell()
-        return decision.accepted
-
-    def _hope(self, at: Position, proposal: Proposal) -> Position:
-        """Work ahead behind a step that nobody has judged yet."""
-        behind = self.writer.after(at, proposal)
-        if behind.scout is None:
-            behind.standing = False
-            self._go_on(behind, proposal)
-        return behind
-
-    def _go_on(self, place: Position, last: Proposal) -> None:
-        """Work ahead behind a step, unless the thinking ends with it."""
-        repeats = 1 + self._texts[place.text]
-        progress = Progress(steps=place.index, thinking_tokens=place.tokens, repeats=repeats, room=place.room)
-        if not stop_reason(last, progress, self.writer.config):
-            self._scout(place)
-
-    def _races(self, at: Position) -> bool:
-        """Whether the base starts on its own version before it has judged the draft's."""
-        return at is self.at and self.writer.pair.base.batches and self.pace.races(self._runs())
-
-    def _may_start(self, at: Position) -> bool:
-        """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
-        doubtful, place = 0, at
-        while place.before:
-            doubtful += not place.standing
-            place = place.before
-        limit = self._most if self.writer.config.window is not None else self.pace.depth(self._most)
-        return at.index - self.at.index <= self._most and doubtful <= limit
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Wake all that wait for news."""
-        self._news.set()
-        self._news = asyncio.Event()
+        self.news.set()
+        self.news = asyncio.Event()
 
-    def _give_up(self, place: Position, blame: int) -> None:
+    def give_up(self, place: Position, blame: int) -> None:
         """Stop all work behind a step that will not be committed; it is charged to the step with number ``blame``."""
         for each in place.everywhere():
             if each.scout:

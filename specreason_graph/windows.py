@@ -14,6 +14,9 @@ from specreason_graph.state import State
 from specreason_graph.window import Window
 from specreason_graph.writer import Writer
 
+LAST_RUN = 0.05
+"""How much the last run counts in the average of the steps that runs take."""
+
 
 @dataclass(frozen=True)
 class Leave:
@@ -39,6 +42,8 @@ class Windows:
         self._open: dict[str, Window] = {}
         self._pace = Pace(weight=0.02)
         self.guard = Guard()
+        self.steps: float | None = None
+        """Steps that runs take on average, the last ones counting most; None before one has ended."""
 
     @property
     def runs(self) -> int:
@@ -55,6 +60,10 @@ class Windows:
             if (calls := CALLS.get()) is not None:
                 calls.add(Leave(self, run, asyncio.get_running_loop()))
         return window
+
+    def finished(self, steps: int) -> None:
+        """Take note of a run that has come to its end."""
+        self.steps = steps if self.steps is None else self.steps + LAST_RUN * (steps - self.steps)
 
     def close(self, run: str) -> list[asyncio.Task[Any]]:
         """Give up what is under way for a run; the tasks that still end."""

@@ -17,7 +17,7 @@ Command = Callable[..., CompletedProcess[str]]
 PROBLEM = held_out()[4]
 STEP_KEYS = {
     "index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "alternatives", "costs",
-    "elapsed", "room", "hash",
+    "elapsed", "reserve", "room", "hash",
 }  # fmt: skip
 
 

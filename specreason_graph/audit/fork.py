@@ -125,6 +125,6 @@ def _progress(prompts: Prompts, manifest: Plain, taken: list[Step]) -> Progress:
     ]
     return Progress(
         steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
-        seconds=sum(map(seconds_of, taken)), repeats=texts.count(texts[-1]),
+        seconds=sum(map(seconds_of, taken)), reserve=taken[-1].reserve or 0.0, repeats=texts.count(texts[-1]),
         room=min(rooms), draft_failed=taken[-1].decision.reason == "draft_failed",
     )  # fmt: skip

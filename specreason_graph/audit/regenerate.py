@@ -90,6 +90,8 @@ def caveats(run: RecordedRun, pair: EnginePair) -> list[str]:
     config = run.typed_manifest.config
     if config.deadline_seconds is not None:
         found.append(f"the run had a deadline of {config.deadline_seconds:g} s, and time is not repeated")
+    if config.step_seconds is not None:
+        found.append(f"a step was to take {config.step_seconds:g} s, and time is not repeated")
     if config.guard:
         found.append("the goodput guard went by the clock, and time is not repeated")
     if any(step.decision.reason == "draft_failed" for step in run.steps):

@@ -58,7 +58,9 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
 def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tuple[str, object, object]]:
     """What of a step follows from other parts of it, as recorded and as computed."""
     if own:
-        yield "threshold", step.decision.threshold, config.threshold
+        lowest, threshold = config.threshold_floor, step.decision.threshold
+        eased = lowest is not None and lowest <= threshold <= config.threshold  # a run that was late
+        yield "threshold", threshold, threshold if eased else config.threshold
         yield "reading", step.decision.reading, config.reading
         if step.author != "human":
             purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
@@ -118,17 +120,25 @@ class Totals:
         before = self._progress
         self._progress = Progress(
             steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
-            seconds=before.seconds + seconds_of(step), repeats=self._seen[text],
+            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
             room=step.room or 0, draft_failed=step.decision.reason == "draft_failed",
         )  # fmt: skip
         last = step.index + 1 == len(self._run.trace)
         recorded = self._run.progress.get("stop_reason") if last else None
         if own and step.room is not None:  # records of schema version 1 do not say how much room there was
-            yield "stop reason", recorded, stop_reason(step, self._progress, self._config)
+            again = stop_reason(step, self._progress, self._config)
+            yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
         if last:
             kept = self._run.progress
             for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
                 yield name, kept.get(name), getattr(self._progress, name)
+
+    def _was_cut_short(self) -> bool:
+        """Whether the deadline came in the middle of the step behind the last one."""
+        deadline, answer = self._config.deadline_seconds, self._run.answer
+        if deadline is None or self._run.progress.get("stop_reason") != "deadline":
+            return False
+        return answer is None or (answer.begun or 0.0) + (answer.reserve or 0.0) >= deadline
 
 
 def _ending(run: RecordedRun) -> Iterator[Finding]:

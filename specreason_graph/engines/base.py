@@ -177,8 +177,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def batches(self) -> bool:
-        """Whether calls made together are worked on together, and not one after the other."""
+    def at_once(self) -> int | None:
+        """How many calls it works on together; more wait for their turn. None: it says itself who waits."""
         ...
 
     @property

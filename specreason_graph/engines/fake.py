@@ -99,7 +99,7 @@ class FakeEngine:
     `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
     """
 
-    constrains = batches = True
+    constrains = True
 
     def __init__(
         self,
@@ -110,8 +110,9 @@ class FakeEngine:
         context: int = 100_000,
         delay: float = 0.0,
         vocabulary: ByteVocabulary | None = None,
+        at_once: int | None = None,
     ) -> None:
-        self.name, self.context, self.delay = name, context, delay
+        self.name, self.context, self.delay, self.at_once = name, context, delay, at_once
         self.vocabulary = vocabulary or ByteVocabulary()
         self.calls: list[Call] = []
         self.in_order = any(not callable(script) and script != () for script in (replies, scores))

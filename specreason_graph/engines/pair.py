@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from specreason_graph.engines.base import Engine, EngineDescription
+from specreason_graph.engines.turns import Turns
 from specreason_graph.records import Engine as Role
 
 T = TypeVar("T")
@@ -112,11 +113,13 @@ def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
 class EnginePair:
     """A draft and a base engine that are opened and closed together.
 
-    Use as a context manager, sync or async, or call `close`. The same engine may play both roles.
+    Use as a context manager, sync or async, or call `close`. The same engine may play both roles. Calls that an engine
+    has no room for wait; with ``by_urgency`` the run with the least time left comes first, else who came first.
     """
 
-    def __init__(self, draft: Engine, base: Engine) -> None:
+    def __init__(self, draft: Engine, base: Engine, *, by_urgency: bool = True) -> None:
         self.draft, self.base = draft, base
+        self._turns = {id(engine): Turns(engine.at_once, by_urgency=by_urgency) for engine in (draft, base)}
         self._thread = LoopThread()
         self._gate = asyncio.Lock()
         self._open = False
@@ -129,6 +132,10 @@ class EnginePair:
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
+
+    def turn(self, role: Role) -> Turns:
+        """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
+        return self._turns[id(self.engine(role))]
 
     @property
     def is_open(self) -> bool:

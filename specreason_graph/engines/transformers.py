@@ -44,7 +44,8 @@ class TransformersEngine:
     is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU.
     """
 
-    constrains = batches = in_order = False
+    constrains = in_order = False
+    at_once = 1
 
     def __init__(
         self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,

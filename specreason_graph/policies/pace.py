@@ -24,6 +24,8 @@ class Pace:
         """Wall-clock seconds of one call, by purpose, likewise."""
         self.token: float | None = whole.token if whole else None
         """Wall-clock seconds of one token of the base model, likewise; None before it has written."""
+        self.step: float | None = whole.step if whole else None
+        """Wall-clock seconds of one committed step, likewise; None before there was one."""
 
     def took(self, purpose: Purpose, seconds: float, tokens: int = 1) -> None:
         """Take note of a call that wrote so many tokens."""
@@ -34,6 +36,12 @@ class Pace:
             self.token = each if self.token is None else self.token + self._weight * (each - self.token)
         if self._whole:
             self._whole.took(purpose, seconds, tokens)
+
+    def stepped(self, seconds: float) -> None:
+        """Take note of a committed step."""
+        self.step = seconds if self.step is None else self.step + self._weight * (seconds - self.step)
+        if self._whole:
+            self._whole.stepped(seconds)
 
     def judged(self, *, accepted: bool) -> None:
         """Take note of a verdict."""

@@ -19,6 +19,10 @@ class Progress:
     """Committed tokens."""
     seconds: float = 0.0
     """Wall-clock seconds of work on all committed steps."""
+    reserve: float = 0.0
+    """Seconds kept for the answer, where there is a deadline."""
+    lateness: float = 0.0
+    """Seconds that a step lately took over those it may take; 0 where there is no limit."""
     repeats: int = 0
     """How often the text of the last step stands in the trace."""
     room: int = 0
@@ -46,6 +50,6 @@ def stop_reason(last: Step | Proposal, progress: Progress, config: SpecReasonCon
         return "step_limit"
     if progress.room < config.min_step_tokens:
         return "context_limit"
-    if config.deadline_seconds is not None and progress.seconds >= config.deadline_seconds:
+    if config.deadline_seconds is not None and progress.seconds + progress.reserve >= config.deadline_seconds:
         return "deadline"
     return None

@@ -56,7 +56,8 @@ class ServerEngine:
     server serves must be that model. What the server can do is found out when the engine is opened.
     """
 
-    constrains = batches = True
+    constrains = True
+    at_once = None
     in_order = False
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:

@@ -53,7 +53,7 @@ class VLLMEngine:
     them.
     """
 
-    constrains = batches = True
+    constrains = True
     in_order = False
 
     def __init__(
@@ -67,6 +67,7 @@ class VLLMEngine:
     ) -> None:
         self.name = name or model
         self.options = options or VLLMOptions()
+        self.at_once = self.options.sequences
         self._path, self._share, self._after = model, share, after
         self.vocabulary = load_vocabulary(model, self.options.revision)
         longest = load_config(model, self.options.revision).max_position_embeddings

@@ -1,0 +1,101 @@
+"""Goes ahead of the commit point and has done there what the stages will ask for.
+
+How far is a matter of how likely it is to be of use: behind each step that nobody has judged yet the next one may be
+for nothing. What a scout starts hangs on the place it was started at, so nothing it guesses wrong is ever asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from specreason_graph.calls import looked_at
+from specreason_graph.policies import asks_human, best_of, decide
+from specreason_graph.policies.deadlines import threshold_in_force
+from specreason_graph.policies.stopping import Progress, stop_reason
+from specreason_graph.positions import Position
+from specreason_graph.records import Proposal
+
+if TYPE_CHECKING:
+    from specreason_graph.window import Window
+
+FARTHEST = 8
+"""Steps an adaptive window goes ahead of the commit point at most."""
+
+
+class Scout:
+    """Works ahead for one window."""
+
+    def __init__(self, window: Window) -> None:
+        self._window, self._writer = window, window.writer
+        asked, pair = self._writer.config.window, self._writer.pair
+        self._most = FARTHEST if asked is None else asked
+        if pair.base.in_order or pair.draft.in_order:
+            self._most = 0
+
+    def go(self, at: Position) -> None:
+        """Do what the stages will do from a place on, unless somebody does."""
+        if self._most and at.scout is None:
+            at.scout = asyncio.create_task(self._go_ahead(at))
+            at.scout.add_done_callback(looked_at)
+
+    async def _go_ahead(self, at: Position) -> None:
+        while not self._may_start(at):
+            await self._window.news.wait()
+        if not self._window.alone and at.index >= self._writer.config.first_steps_by_base and await self._drafted(at):
+            return
+        written = await self._window.rewrite_at(at).task
+        self._go_on(self._writer.after(at, written), written)
+
+    async def _drafted(self, at: Position) -> bool:
+        """Have a step drafted and judged, and work go on behind it; False when the base is to write it instead."""
+        proposing = self._window.propose_at(at)
+        if self._races(at):
+            self._window.rewrite_at(at)
+        proposals = [each for each in await proposing.task if self._writer.can_judge(at, each)]
+        if not proposals:
+            return False
+        config, judging = self._writer.config, [self._window.judge_at(at, each).task for each in proposals]
+        if len(proposals) == 1:
+            self._hope(at, proposals[0])
+        scores = await asyncio.gather(*judging)
+        best, threshold = best_of(scores, config.reading), threshold_in_force(config, self._window.lateness)
+        behind = self._hope(at, proposals[best])
+        decision = decide(scores[best], threshold=threshold, reading=config.reading)
+        self._window.pace.judged(accepted=decision.accepted)
+        if asks_human(decision, config.review):
+            return True
+        behind.standing = decision.accepted
+        if not decision.accepted:
+            self._window.give_up(behind, at.index)
+        self._window.tell()
+        return decision.accepted
+
+    def _hope(self, at: Position, proposal: Proposal) -> Position:
+        """Work ahead behind a step that nobody has judged yet."""
+        behind = self._writer.after(at, proposal)
+        if behind.scout is None:
+            behind.standing = False
+            self._go_on(behind, proposal)
+        return behind
+
+    def _go_on(self, place: Position, last: Proposal) -> None:
+        """Work ahead behind a step, unless the thinking ends with it."""
+        repeats = 1 + self._window.texts[place.text]
+        progress = Progress(steps=place.index, thinking_tokens=place.tokens, repeats=repeats, room=place.room)
+        if not stop_reason(last, progress, self._writer.config):
+            self.go(place)
+
+    def _races(self, at: Position) -> bool:
+        """Whether the base starts on its own version before it has judged the draft's."""
+        batches = self._writer.pair.base.at_once != 1
+        return at is self._window.at and batches and self._window.pace.races(self._window.runs())
+
+    def _may_start(self, at: Position) -> bool:
+        """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
+        doubtful, place = 0, at
+        while place.before:
+            doubtful += not place.standing
+            place = place.before
+        limit = self._most if self._writer.config.window is not None else self._window.pace.depth(self._most)
+        return at.index - self._window.at.index <= self._most and doubtful <= limit

@@ -1,0 +1,178 @@
+"""Runs that must be in time: the answer is there when it is due, others are let go first, and demands are eased."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from specreason_graph import EnginePair, Step, create_specreason
+from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.replay import replay
+from specreason_graph.audit.verify import verify
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.engines.turns import URGENCY, Turns
+from specreason_graph.errors import ConfigError
+from specreason_graph.policies.deadlines import answer_tokens, lateness, proposals_in_force, threshold_in_force
+from specreason_graph.policies.pace import Pace
+from tests.test_window import QUESTION, idle, slow_pair
+
+THREAD: Any = {"configurable": {"thread_id": "one"}}
+
+
+def recorded(pair: EnginePair, **settings: Any) -> Any:
+    saver = InMemorySaver()
+    create_specreason(pair, **settings).compile(checkpointer=saver).invoke(QUESTION, THREAD)
+    (run,) = read_runs(saver, "one")
+    return run
+
+
+def test_a_step_that_takes_too_long_is_cut_short_and_the_answer_is_written() -> None:
+    with slow_pair((9,), draft=0.01, base=5.0) as pair:  # the first score alone takes longer
+        answering: Any = pair.base
+        works = answering.generate
+
+        async def quick(*arguments: Any) -> Any:
+            answering.delay = 0.0
+            return await works(*arguments)
+
+        answering.generate = quick
+        begun = time.monotonic()
+        run = recorded(pair, deadline_seconds=0.3)
+        assert time.monotonic() - begun < 4
+        assert idle(pair)
+    assert (run.stop_reason, len(run.steps), run.answer.text, run.answer.forced_close) == (
+        "deadline", 0, "The answer.", True,
+    )  # fmt: skip
+    assert {(cost.purpose, cost.lost) for cost in run.answer.lost} >= {("draft", True), ("score", True)}
+    assert verify(run).ok
+    assert replay(run).differences == []
+
+
+def test_time_is_kept_for_the_answer_when_it_is_known_what_one_takes() -> None:
+    with slow_pair((9,), draft=0.02, base=0.2, steps=100) as pair:
+        recorded(pair, max_steps=2)
+        begun = time.monotonic()
+        run = recorded(pair, deadline_seconds=1.5, max_steps=100)
+    assert run.stop_reason == "deadline"
+    assert 0 < len(run.steps) < 100
+    assert run.answer.reserve > 0.1
+    assert run.answer.begun + run.answer.reserve >= 1.5 - 0.2
+    assert time.monotonic() - begun < 3
+    assert replay(run).differences == []
+
+
+def test_a_deadline_that_is_not_reached_changes_nothing() -> None:
+    with slow_pair() as one, slow_pair() as other:
+        runs = [recorded(one), recorded(other, deadline_seconds=1000.0)]
+    mine, theirs = ([(step.author, step.token_ids) for step in run.steps] for run in runs)
+    assert mine == theirs
+
+
+def test_a_stop_that_the_clock_does_not_bear_out_is_found() -> None:
+    with slow_pair((9,), draft=0.01, base=0.05, steps=100) as pair:
+        run = recorded(pair, deadline_seconds=0.6)
+    assert run.stop_reason == "deadline"
+    run.result["begun"] = 0.1
+    for step in run.trace:
+        step["elapsed"] = 0.001
+    assert any("stop reason" in found.problem for found in replay(run).differences)
+
+
+def pace(step: float) -> Pace:
+    found = Pace()
+    found.stepped(step)
+    return found
+
+
+def test_a_run_that_is_late_asks_for_less() -> None:
+    config = SpecReasonConfig(threshold=7, threshold_floor=3, proposals=4, step_seconds=1.0)
+    late = [lateness(config, pace(each), 0.0, 0, None) for each in (0.5, 1.0, 1.5, 2.0, 9.0)]
+    assert late == [0.5, 1.0, 1.5, 2.0, 9.0]
+    assert [threshold_in_force(config, each) for each in late] == [7, 7, 5, 3, 3]
+    assert [proposals_in_force(config, each) for each in late] == [4, 4, 1, 1, 1]
+    strict = SpecReasonConfig(threshold=7, step_seconds=1.0)
+    assert threshold_in_force(strict, 9.0) == 7
+
+
+def test_a_deadline_is_dealt_out_to_the_steps_that_runs_take() -> None:
+    config = SpecReasonConfig(deadline_seconds=10.0)
+    assert lateness(config, pace(1.0), 0.0, 0, None) == 0.0  # nobody knows how many steps there will be
+    assert lateness(config, pace(1.0), 0.0, 0, 10.0) == pytest.approx(1.0)
+    assert lateness(config, pace(1.0), 5.0, 0, 10.0) == pytest.approx(2.0)
+    assert lateness(config, pace(1.0), 5.0, 8, 10.0) == pytest.approx(0.4)
+
+
+def test_an_answer_is_as_long_as_there_is_time_for() -> None:
+    config, known = SpecReasonConfig(answer_tokens=500), Pace()
+    assert answer_tokens(config, known, 1.0) == 500  # the base has not written yet
+    known.took("regenerate", 1.0, 100)
+    assert [answer_tokens(config, known, left) for left in (None, 100.0, 1.0, 0.01, -5.0)] == [500, 500, 100, 16, 16]
+
+
+def test_the_threshold_that_was_eased_stands_in_the_decision() -> None:
+    with slow_pair((5,), draft=0.01, base=0.03, steps=20) as pair:
+        run = recorded(pair, step_seconds=0.001, threshold=7, threshold_floor=4)
+    scored = [step for step in run.steps if step.score]
+    assert (scored[0].decision.accepted, scored[0].decision.threshold) == (False, 7)
+    assert (scored[-1].decision.accepted, scored[-1].decision.threshold) == (True, 4)
+    assert replay(run).differences == []
+
+
+def test_a_threshold_below_the_floor_is_found() -> None:
+    with slow_pair((5,), draft=0.01, base=0.03) as pair:
+        run = recorded(pair, step_seconds=0.001, threshold=7, threshold_floor=4)
+    run.trace[-2]["decision"]["threshold"] = 2.0
+    assert any("threshold" in found.problem for found in replay(run).differences)
+
+
+def test_a_floor_above_the_threshold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="threshold_floor = 8 is above threshold = 7"), slow_pair() as pair:
+        create_specreason(pair, threshold_floor=8)
+
+
+async def taken(turns: Turns, order: list[str], name: str, urgency: float) -> None:
+    URGENCY.set(urgency)
+    async with turns:
+        order.append(name)
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(("by_urgency", "expected"), [(True, "xcbad"), (False, "xabcd")])
+async def test_the_most_urgent_is_let_in_first(by_urgency: bool, expected: str) -> None:
+    turns, order = Turns(1, by_urgency=by_urgency), list[str]()
+    urgencies = {"x": 9.0, "a": 3.0, "b": 2.0, "c": 1.0, "d": 3.0}
+    await asyncio.gather(*(taken(turns, order, name, urgency) for name, urgency in urgencies.items()))
+    assert "".join(order) == expected
+
+
+async def test_who_leaves_the_queue_leaves_no_gap() -> None:
+    turns, order = Turns(1), list[str]()
+    tasks = [asyncio.create_task(taken(turns, order, name, 1.0)) for name in "abcde"]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.sleep(0.0015)  # another one's turn has come, and may not have been taken yet
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(1), turns:
+        assert order[0] == "a"
+        assert order[-2:] == ["d", "e"]
+
+
+def test_an_engine_with_one_place_works_on_one_call_at_a_time() -> None:
+    with slow_pair((9, 2)) as pair:
+        pair.base.at_once = 1  # type: ignore[misc]
+        strict = EnginePair(pair.draft, pair.base)
+        outcome = create_specreason(strict, window=8).compile().invoke(QUESTION)
+        assert pair.base.most == 1  # type: ignore[attr-defined]
+        strict.close()
+    assert Step.load(outcome["trace"][-1]).ending == "think_end"
+
+
+def test_a_scripted_engine_has_as_many_places_as_it_is_told() -> None:
+    assert FakeEngine().at_once is None
+    assert FakeEngine(at_once=3).at_once == 3
