@@ -57,7 +57,17 @@ def solve(
         str | None, typer.Option(metavar="NUMBER", help="Budget of the answer, in tokens.")
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Seconds of work after which the answer is written.")
+        str | None, typer.Option(metavar="NUMBER", help="Seconds in which the answer is to be there.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Steps worked on ahead; by how often drafts get in if not given."),
+    ] = None,
+    proposals: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Versions of a step that the draft writes; the best is taken.")
+    ] = None,
+    guard: Annotated[
+        bool | None, typer.Option("--guard/--no-guard", help="Let the base write alone while drafting does not pay.")
     ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
@@ -74,7 +84,8 @@ def solve(
     settings = {
         "threshold": threshold, "reading": reading, "seed": seed, "temperature": temperature, "top_p": top_p,
         "first_steps_by_base": first_steps_by_base, "max_steps": max_steps, "thinking_tokens": thinking_tokens,
-        "answer_tokens": answer_tokens, "deadline_seconds": deadline, **options.parse_settings(more),
+        "answer_tokens": answer_tokens, "deadline_seconds": deadline, "window": window, "proposals": proposals,
+        "guard": guard, **options.parse_settings(more),
     }  # fmt: skip
     models = {
         "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
