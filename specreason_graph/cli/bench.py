@@ -100,3 +100,29 @@ def growth(
         each = found.stored_bytes / 1000 / count
         run, verify = (1000 * seconds / count for seconds in (found.run_seconds, found.verify_seconds))
         typer.echo(f"{count:5} {found.stored_bytes / 1000:11.0f} {each:11.2f} {run:15.2f} {verify:18.3f}")
+
+
+@app.command("deadlines")
+def deadlines(
+    engine: options.EngineOption = None,
+    base: options.BaseOption = None,
+    draft: options.DraftOption = None,
+    engine_options: options.EngineSetOption = None,
+    runs: Annotated[int, typer.Option(min=2, help="How many runs arrive.")] = 200,
+    load: Annotated[float, typer.Option(min=0.01, help="Share of the pair's capacity that they take.")] = 0.8,
+    as_json: options.JsonOption = False,
+) -> None:
+    """How many runs with deadlines are in time, with the most urgent first and without."""
+    from specreason_graph.bench.deadlines import measure_punctuality
+    from specreason_graph.models.abacus.problems import held_out
+
+    launch = options.make_launch("", None, {"base": base, "draft": draft, "engine": engine}, {}, engine_options)
+    with launch.open_pair() as pair:
+        for found in measure_punctuality(pair, held_out()[:runs], load):
+            kinds = ", ".join(f"{share:.0%}" for share in found.by_objective)
+            text = (
+                f"{'most urgent first' if found.by_urgency else 'first come first':17} {found.in_time:.1%} of "
+                f"{found.runs} in time ({kinds} by deadline, tightest first), {found.answered:.1%} answered in time, "
+                f"slowest {found.slowest:.1f} s"
+            )
+            typer.echo(found.model_dump_json() if as_json else text)

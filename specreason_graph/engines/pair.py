@@ -114,12 +114,12 @@ class EnginePair:
     """A draft and a base engine that are opened and closed together.
 
     Use as a context manager, sync or async, or call `close`. The same engine may play both roles. Calls that an engine
-    has no room for wait; with ``by_urgency`` the run with the least time left comes first, else who came first.
+    has no room for wait, and the run with the least time left comes first.
     """
 
-    def __init__(self, draft: Engine, base: Engine, *, by_urgency: bool = True) -> None:
+    def __init__(self, draft: Engine, base: Engine) -> None:
         self.draft, self.base = draft, base
-        self._turns = {id(engine): Turns(engine.at_once, by_urgency=by_urgency) for engine in (draft, base)}
+        self._turns = {id(engine): Turns(engine.at_once) for engine in (draft, base)}
         self._thread = LoopThread()
         self._gate = asyncio.Lock()
         self._open = False
@@ -136,6 +136,11 @@ class EnginePair:
     def turn(self, role: Role) -> Turns:
         """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
         return self._turns[id(self.engine(role))]
+
+    def order_calls(self, *, by_urgency: bool) -> None:
+        """Whether the most urgent call comes first where an engine has no room, else the one that came first."""
+        for turns in self._turns.values():
+            turns.by_urgency = by_urgency
 
     @property
     def is_open(self) -> bool:

@@ -13,10 +13,14 @@ URGENCY: ContextVar[float] = ContextVar("specreason_urgency", default=math.inf)
 
 
 class Turns:
-    """Lets at most ``at_once`` calls into an engine; None lets in all, and leaves the order to the engine."""
+    """Lets at most ``at_once`` calls into an engine; None lets in all, and leaves the order to the engine.
+
+    Without ``by_urgency`` the call that came first goes first.
+    """
 
     def __init__(self, at_once: int | None, *, by_urgency: bool = True) -> None:
-        self._free, self._by_urgency = at_once, by_urgency
+        self._free = at_once
+        self.by_urgency = by_urgency
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
@@ -27,7 +31,7 @@ class Turns:
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (URGENCY.get() if self._by_urgency else 0.0, next(self._numbers), turn))
+        heapq.heappush(self._waiting, (URGENCY.get() if self.by_urgency else 0.0, next(self._numbers), turn))
         try:
             await turn
         except asyncio.CancelledError:
