@@ -31,6 +31,7 @@ from specreason_graph.errors import (
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.prompting import Prompter
+from tests.many import FAILING, Failing, ask_all, assert_nothing_is_left, handles
 from tests.traces import PROBLEMS, STAGES, Struck, Watched, around, assert_same, solve
 
 if find_spec("vllm") is None:
@@ -46,7 +47,11 @@ def pair() -> Iterator[EnginePair]:
 
 
 def ids(pair: EnginePair) -> list[int]:
-    return Prompter(pair.base.vocabulary, make_config()).question_ids(PROBLEMS[0].question)
+    return ids_of(pair, PROBLEMS[0].question)
+
+
+def ids_of(pair: EnginePair, question: str) -> list[int]:
+    return Prompter(pair.base.vocabulary, make_config()).question_ids(question)
 
 
 def core(engine: Any) -> int:
@@ -155,6 +160,35 @@ def test_many_runs_at_once(pair: EnginePair) -> None:
         outcomes = list(pool.map(lambda problem: solve(pair, problem.question), problems))
     right = sum(parse_answer(o["answer"]) == p.answer for o, p in zip(outcomes, problems, strict=True))
     assert right >= 55
+    for engine in (pair.base, pair.draft):
+        assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+
+
+def test_many_runs_live_through_cancellations_failures_and_a_restart(pair: EnginePair) -> None:
+    count = int(os.environ.get("SPECREASON_QUESTIONS", "60"))
+    problems = [held_out()[number % 500] for number in range(count)]
+    base: Any = pair.base
+    base._deaths = 0
+    failing = {tuple(ids_of(pair, problem.question)) for problem in problems[7 :: round(1 / FAILING)]}
+
+    def fails(prompt: Any) -> bool:
+        return any(tuple(prompt[: len(head)]) == head and len(prompt) > len(head) + 20 for head in failing)
+
+    before = handles()
+    ended = asyncio.run(
+        ask_all(
+            around(pair, base=Failing(base, fails)), [problem.question for problem in problems], longest=3.0,
+            half=lambda: os.kill(core(base), signal.SIGKILL), temperature=0,
+        )
+    )  # fmt: skip
+    right = sum(parse_answer(answer) == problems[number].answer for number, answer in ended.answers.items())
+    assert right >= 0.9 * len(ended.answers)
+    assert len(ended.answers) >= 0.75 * count
+    assert 0 < len(ended.failed) <= round(FAILING * count) + 1
+    assert ended.cancelled
+    assert base._deaths == 1
+    assert_nothing_is_left(pair)
+    assert handles() <= before + 2
     for engine in (pair.base, pair.draft):
         assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
 

@@ -119,7 +119,8 @@ class EnginePair:
 
     def __init__(self, draft: Engine, base: Engine) -> None:
         self.draft, self.base = draft, base
-        self._turns = {id(engine): Turns(engine.at_once) for engine in (draft, base)}
+        self._turns: dict[Engine, Turns] = {}
+        self._by_urgency = True
         self._thread = LoopThread()
         self._gate = asyncio.Lock()
         self._open = False
@@ -135,10 +136,14 @@ class EnginePair:
 
     def turn(self, role: Role) -> Turns:
         """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
-        return self._turns[id(self.engine(role))]
+        engine = self.engine(role)
+        if engine not in self._turns:
+            self._turns[engine] = Turns(engine.at_once, by_urgency=self._by_urgency)
+        return self._turns[engine]
 
     def order_calls(self, *, by_urgency: bool) -> None:
         """Whether the most urgent call comes first where an engine has no room, else the one that came first."""
+        self._by_urgency = by_urgency
         for turns in self._turns.values():
             turns.by_urgency = by_urgency
 

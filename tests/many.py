@@ -1,0 +1,98 @@
+"""Many runs at once over one pair, some of which are cancelled and some of which fail."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.errors import EngineError
+from specreason_graph.windows import windows_of
+from tests.traces import Before
+
+AT_ONCE = 32
+CANCELLED, FAILING = 0.10, 0.05
+
+
+@dataclass
+class Ended:
+    """How the runs ended, by the number of the question."""
+
+    answers: dict[int, str] = field(default_factory=dict)
+    cancelled: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+
+
+class Failing(Before):
+    """Fails for good in the calls of some runs."""
+
+    def __init__(self, engine: Any, fails: Callable[[Any], bool]) -> None:
+        super().__init__(engine)
+        self.fails, self.errors = fails, 0
+
+    async def generate(self, prompt: Any, sampling: Any, on_token: Any = None) -> Any:
+        self.check(prompt)
+        return await self.engine.generate(prompt, sampling, on_token)
+
+    async def next_token(self, prompt: Any, candidates: Any) -> Any:
+        self.check(prompt)
+        return await self.engine.next_token(prompt, candidates)
+
+    def check(self, prompt: Any) -> None:
+        if self.fails(prompt):
+            self.errors += 1
+            raise EngineError("injected", engine=self.engine.name)
+
+
+async def ask_all(
+    pair: EnginePair, questions: Sequence[str], *, longest: float, half: Callable[[], None] = lambda: None, **more: Any
+) -> Ended:
+    """Ask all, `AT_ONCE` at a time; some are cancelled within ``longest`` seconds; ``half`` is called on the way."""
+    graph, ended, rng = create_specreason(pair, **more).compile(), Ended(), random.Random(0)
+    places, leaves = asyncio.Semaphore(AT_ONCE), [rng.random() < CANCELLED for _ in questions]
+    waits = [rng.uniform(0, longest) for _ in questions]
+
+    async def ask(number: int) -> None:
+        async with places:
+            if number == len(questions) // 2:
+                half()
+            work = asyncio.ensure_future(graph.ainvoke({"question": questions[number]}))
+            if leaves[number]:
+                await asyncio.wait([work], timeout=waits[number])
+                work.cancel()
+            try:
+                ended.answers[number] = (await work)["answer"]
+            except asyncio.CancelledError:
+                ended.cancelled.append(number)
+            except EngineError:
+                ended.failed.append(number)
+
+    await asyncio.gather(*map(ask, range(len(questions))))
+    return ended
+
+
+def assert_nothing_is_left(pair: EnginePair) -> None:
+    """No window, and no task on the engines' loop but those that it always has."""
+
+    async def tasks() -> list[str]:
+        for _ in range(100):
+            left = [str(task) for task in asyncio.all_tasks() if "specreason_graph/window" in str(task)]
+            left += [str(task) for task in asyncio.all_tasks() if "specreason_graph/scout" in str(task)]
+            if not left:
+                break
+            await asyncio.sleep(0.02)
+        return left
+
+    assert pair.run(tasks) == []
+    assert windows_of(pair).runs == 0
+
+
+def handles() -> int:
+    """Open files of this process."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))

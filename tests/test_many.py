@@ -1,0 +1,86 @@
+"""Many runs at once: those that nobody cancels and no engine fails end right, and nothing is left of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import tracemalloc
+from typing import Any
+
+from specreason_graph import EnginePair
+from specreason_graph.models.abacus.problems import held_out, parse_answer
+from tests.audited import CLOSE
+from tests.many import CANCELLED, FAILING, Failing, ask_all, assert_nothing_is_left, handles
+from tests.test_window import Slow, done
+from tests.traces import around
+
+QUESTIONS = int(os.environ.get("SPECREASON_QUESTIONS", "120"))
+STEPS = 6
+
+
+def asked(prompt: str) -> int:
+    found = re.search(r"question (\d+)", prompt)
+    assert found
+    return int(found[1])
+
+
+def numbered_pair() -> EnginePair:
+    """A pair whose answer to a question is its number."""
+
+    def write(prompt: str) -> str:
+        if CLOSE in prompt.rpartition("<think>\n")[2]:
+            return f"Number {asked(prompt)}."
+        return f"Step {done(prompt)} of number {asked(prompt)}.\n\n" if done(prompt) < STEPS else CLOSE
+
+    def judge(prompt: str) -> int:
+        return (9, 9, 2)[(done(prompt) + asked(prompt)) % 3]
+
+    return EnginePair(Slow(write, name="draft", delay=0.001), Slow(write, judge, name="base", delay=0.004, at_once=8))
+
+
+async def test_all_others_finish_right_and_nothing_is_left_behind() -> None:
+    memory: list[int] = []
+
+    with numbered_pair() as whole:
+        engine: Any = whole.base
+        doubles: list[Any] = [whole.base, whole.draft]
+
+        def measure() -> None:
+            for double in doubles:
+                double.calls.clear()
+            gc.collect()
+            memory.append(tracemalloc.get_traced_memory()[0])
+
+        def fails(prompt: Any) -> bool:
+            text = engine.vocabulary.decode(prompt)
+            return asked(text) % round(1 / FAILING) == 7 and bool(done(text) >= 3)
+
+        pair = around(whole, base=Failing(engine, fails))
+        questions = [f"What is question {number}?" for number in range(QUESTIONS)]
+        await ask_all(pair, questions[:40], longest=0.05)  # what is made once is there now
+        before = handles()
+        tracemalloc.start()
+        try:
+            ended = await ask_all(pair, questions, longest=0.2, half=measure, window=4)
+            measure()
+        finally:
+            tracemalloc.stop()
+        await asyncio.to_thread(assert_nothing_is_left, pair)
+        assert (whole.base.running, whole.draft.running) == (0, 0)  # type: ignore[attr-defined]
+        assert handles() <= before
+    assert ended.answers == {number: f"Number {number}." for number in ended.answers}
+    assert set(ended.failed) <= {number for number in range(QUESTIONS) if number % round(1 / FAILING) == 7}
+    assert 0 < len(ended.failed) <= FAILING * QUESTIONS
+    assert 0 < len(ended.cancelled) <= 1.5 * CANCELLED * QUESTIONS
+    assert len(ended.answers) + len(ended.failed) + len(ended.cancelled) == QUESTIONS
+    assert memory[-1] - memory[0] < 0.25 * memory[0] + 1000 * QUESTIONS  # the answers are kept, and no run
+
+
+async def test_many_runs_of_the_reference_pair(abacus: EnginePair) -> None:
+    problems = held_out()[:16]
+    ended = await ask_all(abacus, [problem.question for problem in problems], longest=1.0, temperature=0)
+    right = [parse_answer(answer) == problems[number].answer for number, answer in ended.answers.items()]
+    assert sum(right) >= 0.8 * len(right) > 0
+    await asyncio.to_thread(assert_nothing_is_left, abacus)
