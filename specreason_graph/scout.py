@@ -97,5 +97,9 @@ class Scout:
         while place.before:
             doubtful += not place.standing
             place = place.before
-        limit = self._most if self._writer.config.window is not None else self._window.pace.depth(self._most)
+        limit = (
+            self._most
+            if self._writer.config.window is not None
+            else self._window.pace.depth(self._most, self._window.runs())
+        )
         return at.index - self._window.at.index <= self._most and doubtful <= limit

@@ -224,13 +224,23 @@ def test_depth_follows_acceptance_and_costs() -> None:
     pace.took("score", 0.02)
     for _ in range(50):
         pace.judged(accepted=True)
-    assert pace.depth(8) == 8
+    assert pace.depth(8, 1) == 8
     depths = []
-    for _ in range(8):
+    for _ in range(12):
         pace.judged(accepted=False)
-        depths.append(pace.depth(8))
+        depths.append(pace.depth(8, 1))
     assert depths == sorted(depths, reverse=True)
     assert depths[-1] == 0
+    assert 0 < Pace().depth(8, 1) <= 8
+
+
+def test_depth_is_less_the_more_runs_there_are() -> None:
+    pace = Pace()
+    pace.took("draft", 0.02)
+    pace.took("score", 0.01)
+    depths = [pace.depth(8, runs) for runs in (1, 4, 16, 64, 256)]
+    assert depths == sorted(depths, reverse=True)
+    assert (depths[0] > 2, depths[-1]) == (True, 0)
 
 
 def test_a_run_begins_with_the_pace_of_its_pair() -> None:

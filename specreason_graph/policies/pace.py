@@ -12,6 +12,9 @@ LIKELY = 0.7
 SHARED_PASSES = 1.5
 """Passes of the base model that a score takes longer while the base also writes: the one under way, and its own."""
 
+DISTURBANCE = 0.05
+"""Share of its own time by which a call that is for nothing delays what is done for each run."""
+
 
 class Pace:
     """Rolling figures of a run, or of all runs of a pair; a run begins with those of its pair."""
@@ -49,19 +52,20 @@ class Pace:
         if self._whole:
             self._whole.judged(accepted=accepted)
 
-    def depth(self, most: int) -> int:
+    def depth(self, most: int, runs: int) -> int:
         """How many steps nobody has judged yet may have another one drafted behind them, 0 to ``most``.
 
         The stopping rule of SpecDec++ (arXiv 2405.19715, theorem 3.1) on steps: go on while the probability that one of
-        them is rejected stays below ``score / (score + draft)``, the share that waiting for a score has in what is won
-        or lost.
+        them is rejected stays below ``won / (won + lost)``. Won is the shorter of drafting and judging, which then go on
+        side by side. Lost is the drafting, in the measure in which it keeps ``runs`` runs from other work.
         """
         draft, score = self.seconds.get("draft", 0.0), self.seconds.get("score", 0.0)
         if not draft or not score or self.acceptance >= 1:
             return most
         if self.acceptance <= 0:
             return 0
-        return min(most, int(math.log(draft / (draft + score)) / math.log(self.acceptance)))
+        won, lost = min(draft, score), DISTURBANCE * max(1, runs) * draft
+        return min(most, int(math.log(lost / (won + lost)) / math.log(self.acceptance)))
 
     def races(self, runs: int) -> bool:
         """Whether the base should start on a step before it has judged the draft's, while ``runs`` runs are under way.
