@@ -56,8 +56,8 @@ class Pace:
         """How many steps nobody has judged yet may have another one drafted behind them, 0 to ``most``.
 
         The stopping rule of SpecDec++ (arXiv 2405.19715, theorem 3.1) on steps: go on while the probability that one of
-        them is rejected stays below ``won / (won + lost)``. Won is the shorter of drafting and judging, which then go on
-        side by side. Lost is the drafting, in the measure in which it keeps ``runs`` runs from other work.
+        them is rejected stays below ``won / (won + lost)``. Won is the shorter of drafting and judging, which then go
+        on side by side. Lost is the drafting, in the measure in which it keeps ``runs`` runs from other work.
         """
         draft, score = self.seconds.get("draft", 0.0), self.seconds.get("score", 0.0)
         if not draft or not score or self.acceptance >= 1:
