@@ -119,6 +119,8 @@ class Window:
 
     def end(self) -> list[Cost]:
         """Give up what is under way; the cost of that, and of all that is in no step."""
+        for started in self.at.calls.values():
+            started.asked = False  # what was asked for a step that does not come to be is lost, too
         self.give_up(self.at, self.at.index)
         return [cost for costs in self._lost.values() for cost in costs]
 
@@ -162,12 +164,8 @@ class Window:
 
     def propose_at(self, at: Position) -> Started:
         """Start what the draft writes at a place, unless it has been."""
-        return self._start(
-            at,
-            ("draft",),
-            len(at.prompts["draft"]),
-            lambda: self.writer.propose(at, proposals_in_force(self.writer.config, self.lateness)),
-        )
+        count = proposals_in_force(self.writer.config, self.lateness)
+        return self._start(at, ("draft",), len(at.prompts["draft"]), lambda: self.writer.propose(at, count))
 
     def judge_at(self, at: Position, proposal: Proposal) -> Started:
         """Start what the base thinks of it."""

@@ -49,6 +49,8 @@ def test_a_step_that_takes_too_long_is_cut_short_and_the_answer_is_written() -> 
         "deadline", 0, "The answer.", True,
     )  # fmt: skip
     assert {(cost.purpose, cost.lost) for cost in run.answer.lost} >= {("draft", True), ("score", True)}
+    calls = sum(cost.usage.calls for cost in run.answer.lost) + 1
+    assert calls == len(pair.base.calls) + len(pair.draft.calls)  # type: ignore[attr-defined]
     assert verify(run).ok
     assert replay(run).differences == []
 
