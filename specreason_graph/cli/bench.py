@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
+from specreason_graph.cli.speed import length, speed
 
 app = typer.Typer(help="Measure this package on this machine.", no_args_is_help=True)
+app.command("speed")(speed)
+app.command("length")(length)
 
 
 @app.callback()

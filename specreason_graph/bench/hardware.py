@@ -1,0 +1,69 @@
+"""Where figures were measured: they mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.records import Record
+
+
+class Hardware(Record):
+    """A machine, and what ran on it."""
+
+    kind: Literal["hardware"] = "hardware"
+    """What this line is."""
+    processor: str
+    """Model of the CPU."""
+    cores: int
+    """CPU cores that this process may use."""
+    accelerators: list[str]
+    """Models of the GPUs that this process sees."""
+    python: str
+    """Version of Python."""
+    engine: str
+    """Kind and version of the engine."""
+    base: str
+    """Base model, its number format and where it runs."""
+    draft: str
+    """Draft model, likewise."""
+
+    def line(self) -> str:
+        """The same for people."""
+        machine = ", ".join([self.processor, f"{self.cores} cores", *self.accelerators])
+        return f"{machine}; {self.engine}, Python {self.python}; base {self.base}; draft {self.draft}"
+
+
+def describe_hardware(pair: EnginePair, draft_name: str) -> Hardware:
+    """The machine that this runs on, and the engines, which must be open."""
+    base, draft = pair.describe()["base"], pair.describe()["draft"]
+    return Hardware(
+        processor=processor(), cores=cores(), accelerators=_accelerators() if base.engine != "server" else [],
+        python=platform.python_version(), engine=f"{base.engine} {base.engine_version}",
+        base=f"{base.model} {base.dtype} on {base.device}", draft=f"{draft_name} {draft.dtype} on {draft.device}",
+    )  # fmt: skip
+
+
+def processor() -> str:
+    """Model of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _accelerators() -> list[str]:
+    if not find_spec("torch"):
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,102 @@
+"""One lap: all problems through one graph, so many of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from langchain_core.runnables import RunnableConfig
+
+from specreason_graph.bench.efficiency import Pace, committed_costs, seconds_alone, seconds_measured
+from specreason_graph.graph import KNOBS, CompiledSpecReason
+from specreason_graph.models.abacus.problems import Problem, parse_answer
+from specreason_graph.records import Cost, Record, Step
+from specreason_graph.state import Outcome
+from specreason_graph.summary import Summary
+
+
+@dataclass(frozen=True)
+class Played:
+    """One problem's run."""
+
+    problem: Problem
+    """What was asked."""
+    seconds: float
+    """Wall time, that in which it waited for its turn left out."""
+    outcome: Outcome
+    """What the graph returned."""
+
+    @property
+    def total(self) -> Summary:
+        """What it took."""
+        return Summary.load(self.outcome["trace_summary"])
+
+    @property
+    def costs(self) -> list[Cost]:
+        """The engine work behind the committed tokens."""
+        return committed_costs([Step.load(step) for step in self.outcome["trace"]], self.total)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is the problem's."""
+        return parse_answer(self.outcome["answer"]) == self.problem.answer
+
+
+class Lap(Record):
+    """Figures of all problems together."""
+
+    seconds: float
+    """Wall time."""
+    running: float
+    """Wall time of the runs, added up; more than ``seconds`` when several run at once."""
+    needed: float
+    """Seconds of the engine work behind the committed tokens, as measured."""
+    needed_alone: float
+    """The same tokens at the pace each engine has alone."""
+    right: float
+    """Share of the answers that are right, 0 to 1."""
+    proposals: int
+    """Proposals judged."""
+    accepted: int
+    """Proposals committed."""
+
+
+def play(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int) -> tuple[float, list[Played]]:
+    """Wall time and the runs; each problem's seed is its number."""
+    gc.collect()
+    return asyncio.run(_play(graph, problems, at_once))
+
+
+def run_lap(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int, pace: Pace) -> Lap:
+    """Time a lap; records are read after the clock has stopped."""
+    seconds, played = play(graph, problems, at_once)
+    totals = [each.total for each in played]
+    return Lap(
+        seconds=seconds, running=sum(each.seconds for each in played),
+        needed=sum(seconds_measured(each.costs) for each in played),
+        needed_alone=sum(seconds_alone(each.costs, pace) for each in played),
+        right=sum(each.is_right for each in played) / len(played),
+        proposals=sum(total.proposals for total in totals), accepted=sum(total.accepted for total in totals),
+    )  # fmt: skip
+
+
+async def _play(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int) -> tuple[float, list[Played]]:
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(number: int, problem: Problem) -> Played:
+        async with gate:
+            begun = time.perf_counter()
+            outcome = await graph.ainvoke({"question": problem.question}, _config(number))
+            return Played(problem, time.perf_counter() - begun, cast("Outcome", outcome))
+
+    begun = time.perf_counter()
+    played = await asyncio.gather(*(one(number, problem) for number, problem in enumerate(problems)))
+    return time.perf_counter() - begun, played
+
+
+def _config(number: int) -> RunnableConfig:
+    return {"configurable": {"thread_id": f"bench-{number}", KNOBS: {"seed": number}}}

@@ -1,0 +1,211 @@
+"""The figures of `bench speed` and `bench length`: their arithmetic, and that both run. No seconds are asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specreason_graph import EnginePair, Step, create_specreason, open_pair
+from specreason_graph.bench.efficiency import committed_costs, pace_of, seconds_alone, seconds_measured
+from specreason_graph.bench.laps import Lap, play
+from specreason_graph.bench.length import run_length
+from specreason_graph.bench.prefixes import Prefixes, Reuse, recording, reuse
+from specreason_graph.bench.random_draft import write_random_draft
+from specreason_graph.bench.speed import Bench, make_row
+from specreason_graph.bench.table import length_lines, speed_lines
+from specreason_graph.bench.ways import BASE, TURNS, WAYS, Way, choose, rotated, with_draft
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.errors import UsageError
+from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.records import Author, Cost, Decision, Engine, Purpose, Usage
+from specreason_graph.summary import Summary
+from tests.audited import CLOSE
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = 4
+
+
+def cost(engine: Engine, purpose: Purpose, seconds: float, tokens: int, *, lost: bool = False) -> Cost:
+    usage = Usage(calls=1, prompt_tokens=50, generated_tokens=tokens, seconds=seconds)
+    return Cost(engine=engine, purpose=purpose, usage=usage, lost=lost)
+
+
+def step(author: Author, costs: list[Cost]) -> Step:
+    decision = Decision(accepted=author == "draft", reason="score_reaches_threshold", number=9, reading="mean",
+                        threshold=7)  # fmt: skip
+    return Step(index=0, author=author, text="x\n\n", token_ids=[1], ending="blank_line", seed=0, decision=decision,
+                score=None, discarded=None, costs=costs)  # fmt: skip
+
+
+ACCEPTED = step("draft", [
+    cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1), cost("base", "regenerate", 9, 90, lost=True),
+    cost("draft", "draft", 9, 90, lost=True),
+])  # fmt: skip
+REWRITTEN = step("base", [
+    cost("base", "regenerate", 9, 90, lost=True), cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1),
+    cost("base", "regenerate", 2, 20),
+])  # fmt: skip
+WRITTEN_BY_HAND = step("human", [cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1)])
+TOTAL = Summary(steps=3, proposals=3, accepted=1, discarded=Usage(), costs=[
+    cost("draft", "draft", 1, 30), cost("base", "answer", 1, 10),
+])  # fmt: skip
+
+
+def test_only_committed_work_counts() -> None:
+    costs = committed_costs([ACCEPTED, REWRITTEN, WRITTEN_BY_HAND], TOTAL)
+    assert [(each.engine, each.purpose) for each in costs] == [
+        ("draft", "draft"), ("base", "regenerate"), ("base", "answer")
+    ]  # fmt: skip
+    assert seconds_measured(costs) == 0.25 + 2 + 1
+    assert seconds_alone(costs, {"draft": 0.5, "base": 0.25}) == 10 * 0.5 + (20 + 10) * 0.25
+
+
+def test_the_pace_is_the_median_of_an_engines_calls() -> None:
+    costs = [cost("draft", "draft", 1, 10), cost("draft", "draft", 9, 10), cost("draft", "draft", 2, 10),
+             cost("base", "answer", 100, 1), cost("draft", "draft", 5, 0)]  # fmt: skip
+    assert pace_of(costs, "draft") == 0.2
+    assert pace_of([], "base") == 0
+
+
+def lap(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4) -> Lap:
+    return Lap(seconds=seconds, running=2 * seconds, needed=needed, needed_alone=needed / 2, right=right,
+               proposals=proposals, accepted=proposals // 2)  # fmt: skip
+
+
+def test_ratios_are_taken_in_each_repeat() -> None:
+    laps = {
+        "base alone": [lap(10, 10, proposals=0), lap(100, 100, proposals=0), lap(10, 10, proposals=0)],
+        "in turns": [lap(8, 8), lap(80, 80), lap(8, 8)],
+        "window 4": [lap(5, 4), lap(40, 60, right=0.7), lap(2, 2)],
+    }
+    row = make_row(Way(name="window 4"), 2, laps, 7, "given", recomputed=0.25)
+    assert (row.faster, row.faster_least, row.faster_most, row.faster_than_turns) == (2.5, 2, 5, 2)
+    assert (row.seconds, row.efficiency_measured, row.efficiency_alone) == (5, 0.5, 0.25)
+    assert row.right == pytest.approx(0.9)
+    assert (row.base_right, row.accepted) == (1, 0.5)
+    assert make_row(BASE, 2, laps, 7, "given").accepted is None
+    assert make_row(BASE, 2, {BASE.name: laps[BASE.name]}, 7, "given").faster_than_turns is None
+    head, line = speed_lines([row])
+    assert len(head) == len(line)
+    assert line.split()[:5] == ["window", "4", "2", "5.00", "2.50"]
+
+
+def test_ways() -> None:
+    assert rotated(WAYS, 1)[0] is WAYS[1]
+    assert {way.name for way in rotated(WAYS, 7)} == {way.name for way in WAYS}
+    assert choose(None) == list(WAYS)
+    assert choose(["in turns"]) == [BASE, TURNS]
+    assert with_draft(choose(["bad draft"]), "given") == []
+    assert with_draft([BASE], "given") == [BASE]
+    assert [way.name for way in with_draft(WAYS, "random")] == ["base alone", "bad draft"]
+    assert with_draft([BASE, TURNS], "random") == []
+    with pytest.raises(UsageError, match="known ways: base alone"):
+        choose(["faster"])
+
+
+def test_what_a_perfect_cache_would_have_kept() -> None:
+    seen = Prefixes()
+    assert [seen.add(ids) for ids in ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9], [2, 3], [1, 2, 9, 4])] == [0, 3, 2, 0, 3]
+    counted = reuse(Usage(prompt_tokens=10, cached_tokens=4), 6)
+    assert (counted.perfect, counted.recomputed) == (6, 2)
+    assert reuse(Usage(prompt_tokens=10, cached_tokens=8), 6).recomputed == 0  # another run's tokens were of use
+    assert reuse(Usage(prompt_tokens=10, cached_tokens=9), 10).recomputed == 0  # the last token is always computed
+    assert (counted + counted + Reuse(prompt=20)).share == 4 / 40
+    assert Reuse().share == 0
+
+
+def done(prompt: str) -> int:
+    return prompt.rpartition("<think>\n")[2].count("\n\n")
+
+
+def scripted_pair() -> EnginePair:
+    """Four steps, the third of them rejected; answers go by the prompt, so that runs may go on side by side."""
+
+    def write(prompt: str, author: str) -> str:
+        if CLOSE in prompt.rpartition("<think>\n")[2]:
+            return "The answer."
+        return f"Step {done(prompt)} of the {author}.\n\n" if done(prompt) < STEPS else CLOSE
+
+    drafting = FakeEngine(lambda prompt: write(prompt, "draft"), name="draft", delay=0.002)
+    judging = FakeEngine(lambda prompt: write(prompt, "base"), lambda prompt: 2 if prompt.count("\n\n") % 3 == 0 else 9,
+                         name="base", delay=0.004)  # fmt: skip
+    return EnginePair(drafting, judging)
+
+
+def test_the_whole_bench_on_scripted_engines() -> None:
+    with scripted_pair() as pair:
+        bench = Bench(pair, "given", with_draft(WAYS, "given"), held_out()[:2], repeats=2)
+        found = bench.measure(2)
+        assert (type(pair.base), type(pair.draft)) == (FakeEngine, FakeEngine)  # the recorders are gone again
+    rows = {row.way: row for row in found.rows}
+    assert list(rows) == ["base alone", "in turns", "window 4", "adaptive"]
+    assert rows["base alone"].faster == rows["in turns"].faster_than_turns == 1
+    assert rows["base alone"].accepted is None
+    assert rows["in turns"].accepted == 3 / 4
+    assert all(0 < row.efficiency_measured <= 1 and row.efficiency_alone > 0 for row in found.rows)
+    assert found.calibration.base_seconds > 0 < found.calibration.draft_seconds
+    assert all(row.recomputed and row.recomputed > 0.5 for row in found.rows)  # a fake has no cache
+
+
+def test_recorders_keep_the_runs_apart() -> None:
+    with scripted_pair() as pair, recording(pair) as recorders:
+        play(create_specreason(pair, window=0).compile(), [held_out()[0]] * 3, 3)
+        base, draft = recorders
+        one = draft.total.perfect / 3
+    assert one == int(one)
+    prompts = [len(call.prompt_ids) for call in pair.draft.calls]  # type: ignore[attr-defined]
+    first = min(prompts)
+    assert draft.total.prompt == sum(prompts)
+    assert sum(prompts) - draft.total.perfect >= 3 * first
+    assert base.total.recomputed == base.total.perfect > 0
+
+
+def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> None:
+    write_random_draft("abacus-draft", tmp_path / "one")
+    write_random_draft("abacus-draft", tmp_path / "two")
+    with open_pair(draft=str(tmp_path / "one")) as pair, open_pair(draft=str(tmp_path / "two")) as again:
+        assert pair.shares_vocabulary
+        assert pair.draft.describe().weights == again.draft.describe().weights != pair.base.describe().weights
+        ways = with_draft(WAYS, "random")
+        graphs = [create_specreason(pair, **way.settings).compile() for way in ways]
+        alone, bad = [play(graph, held_out()[:1], 1)[1][0] for graph in graphs]
+    assert (bad.total.accepted, bad.total.proposals > 0) == (0, True)
+    assert bad.outcome["answer"] == alone.outcome["answer"]
+
+
+def test_bench_speed_from_the_command_line(command: Command) -> None:
+    result = command("bench", "speed", "--problems", "2", "--repeats", "1", "--concurrency", "2",
+                     "--way", "in turns", "--json")  # fmt: skip
+    lines: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed"]
+    assert lines[0]["cores"] >= 1
+    assert lines[0]["base"].startswith("abacus-base float32")
+    assert {line["way"]: line["recomputed"] for line in lines[2:]} == {"base alone": 0, "in turns": 0}
+    assert all(line["at_once"] == 2 for line in lines[1:])
+
+
+def test_bench_speed_refuses(command: Command) -> None:
+    assert command("bench", "speed", "--way", "sideways").returncode == 2
+    served = command("bench", "speed", "--engine", "server", "--base-url", "http://x", "--way", "bad draft")
+    assert (served.returncode, "not ours to change" in served.stderr) == (2, True)
+
+
+def test_bench_length(command: Command) -> None:
+    assert run_length(30, "sqlite").steps == 30
+    result = command("bench", "length", "--steps", "6", "--steps", "3", "--json")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["saver"], row["steps"]) for row in found] == [
+        ("memory", 3), ("memory", 6), ("sqlite", 3), ("sqlite", 6)
+    ]  # fmt: skip
+    assert all(row["milliseconds_per_step"] > 0 < row["peak_megabytes"] for row in found)
+
+
+def test_lengths_stand_beside_the_shortest() -> None:
+    short = run_length(3, "memory")
+    long = short.model_copy(update={"steps": 6, "milliseconds_per_step": 2 * short.milliseconds_per_step})
+    assert [line.split()[3] for line in length_lines([short, long])][1:] == ["1.00", "2.00"]
