@@ -68,6 +68,8 @@ class LiveView:
             )
         discarded = totals.discarded
         typer.echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
+        if guessed := (work := totals.work).speculated_tokens:
+            typer.echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
         if totals.elapsed is not None and totals.alone is not None:
             typer.echo(
                 f"  steps took {totals.elapsed:.2f} s; the base alone would have taken about {totals.alone:.2f} s"

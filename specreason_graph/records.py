@@ -61,6 +61,10 @@ class Usage(Record):
     """Prompt tokens whose work was found in the engine's prefix cache."""
     generated_tokens: int = 0
     """Tokens the engine wrote, thrown-away ones included."""
+    speculated_tokens: int = 0
+    """Tokens that the engine's own token-level speculation guessed; 0 where it has none or does not tell."""
+    speculated_accepted: int = 0
+    """Those of them that the engine found right, the few behind the end of what was wanted included."""
     seconds: float = 0.0
     """Seconds from call to answer."""
     started: float | None = None

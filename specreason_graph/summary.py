@@ -34,6 +34,11 @@ class Summary(Record):
         return self.accepted / self.proposals if self.proposals else 0.0
 
     @property
+    def work(self) -> Usage:
+        """All engine calls together, lost ones included."""
+        return sum((cost.usage for cost in self.costs), Usage())
+
+    @property
     def seconds(self) -> float:
         """Seconds spent in engine calls."""
         return sum(cost.usage.seconds for cost in self.costs)

@@ -109,6 +109,14 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 @pytest.fixture
+def intel_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines on CPU use Intel's OpenMP: under GNU's a token that vLLM guesses by n-grams can take half a second."""
+    library = Path(sys.prefix, "lib", "libiomp5.so")
+    if library.is_file():
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``specreason`` in a process of its own, with the database in a temporary folder."""
 

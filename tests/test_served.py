@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ from specreason_graph.errors import (
     EngineRequestError,
     EngineTimeoutError,
 )
-from tests.traces import PROBLEMS, STAGES, Struck, around, assert_same, solve
+from tests.traces import NGRAM, PROBLEMS, STAGES, Struck, around, assert_same, counted, solve, tokens
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -163,6 +164,24 @@ def test_a_real_chat_model_is_served(smollm2: Path, role: str, monkeypatch: pyte
 
 
 @needs_vllm
+@pytest.mark.usefixtures("intel_threads")
+def test_speculation_inside_a_served_base_is_counted(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "sesame")
+    served = serve("--option", f"base.speculative={json.dumps(NGRAM)}")
+    try:
+        with served.open_pair() as pair:
+            outcomes = [solve(pair, problem.question) for problem in PROBLEMS[:8]]
+            told = pair.base.describe()
+    finally:
+        served.stop()
+    for problem, outcome in zip(PROBLEMS, outcomes, strict=False):
+        assert tokens(outcome) == tokens(solve(abacus, problem.question))
+    assert sum(counted(outcome)[1] for outcome in outcomes) > 0
+    assert told.options == {"speculative": {"num_speculative_tokens": NGRAM["num_speculative_tokens"]}}
+    assert told.scoring == "top"
+
+
+@needs_vllm
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_servers_do_not_outlive_their_supervisor(number: signal.Signals) -> None:
     import psutil
@@ -178,9 +197,10 @@ def test_servers_do_not_outlive_their_supervisor(number: signal.Signals) -> None
 
 
 class Stub(BaseHTTPRequestHandler):
-    """A server that lacks what ``lacks`` names."""
+    """A server that lacks what ``lacks`` names, and tells of its speculation what ``speculation`` holds."""
 
     lacks: frozenset[str] = frozenset()
+    speculation: dict[str, int] | None = None
 
     def do_GET(self) -> None:
         card = {"id": "abacus-base", "root": "somewhere", "max_model_len": 512}
@@ -202,7 +222,8 @@ class Stub(BaseHTTPRequestHandler):
             return
         if "token_ids" in self.lacks:
             del choice["token_ids"]
-        self.answer({"choices": [choice], "usage": {}}, stream=body.get("stream", False))
+        told = {"usage": {"prompt_tokens": 2}, "metrics": {"speculative_decoding": self.speculation}}
+        self.answer({"choices": [choice], **told}, stream=body.get("stream", False))
 
     def answer(self, document: Any, status: int = 200, *, stream: bool = False) -> None:
         raw = json.dumps(document).encode()
@@ -216,9 +237,9 @@ class Stub(BaseHTTPRequestHandler):
         return
 
 
-def open_stub(*lacks: str) -> EnginePair:
+def open_stub(*lacks: str, **more: Any) -> EnginePair:
     """A pair on a stub; the socket is closed with the process's other daemon threads."""
-    stub = type("Lacking", (Stub,), {"lacks": frozenset(lacks)})
+    stub = type("Lacking", (Stub,), {"lacks": frozenset(lacks), **more})
     server = ThreadingHTTPServer(("127.0.0.1", 0), stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return open_pair(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1")
@@ -242,6 +263,20 @@ def test_a_server_without_chosen_logprobs_is_asked_for_the_top_ones() -> None:
         assert found.logprobs == {5: -0.5, 6: -100.0}
         assert pair.base.describe().scoring == "top"
         assert pair.base.context == 512
+
+
+def test_what_a_server_tells_of_its_speculation_is_kept() -> None:
+    told = {"num_draft_tokens": 12, "num_accepted_draft_tokens": 5, "num_spec_tokens": 3}
+    for given, options, counts in (
+        (told, {"speculative": {"num_speculative_tokens": 3}}, (12, 5)),
+        (None, {}, (0, 0)),
+    ):
+        with open_stub("chosen", speculation=given) as pair:
+            assert pair.base.describe().options == options
+            for stream in (None, lambda _: None):
+                call = partial(pair.base.generate, [1, 2], Sampling(max_tokens=1), stream)
+                usage = pair.run(call).usage
+                assert (usage.speculated_tokens, usage.speculated_accepted) == counts
 
 
 @pytest.mark.parametrize(

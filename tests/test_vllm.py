@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from specreason_graph.errors import (
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.prompting import Prompter
 from tests.many import FAILING, Failing, ask_all, assert_nothing_is_left, handles
-from tests.traces import PROBLEMS, STAGES, Struck, Watched, around, assert_same, solve
+from tests.traces import NGRAM, PROBLEMS, STAGES, Struck, Watched, around, assert_same, counted, solve, tokens
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
@@ -191,6 +192,26 @@ def test_many_runs_live_through_cancellations_failures_and_a_restart(pair: Engin
     assert handles() <= before + 2
     for engine in (pair.base, pair.draft):
         assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("intel_threads")
+def test_speculation_inside_the_base_is_counted_and_changes_no_token(abacus: EnginePair) -> None:
+    questions = [problem.question for problem in PROBLEMS[:8]]
+    think = partial(solve, window=0)  # how far it works ahead depends on the clock
+    with open_pair(kind="vllm", base_options={**OPTIONS, "speculative": NGRAM}, draft_options=OPTIONS) as guessing:
+        alone = [think(guessing, question) for question in questions]
+        with ThreadPoolExecutor(len(questions)) as pool:
+            together = list(pool.map(partial(think, guessing), questions))
+        with pytest.raises(EngineRequestError, match="draws wrong tokens while it speculates; set temperature = 0"):
+            guessing.run(lambda: guessing.base.generate(ids(guessing), Sampling(max_tokens=1, temperature=0.6)))
+        told = guessing.base.describe()
+        assert (told.options["speculative"], told.scoring) == (NGRAM, "top")
+    for question, *mine in zip(questions, alone, together, strict=True):
+        usual = think(abacus, question)
+        for outcome in mine:
+            assert (tokens(outcome), outcome["answer"]) == (tokens(usual), usual["answer"])
+        assert counted(mine[0]) == counted(mine[1])  # each call's own counts, whoever else is asking
+    assert sum(counted(outcome)[1] for outcome in alone) > 0
 
 
 @pytest.mark.parametrize(("role", "method"), STAGES)

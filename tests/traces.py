@@ -12,8 +12,12 @@ import pytest
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.records import Step, Usage
+from specreason_graph.summary import summarise
 
 PROBLEMS = held_out()[:100]
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 2}
+"""Token-level speculation that needs no other model."""
 STAGES = [("draft", "generate"), ("base", "next_token"), ("base", "generate")]
 """Drafting, scoring and regenerating, as calls of an engine."""
 
@@ -27,9 +31,7 @@ def solve(pair: EnginePair, question: str, **settings: Any) -> Any:
 def assert_same(one: Any, other: Any) -> None:
     """The same answer, authors and tokens; scores to 1e-3."""
     assert one["answer"] == other["answer"]
-    assert [(s["author"], s["token_ids"]) for s in one["trace"]] == [
-        (s["author"], s["token_ids"]) for s in other["trace"]
-    ]
+    assert tokens(one) == tokens(other)
     for mine, theirs in zip(one["trace"], other["trace"], strict=True):
         if mine["score"]:
             assert mine["score"]["digit_logprobs"] == pytest.approx(theirs["score"]["digit_logprobs"], abs=1e-3)
@@ -42,6 +44,22 @@ def around(pair: EnginePair, **engines: Any) -> Any:
     for role, engine in engines.items():
         setattr(changed, role, engine)
     return changed
+
+
+def tokens(outcome: Any) -> list[tuple[str, list[int]]]:
+    """Who wrote which tokens."""
+    return [(step["author"], step["token_ids"]) for step in outcome["trace"]]
+
+
+def counted(outcome: Any) -> tuple[int, int]:
+    """Tokens that the base model's own speculation guessed in a run's steps, and those accepted."""
+    totals = summarise([Step.load(step) for step in outcome["trace"]], None)
+    writing = [cost.usage for cost in totals.costs if cost.engine == "base" and cost.purpose == "regenerate"]
+    counts = sum(writing, Usage())
+    guessed, right = counts.speculated_tokens, counts.speculated_accepted
+    assert (guessed, right) == (totals.work.speculated_tokens, totals.work.speculated_accepted)
+    assert 0 <= right <= guessed
+    return guessed, right
 
 
 class Before:

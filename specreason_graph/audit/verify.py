@@ -73,13 +73,18 @@ def _count(run: RecordedRun) -> int:
     """Entries of the ledger, whatever is in them."""
     steps = [step for step in run.trace if isinstance(step, dict)]
     reviews = sum("review" in decision and bool(decision["review"]) for decision in map(_decision, steps))
-    lost = sum(bool(step.get("discarded")) + len(step.get("alternatives") or ()) for step in steps)
+    lost = sum(bool(step.get("discarded")) + len(_alternatives(step)) for step in steps)
     return 1 + len(run.trace) + lost + reviews + bool(run.result)
 
 
 def _decision(step: Plain) -> Plain:
     found = step.get("decision")
     return found if isinstance(found, dict) else {}
+
+
+def _alternatives(step: Plain) -> list[Plain]:
+    found = step.get("alternatives")
+    return found if isinstance(found, list) else []
 
 
 def check_whole(run: RecordedRun) -> RecordedRun:

@@ -251,6 +251,16 @@ def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: i
     )  # fmt: skip
 
 
+def speculation_of(told: Mapping[str, Any] | None) -> Usage:
+    """What vLLM, in process or served, tells of a continuation's token-level speculation; zeros where it tells nothing.
+
+    Exact for each call. What it went on to do behind a stop string before it was told to stop is left out.
+    """
+    if not told:
+        return Usage()
+    return Usage(speculated_tokens=told["num_draft_tokens"], speculated_accepted=told["num_accepted_draft_tokens"])
+
+
 class Forward:
     """Passes the tokens of a call on to the caller, each once, also when the call had to be tried again."""
 

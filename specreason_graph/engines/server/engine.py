@@ -24,6 +24,7 @@ from specreason_graph.engines.base import (
     TokenCallback,
     check_room,
     pick,
+    speculation_of,
     usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
@@ -37,6 +38,7 @@ from specreason_graph.engines.server.requests import (
     generation,
     logprobs,
     scoring,
+    speculation,
     writing,
 )
 from specreason_graph.errors import (
@@ -71,6 +73,7 @@ class ServerEngine:
         self.served_name = ""
         self._version = "unknown"
         self._chosen = True
+        self._options: dict[str, Any] = {}
         self._users = 0
 
     async def generate(
@@ -81,11 +84,12 @@ class ServerEngine:
         begun, told = time.perf_counter(), Forward(on_token)
         body = {**self.body(prompt_ids), **writing(sampling)}
         write = partial(self._stream, body, told) if on_token else partial(self._complete, body)
-        made, usage = await with_retries(write, self.options)
+        made, answer = await with_retries(write, self.options)
         written = sum(len(each.token_ids) for each in made)
         if len(made) < sampling.n:  # greedy samples are all the same
             made *= sampling.n
-        return Completion(made, usage_since(begun, prompt_ids, cached_tokens(usage), written))
+        usage = usage_since(begun, prompt_ids, cached_tokens(answer["usage"]), written)
+        return Completion(made, usage + speculation_of(speculation(answer)))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
@@ -105,6 +109,7 @@ class ServerEngine:
             engine="server", engine_version=self._version, model=self._model,
             weights=weights_hash(self._path) or self.served_name, vocabulary=self.vocabulary.fingerprint,
             dtype="server", device=self.url, context=self.context, scoring="chosen" if self._chosen else "top",
+            options=self._options,
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -151,7 +156,7 @@ class ServerEngine:
         await self._probe()
 
     async def _probe(self) -> None:
-        """Does the server give token ids, log-probabilities of chosen tokens, and the number of cached ones."""
+        """Find out whether the server gives token ids, chosen log-probabilities and counts, and if it speculates."""
         prompt = self.vocabulary.encode("0")
         unlikely = sorted({self.vocabulary.encode(letter)[0] for letter in "qjxzkvQJXZ"})
         try:
@@ -165,11 +170,14 @@ class ServerEngine:
             raise ConfigError(f"{self.url} returns no token ids", hint="use vLLM 0.10.2 or later as the server")
         if (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") is None:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
+        if guesses := speculation(answer).get("num_spec_tokens"):
+            self._options = {"speculative": {"num_speculative_tokens": guesses}}  # all that it tells
 
     async def _probe_top(self, prompt: list[int]) -> dict[str, Any]:
         hint = f"start the server with --max-logprobs {TOP} or more"
-        try:
-            answer = await self._post({**self.body(prompt), **scoring(prompt, chosen=False)})
+        body = {**self.body(prompt), **scoring(prompt, chosen=False)}
+        try:  # the request before may have cost the connection: vLLM that speculates stumbles over it
+            answer = await with_retries(lambda: self._post(body), self.options)
         except EngineError as error:
             raise ConfigError(f"{self.url} gives no log-probabilities: {cause(error)}", hint=hint) from error
         if not logprobs(answer["choices"][0]):
@@ -179,7 +187,7 @@ class ServerEngine:
 
     async def _complete(self, body: dict[str, Any]) -> tuple[list[Generation], dict[str, Any]]:
         answer = await self._post(body)
-        return [generation(choice, self.name) for choice in answer["choices"]], answer["usage"]
+        return [generation(choice, self.name) for choice in answer["choices"]], answer
 
     async def _score(self, body: dict[str, Any]) -> tuple[dict[int, float], dict[str, Any]]:
         answer = await self._post(body)
@@ -198,18 +206,18 @@ class ServerEngine:
             return dict(response.json())
 
     async def _stream(self, body: dict[str, Any], told: Forward) -> tuple[list[Generation], dict[str, Any]]:
-        """The same call with the tokens as they come."""
+        """The same call with the tokens as they come, and the event that tells what it took."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         ids: dict[int, list[int]] = {}
         ends: dict[int, dict[str, Any]] = {}
-        usage: dict[str, Any] = {}
+        last: dict[str, Any] = {"usage": {}}
         send = self.client.stream("POST", "/v1/completions", json=body, headers=self._headers())
         async with translating(self.name, self.options), send as response:
             if response.is_error:
                 await response.aread()
                 check(response, self.name)
             async for event in events(response, self.name):
-                usage = event.get("usage") or usage
+                last = event if event.get("usage") else last
                 for choice in event["choices"]:
                     ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
                     if choice.get("finish_reason"):
@@ -217,7 +225,7 @@ class ServerEngine:
                 told.tokens(ids.get(0, ()))
         if len(ends) < body["n"]:
             raise EngineDeadError(f"{self.name}: the stream broke off", engine=self.name, retryable=True)
-        return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], usage
+        return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], last
 
     def _headers(self) -> dict[str, str]:
         session = SESSION.get()

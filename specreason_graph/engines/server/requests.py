@@ -63,3 +63,8 @@ def logprobs(choice: dict[str, Any]) -> dict[int, float]:
 def cached_tokens(usage: dict[str, Any]) -> int:
     """How many prompt tokens the server had cached; 0 where it does not count them."""
     return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+
+
+def speculation(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the server tells of its token-level speculation; nothing of several continuations, or without a flag."""
+    return (answer.get("metrics") or {}).get("speculative_decoding") or {}

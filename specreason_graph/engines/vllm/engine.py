@@ -30,9 +30,10 @@ from specreason_graph.engines.checkpoint import load_config, load_vocabulary, we
 from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
-from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, start
-from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, translated
-from specreason_graph.errors import EngineDeadError, EngineError, EngineTimeoutError, ModelError
+from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
+from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, speculation, translated
+from specreason_graph.errors import EngineDeadError, EngineError, EngineRequestError, EngineTimeoutError, ModelError
+from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -82,13 +83,14 @@ class VLLMEngine:
     ) -> Completion:
         """Continue a prompt."""
         check_room(self, prompt_ids)
+        self._check_draws(sampling)
         begun, prompt, told = time.perf_counter(), list(prompt_ids), Forward(on_token)
         params = sampling_params(sampling, stream=on_token is not None)
-        generations, cached = await with_retries(lambda: self._write(prompt, params, told), self.options)
+        generations, cached, speculated = await with_retries(lambda: self._write(prompt, params, told), self.options)
         if len(generations) < sampling.n:  # greedy samples are all the same
             generations *= sampling.n
         written = sum(len(generation.token_ids) for generation in generations[: params.n])
-        return Completion(generations, usage_since(begun, prompt, cached, written))
+        return Completion(generations, usage_since(begun, prompt, cached, written) + speculated)
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The distribution behind a prompt."""
@@ -99,6 +101,12 @@ class VLLMEngine:
         given = {token: entry.logprob for token, entry in (output.outputs[0].logprobs or [{}])[0].items()}
         found, other = pick(given, candidates, self.name, chosen=self._chosen)
         return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
+
+    def _check_draws(self, sampling: Sampling) -> None:
+        """Raise `EngineRequestError` where vLLM 0.32 would write nonsense: its temperatures are lost on the way."""
+        if sampling.temperature > 0 and self.options.speculative and on_cpu():
+            wrong = f"{self.name}: on CPU vLLM draws wrong tokens while it speculates"
+            raise EngineRequestError(wrong, engine=self.name, hint="set temperature = 0")
 
     def describe(self) -> EngineDescription:
         """What this engine is; the weights are hashed once."""
@@ -181,19 +189,24 @@ class VLLMEngine:
         """Run something in the thread that the engine's process is tied to; one thing at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._starter, work)
 
-    async def _write(self, prompt: list[int], params: SamplingParams, told: Forward) -> tuple[list[Generation], int]:
+    async def _write(
+        self, prompt: list[int], params: SamplingParams, told: Forward
+    ) -> tuple[list[Generation], int, Usage]:
         written: dict[int, list[int]] = {}
         finishes: dict[int, Finish] = {}
+        speculated = []
 
         def take(output: RequestOutput) -> None:
             for part in output.outputs:
                 written.setdefault(part.index, []).extend(part.token_ids)
                 if part.finish_reason:
                     finishes[part.index] = finish_of(part.finish_reason, part.stop_reason, self.name)
+                    speculated.append(speculation(part))
             told.tokens(written.get(0, ()))
 
         cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
-        return [Generation(written[index], finishes[index]) for index in sorted(written)], cached
+        made = [Generation(written[index], finishes[index]) for index in sorted(written)]
+        return made, cached, sum(speculated, Usage())
 
     async def _ask(
         self, prompt: list[int], params: SamplingParams, take: Callable[[RequestOutput], None] = lambda _: None

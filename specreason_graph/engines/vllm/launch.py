@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 CPU_BLOCK = 32
+COUNTING = "specreason_graph.engines.vllm.scheduler.counting"
 GRACE = 1.0
 """Seconds an engine's core gets to end before it is killed."""
 QUIET = {
@@ -79,12 +80,16 @@ def settings(options: VLLMOptions) -> dict[str, str]:
 def arguments(path: str, context: int, options: VLLMOptions, share: Share | None) -> dict[str, Any]:
     """Engine arguments of vLLM."""
     cpu = on_cpu()
+    if cpu and options.speculative:
+        log.warning("%s: on CPU vLLM draws wrong tokens while it speculates: ask it at temperature 0 only", path)
     perhaps = {
         "block_size": options.block_size or (CPU_BLOCK if cpu else None),
         "kv_cache_memory_bytes": options.kv_bytes or (share.kv_bytes if share else None),
         "gpu_memory_utilization": options.utilization or (share.utilization if share and not cpu else None),
         "quantization": options.quantization,
         "speculative_config": options.speculative,
+        "per_request_spec_decode_metrics": "summary" if options.speculative else None,
+        "scheduler_cls": COUNTING if options.speculative else None,
         "revision": options.revision,
         "enable_lora": True if options.lora else None,
         "enable_chunked_prefill": False if cpu else None,  # a seeded prompt in two pieces kills the engine: no offset

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from specreason_graph.engines.base import Sampling
+from specreason_graph.engines.base import Sampling, speculation_of
 from specreason_graph.errors import EngineBusyError, EngineDeadError, EngineError, EngineRequestError
+from specreason_graph.records import Usage
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from vllm import CompletionOutput, SamplingParams
 
 TOP = 20
 """Log-probabilities vLLM gives at most when chosen tokens cannot be asked for."""
@@ -41,6 +42,11 @@ def scoring_params(candidates: Sequence[int], *, chosen: bool) -> SamplingParams
         temperature=0, max_tokens=1, ignore_eos=True, detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY, **wanted,
     )  # fmt: skip
+
+
+def speculation(part: CompletionOutput) -> Usage:
+    """What a finished continuation took of token-level speculation."""
+    return speculation_of(part.spec_decode_metrics and part.spec_decode_metrics.to_dict())
 
 
 def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError:
