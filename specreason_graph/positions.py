@@ -81,7 +81,19 @@ class Prompt(Sequence[int]):
 class Position:
     """A place behind some steps; equal only to itself, so what hangs on it was asked with exactly its prompts."""
 
-    __slots__ = ("before", "behind", "calls", "index", "prompts", "rooms", "scout", "standing", "text", "tokens")
+    __slots__ = (
+        "before",
+        "behind",
+        "calls",
+        "decided",
+        "index",
+        "prompts",
+        "rooms",
+        "scout",
+        "standing",
+        "text",
+        "tokens",
+    )
 
     def __init__(self, prompts: dict[Role, Prompt], rooms: dict[Role, int], before: Position | None = None) -> None:
         self.prompts, self.before = prompts, before
@@ -95,6 +107,8 @@ class Position:
         """The last of them."""
         self.standing = True
         """Whether the last of them will be committed; False while nobody knows."""
+        self.decided = False
+        """Whether it is known who writes the next step."""
         self.behind: dict[tuple[Any, ...], Position] = {}
         """The places behind each step that may come next."""
         self.calls: dict[Any, Any] = {}

@@ -39,11 +39,17 @@ class Scout:
             at.scout = asyncio.create_task(self._go_ahead(at))
             at.scout.add_done_callback(looked_at)
 
+    def reached(self, at: Position) -> None:
+        """The commit point has come to a place: the base may start there before it has judged the draft's version."""
+        if at.scout and not at.decided and not self._writes_alone(at) and self._races(at):
+            self._window.rewrite_at(at)
+
     async def _go_ahead(self, at: Position) -> None:
         while not self._may_start(at):
             await self._window.news.wait()
-        if not self._window.alone and at.index >= self._writer.config.first_steps_by_base and await self._drafted(at):
+        if not self._writes_alone(at) and await self._drafted(at):
             return
+        at.decided = True
         written = await self._window.rewrite_at(at).task
         self._go_on(self._writer.after(at, written), written)
 
@@ -63,6 +69,7 @@ class Scout:
         behind = self._hope(at, proposals[best])
         decision = decide(scores[best], threshold=threshold, reading=config.reading)
         self._window.pace.judged(accepted=decision.accepted)
+        at.decided = True
         if asks_human(decision, config.review):
             return True
         behind.standing = decision.accepted
@@ -70,6 +77,10 @@ class Scout:
             self._window.give_up(behind, at.index)
         self._window.tell()
         return decision.accepted
+
+    def _writes_alone(self, at: Position) -> bool:
+        """Whether the draft is not asked at a place."""
+        return self._window.alone or at.index < self._writer.config.first_steps_by_base
 
     def _hope(self, at: Position, proposal: Proposal) -> Position:
         """Work ahead behind a step that nobody has judged yet."""

@@ -133,6 +133,7 @@ class Window:
             self.give_up(self.at, self.at.index)
             self.at.scout = None
         self.alone = alone
+        self._scout.reached(self.at)
         self.tell()
 
     def close(self) -> list[asyncio.Task[Any]]:
