@@ -102,7 +102,9 @@ def test_ways() -> None:
     assert choose(["in turns"]) == [BASE, TURNS]
     assert with_draft(choose(["bad draft"]), "given") == []
     assert with_draft([BASE], "given") == [BASE]
-    assert [way.name for way in with_draft(WAYS, "random")] == ["base alone", "bad draft"]
+    assert [way.name for way in with_draft(WAYS, "random")] == [
+        "base alone", "bad draft", "bad draft, guarded",
+    ]  # fmt: skip
     assert with_draft([BASE, TURNS], "random") == []
     with pytest.raises(UsageError, match="known ways: base alone"):
         choose(["faster"])
@@ -143,7 +145,7 @@ def test_the_whole_bench_on_scripted_engines() -> None:
         found = bench.measure(2)
         assert (type(pair.base), type(pair.draft)) == (FakeEngine, FakeEngine)  # the recorders are gone again
     rows = {row.way: row for row in found.rows}
-    assert list(rows) == ["base alone", "in turns", "window 4", "adaptive"]
+    assert list(rows) == ["base alone", "in turns", "window 4", "adaptive", "guarded"]
     assert rows["base alone"].faster == rows["in turns"].faster_than_turns == 1
     assert rows["base alone"].accepted is None
     assert rows["in turns"].accepted == 3 / 4
@@ -173,9 +175,9 @@ def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> 
         assert pair.draft.describe().weights == again.draft.describe().weights != pair.base.describe().weights
         ways = with_draft(WAYS, "random")
         graphs = [create_specreason(pair, **way.settings).compile() for way in ways]
-        alone, bad = [play(graph, held_out()[:1], 1)[1][0] for graph in graphs]
+        alone, bad, guarded = [play(graph, held_out()[:1], 1)[1][0] for graph in graphs]
     assert (bad.total.accepted, bad.total.proposals > 0) == (0, True)
-    assert bad.outcome["answer"] == alone.outcome["answer"]
+    assert bad.outcome["answer"] == guarded.outcome["answer"] == alone.outcome["answer"]
 
 
 def test_bench_speed_from_the_command_line(command: Command) -> None:
