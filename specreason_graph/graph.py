@@ -30,6 +30,8 @@ from specreason_graph.windows import windows_of
 
 RECURSION_LIMIT = 1_000_000
 """Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
+SETTINGS = 1024
+"""Settings that are kept ready: as many as there may be runs at once with settings of their own."""
 KNOBS = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
 STAGES: dict[str, type[Stage]] = {
@@ -101,7 +103,7 @@ class Bench:
 
     def __init__(self, pair: EnginePair, defaults: SpecReasonConfig, signer: Signer | None) -> None:
         self.pair, self.defaults, self.signer = pair, defaults, signer
-        self._equipped = lru_cache(maxsize=32)(self._equip)
+        self._equipped = lru_cache(maxsize=SETTINGS)(self._equip)
 
     def node(self, name: str, stage: type[Stage]) -> RunnableLambda[State, dict[str, Any]]:
         """A node with one asynchronous core, on the engines' loop, for sync and async callers."""

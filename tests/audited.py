@@ -34,7 +34,7 @@ def by_prompt(steps: int) -> EnginePair:
     """A pair that thinks ``steps`` steps, each as the prompt has it, so that it says the same when asked again."""
 
     def done(prompt: str) -> int:
-        return prompt.rpartition("<think>\n")[2].count("\n\n")
+        return prompt.count("\n\n")
 
     def think(prompt: str) -> str:
         return f"Step {done(prompt)} of the draft.\n\n" if done(prompt) < steps else CLOSE
@@ -45,7 +45,7 @@ def by_prompt(steps: int) -> EnginePair:
         return f"Step {done(prompt)} of the base.\n\n" if done(prompt) < steps else CLOSE
 
     def judge(prompt: str) -> int:
-        return (2, 9, 8)[done(prompt) % 3]
+        return (2, 9, 8)[(done(prompt) - 1) % 3]
 
     return EnginePair(FakeEngine(think, name="draft"), FakeEngine(base, judge, name="base"))
 

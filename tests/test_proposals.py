@@ -39,7 +39,7 @@ class Varied(FakeEngine):
 
 
 def done(prompt: str) -> int:
-    return prompt.rpartition("<think>\n")[2].count("\n\n")
+    return prompt.count("\n\n")
 
 
 def varied(kind: type[Varied] = Varied, best: tuple[int, ...] = (3, 9, 5)) -> EnginePair:
