@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,8 @@ class TransformersEngine:
         self.vocabulary = HuggingFaceVocabulary(tokenizer, eos_ids(self._model.generation_config))
         self.context = min(config.max_position_embeddings, self._wanted_context or config.max_position_embeddings)
         self._slots = Slots(lambda: DynamicCache(config=config))
+        known = inspect.signature(self._model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"  # its name before transformers 5.24
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
@@ -179,7 +182,7 @@ class TransformersEngine:
         try:
             with torch.inference_mode():
                 row = torch.tensor([ids], device=self._model.device)
-                out = self._model(input_ids=row, past_key_values=slot.cache, use_cache=True, logits_to_keep=1)
+                out = self._model(input_ids=row, **{self._cache: slot.cache}, use_cache=True, logits_to_keep=1)
         except BaseException:
             self._slots.drop(slot)
             raise
