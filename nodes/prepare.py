@@ -12,7 +12,6 @@ from specreason_graph.conversation import Turn, read_conversation
 from specreason_graph.errors import ConfigError
 from specreason_graph.manifest import Lineage, Manifest
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies.goodput import Rates
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State, begin
@@ -27,7 +26,9 @@ class Prepare(Stage):
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
         made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
-        verdict = self.windows.guard.verdict(Rates(), self.windows.runs + 1) if self.config.guard else None
+        verdict = (
+            self.windows.guard.verdict(self.windows.guard.own(), self.windows.runs + 1) if self.config.guard else None
+        )
         return begin(made, verdict.dump() if verdict else None)
 
     def _check_schema(self) -> None:

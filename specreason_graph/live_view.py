@@ -18,6 +18,7 @@ NOTES = {
     "proposal_is_blank": "draft wrote nothing",
     "proposal_too_long": "draft left the judge no room",
     "drafting_does_not_pay": "drafting does not pay",
+    "base_is_timed": "timing the base model",
     "draft_failed": "the draft engine failed",
     "accepted_by_reviewer": "accepted by a human",
     "rejected_by_reviewer": "rejected by a human: ",

@@ -25,6 +25,7 @@ Reason = Literal[
     "proposal_too_long",
     "draft_failed",
     "drafting_does_not_pay",
+    "base_is_timed",
     "accepted_by_reviewer",
     "rejected_by_reviewer",
     "written_by_reviewer",
@@ -150,12 +151,14 @@ class Review(Record):
 class Goodput(Record):
     """What a committed token took lately with the draft model and without it, wall-clock seconds, waiting included."""
 
-    drafted: float
-    """Seconds a token of steps for which the draft was asked."""
-    alone: float
-    """Seconds a token of steps that the base model wrote by itself."""
+    drafted: float | None
+    """Seconds a token of steps for which the draft was asked; None before there were any."""
+    alone: float | None
+    """Seconds a token of steps that the base model wrote by itself; None before there were any."""
     runs: int
     """How many runs were under way over the same engines."""
+    trial: bool = False
+    """Whether the base model wrote the step to see how fast it is, whatever the figures said."""
 
 
 class Decision(Record):
@@ -176,7 +179,7 @@ class Decision(Record):
     review: Review | None = None
     """What a human said, where one was asked."""
     goodput: Goodput | None = None
-    """The figures for which the draft was not asked, where the guard is on and drafting did not pay."""
+    """The figures with which the guard did not let the draft be asked."""
 
 
 class Alternative(Record):

@@ -17,7 +17,7 @@ from specreason_graph.audit.ledger import head_of
 from specreason_graph.calls import Started, looked_at, usage_of
 from specreason_graph.engines.turns import URGENCY
 from specreason_graph.policies.deadlines import answer_reserve, proposals_in_force
-from specreason_graph.policies.goodput import Rates
+from specreason_graph.policies.goodput import Level
 from specreason_graph.policies.pace import Pace
 from specreason_graph.positions import Position, Written
 from specreason_graph.records import Cost, Proposal, Score, Step
@@ -26,8 +26,6 @@ from specreason_graph.state import State
 from specreason_graph.writer import Writer
 
 T = TypeVar("T")
-OWN_MEMORY = 0.9
-"""How much of a run's own seconds a token a further step leaves, see `Rate`."""
 PATIENCE = 60.0
 """Seconds in which a step is due in a run that has no deadline."""
 LATER = 10.0
@@ -41,9 +39,8 @@ class Overdue(Exception):  # noqa: N818 - no error: the thinking ends
 class Window:
     """The work on one run, at its commit point and ahead of it; used on the engines' loop only."""
 
-    def __init__(self, writer: Writer, state: State, pace: Pace, runs: Callable[[], int]) -> None:
-        self.writer, self.pace, self.runs = writer, pace, runs
-        self.rates = Rates(OWN_MEMORY)
+    def __init__(self, writer: Writer, state: State, pace: Pace, own: Level, runs: Callable[[], int]) -> None:
+        self.writer, self.pace, self.own, self.runs = writer, pace, own, runs
         self.alone = bool(state["progress"].get("goodput") or state["progress"]["draft_failed"])
         self.lateness = float(state["progress"].get("lateness", 0.0))
         self._seconds = float(state["progress"]["seconds"])
@@ -54,7 +51,7 @@ class Window:
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for step in map(Step.load, state["trace"]):
-            self.rates.add(step)
+            self.own.add(step, 1)
             self._move(writer.after(self.at, step))
         self.head = head_of(state["manifest"], state["trace"])
         self._committed = time.perf_counter()

@@ -56,7 +56,7 @@ class Windows:
         window = self._open.get(run)
         if window is None or not window.fits(state):
             self.close(run)
-            window = self._open[run] = Window(writer, state, Pace(self._pace), lambda: self.runs)
+            window = self._open[run] = Window(writer, state, Pace(self._pace), self.guard.own(), lambda: self.runs)
             if (calls := CALLS.get()) is not None:
                 calls.add(Leave(self, run, asyncio.get_running_loop()))
         return window

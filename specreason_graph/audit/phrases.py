@@ -14,6 +14,7 @@ REASONS: dict[Reason, str] = {
     "proposal_is_blank": "the base writes: the draft wrote nothing",
     "proposal_too_long": "the base writes: the draft's version left the judge no room",
     "drafting_does_not_pay": "the base writes: drafting did not pay",
+    "base_is_timed": "the base writes, to see how fast it is without the draft",
     "draft_failed": "the base writes: the draft engine failed",
     "accepted_by_reviewer": "draft accepted by a human",
     "rejected_by_reviewer": "draft rejected by a human",

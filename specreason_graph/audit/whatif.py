@@ -13,6 +13,7 @@ from specreason_graph.audit.recorded import RecordedRun, check_readable
 from specreason_graph.config import Reading
 from specreason_graph.errors import ConfigError
 from specreason_graph.policies import decide
+from specreason_graph.policies.goodput import UNASKED
 from specreason_graph.records import Record, Score, Step, Usage
 
 
@@ -112,7 +113,7 @@ def _verdict(step: Step, policy: Policy) -> bool | None:
         return False
     if step.score:
         return decide(step.score, threshold=policy.threshold, reading=policy.reading).accepted
-    return None if step.decision.reason in ("first_steps_by_base", "drafting_does_not_pay") else False
+    return None if step.decision.reason in UNASKED else False
 
 
 def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], rewriting: float) -> float:

@@ -61,11 +61,11 @@ def decide_unscored(
     A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
     base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room,
     when the draft engine failed with ``error`` (empty where it had failed before), and when drafting does not pay by
-    the figures in ``goodput``.
+    the figures in ``goodput``, or the base model is timed for them.
     """
     reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
-    if goodput and not pays(goodput):
-        reason = "drafting_does_not_pay"
+    if goodput and (goodput.trial or not pays(goodput)):
+        reason = "base_is_timed" if goodput.trial else "drafting_does_not_pay"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"

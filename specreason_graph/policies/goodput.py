@@ -2,26 +2,42 @@
 
 SmartSpec (arXiv 2406.14066) sets the length of token speculation by the tokens a second that it is expected to bring.
 Here the unit is a step, and nothing is modelled: the wall-clock seconds of a committed token are measured with the
-draft and without it, under the load there is, and the base model writes alone while that is faster.
+draft and without it, and the steps are written in the way that is faster. Now and then the other way is tried.
+
+All runs over a pair change over together, because what one run wins by drafting the others may lose: its proposals are
+judged by the same base model that writes their steps. Only a run that is alone goes by its own figures as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from specreason_graph.records import Goodput, Step
 
+UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
+"""Reasons for which the draft is not asked."""
 ENOUGH = 4
-"""Drafted steps that must have been measured before they are held against drafting."""
-PRIOR = 64.0
-"""What is known of the pair counts in a run like that many of its own tokens."""
-PROBE, RARELY = 16, 64
-"""Steps that the base writes alone before drafting is tried again: at first, and at most."""
+"""Steps that are measured at least before two ways are compared."""
+PAUSE = 16
+"""Times as long as a trial takes that pass between two, at least."""
+BUDGET = 0.01
+"""Share of the time that trials may cost: those of a way that is much slower are rarer."""
+RECALL = 0.25
+"""What is left of older figures when a way is tried again."""
+MEMORY, OWN_MEMORY = 0.98, 0.9
+"""How much of the figures a further step leaves: those of a pair, and those of a run."""
+OWN_RECALL = 0.2
+"""What a run takes over of the figures of its pair."""
 
 
 def pays(found: Goodput) -> bool:
-    """Whether a token takes no longer with the draft than without it."""
-    return found.drafted <= found.alone
+    """Whether a token takes no longer with the draft than without it; taken for granted while one is not known."""
+    return found.drafted is None or found.alone is None or found.drafted <= found.alone
+
+
+def is_alone(step: Step) -> bool:
+    """Whether the base model wrote a step without the draft being asked."""
+    return step.decision.reason in (*UNASKED, "draft_failed")
 
 
 @dataclass
@@ -32,80 +48,132 @@ class Rate:
     """Share of what is known that a further step leaves, 0 to 1."""
     seconds: float = 0.0
     tokens: float = 0.0
-    steps: int = 0
 
-    def add(self, seconds: float, tokens: int) -> None:
+    def add(self, seconds: float, tokens: float) -> None:
         """Take note of a step."""
-        self.seconds = self.memory * self.seconds + seconds
-        self.tokens = self.memory * self.tokens + tokens
-        self.steps += 1
+        self.fade(self.memory)
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
 
-    def behind(self, prior: Rate) -> float | None:
-        """Seconds a token, with what was known before weighed in; None while nothing is known."""
-        weight = PRIOR if prior.tokens else 0.0
-        tokens = self.tokens + weight
-        known = prior.seconds / prior.tokens if prior.tokens else 0.0
-        return (self.seconds + weight * known) / tokens if tokens else None
+    def fade(self, share: float) -> None:
+        """Let what is known count for less against what comes."""
+        self.seconds, self.tokens = share * self.seconds, share * self.tokens
 
-
-class Rates:
-    """What was measured with and without the draft."""
-
-    def __init__(self, memory: float = 0.98) -> None:
-        self.drafted, self.alone = Rate(memory), Rate(memory)
-
-    def add(self, step: Step) -> None:
-        """Take note of a committed step; what the base wrote tells how fast it is, also where the draft was asked."""
-        seconds, tokens = step.elapsed or 0.0, len(step.token_ids)
-        if step.decision.goodput or step.decision.reason == "first_steps_by_base":
-            self.alone.add(seconds, tokens)
-            return
-        self.drafted.add(seconds, tokens)
-        if step.author == "base" and tokens:
-            written = sum(cost.usage.seconds for cost in step.costs if cost.purpose == "regenerate" and not cost.lost)
-            self.alone.add(written, tokens)
+    @property
+    def per_token(self) -> float | None:
+        """The rate; None while nothing is known."""
+        return self.seconds / self.tokens if self.tokens else None
 
 
-@dataclass
 class Level:
-    """What is known of a pair while about so many runs are under way."""
+    """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run.
 
-    rates: Rates = field(default_factory=Rates)
-    wait: int = PROBE
-    """Steps until drafting is tried again."""
-    pause: int = PROBE
-    """How many those were the last time."""
+    ``ratio``: how many times as long a token takes with the draft, for as long as only one of them has been measured.
+    """
+
+    def __init__(self, memory: float = MEMORY, *, drafting: bool = True, ratio: float | None = None) -> None:
+        self.drafting = drafting
+        """Whether the draft is asked."""
+        self.trial = False
+        """Whether that is only to see how fast it is."""
+        self._rates = {way: Rate(memory) for way in (True, False)}
+        self._given = ratio
+        self.steps = 0
+        """Steps committed since that changed last."""
+
+    def own(self) -> Level:
+        """That of a run, which begins with some of what is known of its pair."""
+        own = Level(OWN_MEMORY, drafting=self.drafting, ratio=self.ratio)
+        for way, rate in self._rates.items():
+            own._rates[way].add(OWN_RECALL * rate.seconds, OWN_RECALL * rate.tokens)
+        return own
+
+    def add(self, step: Step, runs: int) -> None:
+        """Take note of a step that one of ``runs`` runs has committed, and change over when that is due."""
+        self.steps += 1
+        length = runs + max(ENOUGH, runs)  # at first each run has a step to end that was begun the other way
+        if self.steps > runs and is_alone(step) != self.drafting:
+            self._rates[self.drafting].add(step.elapsed or 0.0, len(step.token_ids))
+        if self.trial:
+            if self.steps >= length:
+                self._change(self._best, trial=False)
+        elif self._best != self.drafting:
+            self._change(self._best, trial=False)
+        elif self.steps >= self._pause * length:
+            self._rates[not self.drafting].fade(RECALL)
+            self._change(not self.drafting, trial=True)
+
+    def figures(self, runs: int) -> Goodput:
+        """What is known; where that is only one of the two, the other is on trial."""
+        drafted, alone = (self._rates[way].per_token for way in (True, False))
+        if self._given and (drafted or alone):
+            drafted, alone = drafted or self._given * (alone or 0.0), alone or (drafted or 0.0) / self._given
+        return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long a token takes with the draft; None while nobody knows."""
+        found = self.figures(1)
+        return found.drafted / found.alone if found.drafted and found.alone else self._given
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was measured."""
+        return not any(rate.tokens for rate in self._rates.values())
+
+    @property
+    def _pause(self) -> float:
+        """How many times as long as a trial to wait for the next one."""
+        ratio = self.ratio
+        if ratio is None:
+            return 1
+        is_own = all(rate.tokens for rate in self._rates.values())
+        return max(PAUSE, (max(ratio, 1 / ratio) - 1) / BUDGET) if is_own else PAUSE
+
+    @property
+    def _best(self) -> bool:
+        """Whether to draft; as it is now while nobody knows."""
+        ratio = self.ratio
+        return self.drafting if ratio is None else ratio <= 1
+
+    def _change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
+        self.drafting, self.trial, self.steps = drafting, trial, 0
 
 
 class Guard:
-    """Measures all runs of a pair, each load by itself."""
+    """Decides for all runs of a pair, under each load by itself."""
 
     def __init__(self) -> None:
         self._levels: dict[int, Level] = {}
 
-    def add(self, step: Step, own: Rates, runs: int) -> None:
-        """Take note of a step that one of ``runs`` runs has committed, whose own rates are ``own``."""
-        own.add(step)
-        level = self._level(runs)
-        level.rates.add(step)
-        if step.decision.goodput:
-            level.wait -= 1
-        elif level.wait <= 0:  # this step was the trial
-            level.pause = min(RARELY, 2 * level.pause)
-            level.wait = level.pause
+    def own(self) -> Level:
+        """What a run that begins knows."""
+        return self._level(1).own()
 
-    def verdict(self, own: Rates, runs: int) -> Goodput | None:
+    def add(self, step: Step, own: Level, runs: int) -> None:
+        """Take note of a step that one of ``runs`` runs has committed; ``own`` is what is known of that run."""
+        self._level(runs).add(step, runs)
+        if runs == 1:
+            own.add(step, runs)
+
+    def verdict(self, own: Level, runs: int) -> Goodput | None:
         """The figures for which the base shall write the next step alone; None where the draft is to be asked."""
         level = self._level(runs)
-        whole = level.rates
-        drafted, alone = own.drafted.behind(whole.drafted), own.alone.behind(whole.alone)
-        if drafted is None or alone is None or max(own.drafted.steps, whole.drafted.steps) < ENOUGH:
-            return None
-        found = Goodput(drafted=drafted, alone=alone, runs=runs)
-        if pays(found):
-            level.wait = level.pause = PROBE
-            return None
-        return found if level.wait > 0 else None
+        if runs == 1 and not level.trial and level.drafting:
+            level = own
+        return None if level.drafting else level.figures(runs)
 
     def _level(self, runs: int) -> Level:
-        return self._levels.setdefault(runs.bit_length(), Level())
+        load = (3 * runs).bit_length()  # 1, 2, 3 to 5, 6 to 10, 11 to 21 and so on: people like powers of two
+        level = self._levels.get(load)
+        if level is None or (not level.steps and level.is_new):
+            level = self._levels[load] = self._like_nearest(load)
+        return level
+
+    def _like_nearest(self, load: int) -> Level:
+        """A new level; one with more runs is not trusted to draft without a trial, as drafting pays less there."""
+        known = {other: level for other, level in self._levels.items() if not level.is_new}
+        if not known:
+            return Level()
+        nearest = min(known, key=lambda other: (abs(other - load), other))
+        like = known[nearest]
+        return Level(drafting=like.drafting, ratio=None if like.drafting and nearest < load else like.ratio)
