@@ -26,9 +26,8 @@ class Prepare(Stage):
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
         made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
-        verdict = (
-            self.windows.guard.verdict(self.windows.guard.own(), self.windows.runs + 1) if self.config.guard else None
-        )
+        guard, runs = self.windows.guard, self.windows.runs + 1
+        verdict = guard.verdict(guard.own(), runs) if self.config.guard else None
         return begin(made, verdict.dump() if verdict else None)
 
     def _check_schema(self) -> None:

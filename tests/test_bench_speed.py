@@ -117,6 +117,8 @@ def test_what_a_perfect_cache_would_have_kept() -> None:
     assert (counted.perfect, counted.recomputed) == (6, 2)
     assert reuse(Usage(prompt_tokens=10, cached_tokens=8), 6).recomputed == 0  # another run's tokens were of use
     assert reuse(Usage(prompt_tokens=10, cached_tokens=9), 10).recomputed == 0  # the last token is always computed
+    assert reuse(Usage(prompt_tokens=99, cached_tokens=64), 90, block=32).recomputed == 0  # 26 are no whole block
+    assert reuse(Usage(prompt_tokens=99, cached_tokens=32), 90, block=32).recomputed == 32
     assert (counted + counted + Reuse(prompt=20)).share == 4 / 40
     assert Reuse().share == 0
 

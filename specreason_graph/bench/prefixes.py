@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from specreason_graph.engines.base import SESSION, Completion, Engine, NextToken, Sampling, TokenCallback
+from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.records import Record, Usage
+
+GPU_BLOCK = 16
+"""Tokens of a block that vLLM chooses on GPUs."""
 
 
 class Reuse(Record):
@@ -20,7 +24,8 @@ class Reuse(Record):
     cached: int = 0
     """Found in the engine's cache."""
     perfect: int = 0
-    """What a perfect cache would have found: all that the run had shown that engine before, up to the last token."""
+    """What a perfect cache would have found: all that the run had shown that engine before, up to the last token and
+    in whole blocks."""
     recomputed: int = 0
     """What a perfect cache would have found and the engine did not."""
 
@@ -33,13 +38,23 @@ class Reuse(Record):
         return Reuse(**{name: getattr(self, name) + getattr(other, name) for name in Reuse.model_fields})
 
 
-def reuse(usage: Usage, perfect: int) -> Reuse:
-    """One call; the last token of a prompt is always computed, for what comes behind it."""
-    perfect = min(perfect, usage.prompt_tokens - 1)
+def reuse(usage: Usage, known: int, block: int = 1) -> Reuse:
+    """One call behind ``known`` tokens; the last of a prompt is always computed, for what comes behind it."""
+    perfect = min(known, usage.prompt_tokens - 1) // block * block
     return Reuse(
         prompt=usage.prompt_tokens, cached=usage.cached_tokens, perfect=perfect,
         recomputed=max(0, perfect - usage.cached_tokens),
     )  # fmt: skip
+
+
+def block_of(engine: Any) -> int:
+    """Tokens that an engine's cache keeps or forgets together; 1 where nobody knows."""
+    options = getattr(engine, "options", None)
+    if not isinstance(options, VLLMOptions):
+        return 1
+    from specreason_graph.engines.vllm.launch import CPU_BLOCK, on_cpu
+
+    return options.block_size or (CPU_BLOCK if on_cpu() else GPU_BLOCK)
 
 
 class Prefixes:
@@ -66,7 +81,7 @@ class Recorder:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._block = engine, block_of(engine)
         self._runs: defaultdict[str | None, Prefixes] = defaultdict(Prefixes)
         self.total = Reuse()
 
@@ -77,18 +92,18 @@ class Recorder:
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
         """Pass the call on."""
-        perfect = self._prefixes.add(prompt_ids)
+        known = self._prefixes.add(prompt_ids)
         completion = await self._engine.generate(prompt_ids, sampling, on_token)
-        self.total += reuse(completion.usage, perfect)
+        self.total += reuse(completion.usage, known, self._block)
         for each in completion.generations:
             self._prefixes.add([*prompt_ids, *each.token_ids[:-1]])  # nothing was computed behind the last one
         return completion
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """Pass the call on."""
-        perfect = self._prefixes.add(prompt_ids)
+        known = self._prefixes.add(prompt_ids)
         found = await self._engine.next_token(prompt_ids, candidates)
-        self.total += reuse(found.usage, perfect)
+        self.total += reuse(found.usage, known, self._block)
         return found
 
     @property

@@ -83,8 +83,8 @@ class Speed(Record):
     accepted: float | None
     """Share of the judged proposals that were accepted; None where none was judged."""
     recomputed: float | None
-    """Prompt tokens computed anew that a perfect cache would have kept, as a share of all prompt tokens; None where
-    nobody looked."""
+    """Prompt tokens computed anew that a perfect cache of the engine's block size would have kept, as a share of all
+    prompt tokens; None where nobody looked."""
 
 
 @dataclass(frozen=True)
