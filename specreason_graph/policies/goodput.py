@@ -18,8 +18,8 @@ UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
 """Reasons for which the draft is not asked."""
 ENOUGH = 4
 """Steps that are measured at least before two ways are compared."""
-PAUSE = 16
-"""Times as long as a trial takes that pass between two, at least."""
+SOON, PAUSE = 4, 16
+"""Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
 """Share of the time that trials may cost: those of a way that is much slower are rarer."""
 RECALL = 0.25
@@ -76,7 +76,7 @@ class Level:
         self.trial = False
         """Whether that is only to see how fast it is."""
         self._rates = {way: Rate(memory) for way in (True, False)}
-        self._given = ratio
+        self._given, self._least = ratio, SOON
         self.steps = 0
         """Steps committed since that changed last."""
 
@@ -95,6 +95,7 @@ class Level:
             self._rates[self.drafting].add(step.elapsed or 0.0, len(step.token_ids))
         if self.trial:
             if self.steps >= length:
+                self._least = min(PAUSE, 2 * self._least)
                 self._change(self._best, trial=False)
         elif self._best != self.drafting:
             self._change(self._best, trial=False)
@@ -127,7 +128,7 @@ class Level:
         if ratio is None:
             return 1
         is_own = all(rate.tokens for rate in self._rates.values())
-        return max(PAUSE, (max(ratio, 1 / ratio) - 1) / BUDGET) if is_own else PAUSE
+        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET) if is_own else PAUSE
 
     @property
     def _best(self) -> bool:
