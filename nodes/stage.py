@@ -103,9 +103,9 @@ class Stage:
 
     def _goodput(self, step: Step, window: Window) -> Plain | None:
         """The figures for which the base writes the next step alone, where the guard is on."""
-        windows = self.windows
         if not self.config.guard:
             return None
+        windows = self.windows
         windows.guard.add(step, window.own, windows.runs)
         verdict = windows.guard.verdict(window.own, windows.runs)
         return verdict.dump() if verdict else None

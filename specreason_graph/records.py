@@ -149,12 +149,15 @@ class Review(Record):
 
 
 class Goodput(Record):
-    """What a committed token took lately with the draft model and without it, wall-clock seconds, waiting included."""
+    """What a committed token took lately with the draft model and without it, wall-clock seconds, waiting included.
+
+    Where only one was measured under this load, the other is reckoned from it by their ratio under the nearest load.
+    """
 
     drafted: float | None
-    """Seconds a token of steps for which the draft was asked; None before there were any."""
+    """Seconds a token of steps for which the draft was asked; None while nobody knows."""
     alone: float | None
-    """Seconds a token of steps that the base model wrote by itself; None before there were any."""
+    """Seconds a token of steps that the base model wrote by itself; None while nobody knows."""
     runs: int
     """How many runs were under way over the same engines."""
     trial: bool = False

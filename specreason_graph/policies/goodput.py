@@ -104,10 +104,12 @@ class Level:
             self._change(not self.drafting, trial=True)
 
     def figures(self, runs: int) -> Goodput:
-        """What is known; where that is only one of the two, the other is on trial."""
+        """What is known, one of the two reckoned from the other where a ratio was given; else that one is on trial."""
         drafted, alone = (self._rates[way].per_token for way in (True, False))
-        if self._given and (drafted or alone):
-            drafted, alone = drafted or self._given * (alone or 0.0), alone or (drafted or 0.0) / self._given
+        if self._given and alone and not drafted:
+            drafted = self._given * alone
+        elif self._given and drafted and not alone:
+            alone = drafted / self._given
         return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
 
     @property
