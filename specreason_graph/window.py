@@ -51,7 +51,6 @@ class Window:
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for step in map(Step.load, state["trace"]):
-            self.own.add(step, 1)
             self._move(writer.after(self.at, step))
         self.head = head_of(state["manifest"], state["trace"])
         self._committed = time.perf_counter()

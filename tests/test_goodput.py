@@ -133,6 +133,19 @@ def test_under_load_all_runs_change_over_together_and_are_measured_after_that() 
     assert figures.alone == pytest.approx(0.01)
 
 
+def test_a_trial_among_fewer_runs_is_not_taken_for_a_faster_way() -> None:
+    guard = Guard()
+    go_on(guard, 400, runs=64, drafted=0.12, alone=0.1)
+    for _ in range(3):  # fewer at the end: each step takes less time then, in both ways
+        assert "d" * 200 not in go_on(guard, 2000, runs=64, drafted=0.12, alone=0.1)
+        assert "d" * 200 not in go_on(guard, 400, runs=44, drafted=0.12 * 0.75, alone=0.1 * 0.75)
+
+
+def test_drafting_that_gains_next_to_nothing_is_given_up() -> None:
+    assert go_on(Guard(), 400, drafted=0.098).count("b") > 300
+    assert go_on(Guard(), 400, drafted=0.09).count("d") > 300
+
+
 def test_a_run_that_is_alone_goes_by_its_own_figures_too() -> None:
     guard = Guard()
     go_on(guard, 60, drafted=0.09)

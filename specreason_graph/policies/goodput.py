@@ -10,6 +10,7 @@ judged by the same base model that writes their steps. Only a run that is alone 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from specreason_graph.records import Goodput, Step
@@ -28,11 +29,18 @@ MEMORY, OWN_MEMORY = 0.98, 0.9
 """How much of the figures a further step leaves: those of a pair, and those of a run."""
 OWN_RECALL = 0.2
 """What a run takes over of the figures of its pair."""
+MARGIN = 0.95
+"""Drafting pays below this ratio to the base alone: who leaves the base for it wants to gain something."""
 
 
 def pays(found: Goodput) -> bool:
-    """Whether a token takes no longer with the draft than without it; taken for granted while one is not known."""
-    return found.drafted is None or found.alone is None or found.drafted <= found.alone
+    """Whether a token takes less time with the draft than without it; taken for granted while one is not known."""
+    return found.drafted is None or found.alone is None or found.drafted <= MARGIN * found.alone
+
+
+def stretch(runs: int) -> float:
+    """About how many times as long a step takes in as many runs: between 1 (free batches) and ``runs`` (no batches)."""
+    return math.sqrt(runs)
 
 
 def is_alone(step: Step) -> bool:
@@ -92,7 +100,7 @@ class Level:
         self.steps += 1
         length = runs + max(ENOUGH, runs)  # at first each run has a step to end that was begun the other way
         if self.steps > runs and is_alone(step) != self.drafting:
-            self._rates[self.drafting].add(step.elapsed or 0.0, len(step.token_ids))
+            self._rates[self.drafting].add((step.elapsed or 0.0) / stretch(runs), len(step.token_ids))
         if self.trial:
             if self.steps >= length:
                 self._least = min(PAUSE, 2 * self._least)
@@ -105,12 +113,17 @@ class Level:
 
     def figures(self, runs: int) -> Goodput:
         """What is known, one of the two reckoned from the other where a ratio was given; else that one is on trial."""
-        drafted, alone = (self._rates[way].per_token for way in (True, False))
+        drafted, alone = (self._seconds(way, runs) for way in (True, False))
         if self._given and alone and not drafted:
             drafted = self._given * alone
         elif self._given and drafted and not alone:
             alone = drafted / self._given
         return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
+
+    def _seconds(self, way: bool, runs: int) -> float | None:  # noqa: FBT001
+        """Seconds a token in one way among so many runs; None while it was not measured."""
+        known = self._rates[way].per_token
+        return None if known is None else known * stretch(runs)
 
     @property
     def ratio(self) -> float | None:
@@ -136,7 +149,7 @@ class Level:
     def _best(self) -> bool:
         """Whether to draft; as it is now while nobody knows."""
         ratio = self.ratio
-        return self.drafting if ratio is None else ratio <= 1
+        return self.drafting if ratio is None else ratio <= MARGIN
 
     def _change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
         self.drafting, self.trial, self.steps = drafting, trial, 0
