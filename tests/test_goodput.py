@@ -122,6 +122,21 @@ def test_each_load_has_figures_of_its_own_and_a_new_one_begins_as_the_nearest() 
     assert go_on(guard, 1, runs=130) == "b"
 
 
+def test_a_load_that_was_met_before_anything_was_known_begins_as_the_nearest_too() -> None:
+    guard = Guard()
+    go_on(guard, 1, runs=40)
+    go_on(guard, 400, runs=64)
+    assert go_on(guard, 1, runs=40) == "b"
+
+
+def test_steps_that_were_begun_under_another_load_the_other_way_are_not_measured() -> None:
+    guard = Guard()
+    go_on(guard, 200, runs=8, drafted=0.01)
+    go_on(guard, 400, runs=64)
+    go_on(guard, 8, runs=8, drafted=100.0)
+    assert go_on(guard, 20, runs=8, drafted=0.01) == "d" * 20
+
+
 def test_under_load_all_runs_change_over_together_and_are_measured_after_that() -> None:
     guard, runs = Guard(), 8
     told = go_on(guard, 6 * runs, runs=runs)

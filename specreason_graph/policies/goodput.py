@@ -73,51 +73,55 @@ class Rate:
 
 
 class Level:
-    """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run.
+    """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run."""
 
-    ``ratio``: how many times as long a token takes with the draft, for as long as only one of them has been measured.
-    """
-
-    def __init__(self, memory: float = MEMORY, *, drafting: bool = True, ratio: float | None = None) -> None:
+    def __init__(self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None) -> None:
         self.drafting = drafting
         """Whether the draft is asked."""
         self.trial = False
         """Whether that is only to see how fast it is."""
         self._rates = {way: Rate(memory) for way in (True, False)}
-        self._given, self._least = ratio, SOON
+        self.given = given
+        """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
+        self._least = SOON
         self.steps = 0
         """Steps committed since that changed last."""
+        self.measured = 0
+        """Those of them that were begun this way."""
 
     def own(self) -> Level:
         """That of a run, which begins with some of what is known of its pair."""
-        own = Level(OWN_MEMORY, drafting=self.drafting, ratio=self.ratio)
+        own = Level(OWN_MEMORY, drafting=self.drafting, given=self.ratio)
         for way, rate in self._rates.items():
             own._rates[way].add(OWN_RECALL * rate.seconds, OWN_RECALL * rate.tokens)
         return own
 
-    def add(self, step: Step, runs: int) -> None:
-        """Take note of a step that one of ``runs`` runs has committed, and change over when that is due."""
-        self.steps += 1
-        length = runs + max(ENOUGH, runs)  # at first each run has a step to end that was begun the other way
-        if self.steps > runs and is_alone(step) != self.drafting:
+    def add(self, step: Step, runs: int, *, settled: bool = True) -> None:
+        """Take note of a step that one of ``runs`` runs has committed, and change over when that is due.
+
+        ``settled``: whether the runs have ended the steps that they had begun the other way.
+        """
+        self.steps, enough = self.steps + 1, max(ENOUGH, runs)
+        if settled and is_alone(step) != self.drafting:
+            self.measured += 1
             self._rates[self.drafting].add((step.elapsed or 0.0) / stretch(runs), len(step.token_ids))
         if self.trial:
-            if self.steps >= length:
+            if self.measured >= enough:
                 self._least = min(PAUSE, 2 * self._least)
                 self._change(self._best, trial=False)
         elif self._best != self.drafting:
             self._change(self._best, trial=False)
-        elif self.steps >= self._pause * length:
+        elif self.measured >= enough and self.steps >= self._pause * (runs + enough):
             self._rates[not self.drafting].fade(RECALL)
             self._change(not self.drafting, trial=True)
 
     def figures(self, runs: int) -> Goodput:
         """What is known, one of the two reckoned from the other where a ratio was given; else that one is on trial."""
         drafted, alone = (self._seconds(way, runs) for way in (True, False))
-        if self._given and alone and not drafted:
-            drafted = self._given * alone
-        elif self._given and drafted and not alone:
-            alone = drafted / self._given
+        if self.given and alone and not drafted:
+            drafted = self.given * alone
+        elif self.given and drafted and not alone:
+            alone = drafted / self.given
         return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
 
     def _seconds(self, way: bool, runs: int) -> float | None:  # noqa: FBT001
@@ -129,7 +133,7 @@ class Level:
     def ratio(self) -> float | None:
         """How many times as long a token takes with the draft; None while nobody knows."""
         found = self.figures(1)
-        return found.drafted / found.alone if found.drafted and found.alone else self._given
+        return found.drafted / found.alone if found.drafted and found.alone else self.given
 
     @property
     def is_new(self) -> bool:
@@ -137,13 +141,17 @@ class Level:
         return not any(rate.tokens for rate in self._rates.values())
 
     @property
+    def is_known(self) -> bool:
+        """Whether both ways were measured."""
+        return all(rate.tokens for rate in self._rates.values())
+
+    @property
     def _pause(self) -> float:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
         if ratio is None:
             return 1
-        is_own = all(rate.tokens for rate in self._rates.values())
-        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET) if is_own else PAUSE
+        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET) if self.is_known else PAUSE
 
     @property
     def _best(self) -> bool:
@@ -152,7 +160,7 @@ class Level:
         return self.drafting if ratio is None else ratio <= MARGIN
 
     def _change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
-        self.drafting, self.trial, self.steps = drafting, trial, 0
+        self.drafting, self.trial, self.steps, self.measured = drafting, trial, 0, 0
 
 
 class Guard:
@@ -160,6 +168,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._levels: dict[int, Level] = {}
+        self._drafting, self._since = True, 0
 
     def own(self) -> Level:
         """What a run that begins knows."""
@@ -167,7 +176,10 @@ class Guard:
 
     def add(self, step: Step, own: Level, runs: int) -> None:
         """Take note of a step that one of ``runs`` runs has committed; ``own`` is what is known of that run."""
-        self._level(runs).add(step, runs)
+        level = self._level(runs)
+        self._since = 1 + (self._since if level.drafting == self._drafting else 0)
+        self._drafting = level.drafting
+        level.add(step, runs, settled=self._since > runs)
         if runs == 1:
             own.add(step, runs)
 
@@ -180,16 +192,18 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = (3 * runs).bit_length()  # 1, 2, 3 to 5, 6 to 10, 11 to 21 and so on: people like powers of two
-        level = self._levels.get(load)
-        if level is None or (not level.steps and level.is_new):
-            level = self._levels[load] = self._like_nearest(load)
+        level = self._levels.setdefault(load, Level())
+        if not level.is_known:
+            self._liken(level, load)
         return level
 
-    def _like_nearest(self, load: int) -> Level:
-        """A new level; one with more runs is not trusted to draft without a trial, as drafting pays less there."""
-        known = {other: level for other, level in self._levels.items() if not level.is_new}
+    def _liken(self, level: Level, load: int) -> None:
+        """Reckon by the nearest load; more runs are not trusted to draft without a trial, as it pays less there."""
+        known = {other: each for other, each in self._levels.items() if each.is_known}
         if not known:
-            return Level()
+            return
         nearest = min(known, key=lambda other: (abs(other - load), other))
         like = known[nearest]
-        return Level(drafting=like.drafting, ratio=None if like.drafting and nearest < load else like.ratio)
+        level.given = None if like.drafting and nearest < load else like.ratio
+        if level.is_new:
+            level.drafting = like.drafting
