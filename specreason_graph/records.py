@@ -151,7 +151,8 @@ class Review(Record):
 class Goodput(Record):
     """What a committed token took lately with the draft model and without it, wall-clock seconds, waiting included.
 
-    Where only one was measured under this load, the other is reckoned from it by their ratio under the nearest load.
+    What was measured among more or fewer runs is brought to those there are now. Where only one of the two was measured
+    under about this load, the other is reckoned from it by their ratio under the nearest.
     """
 
     drafted: float | None

@@ -41,7 +41,7 @@ def test_a_draft_that_pays_is_kept() -> None:
     with slow_pair((9,), draft=0.002, base=0.02) as pair:
         told = reasons(steps_of(pair)) + reasons(steps_of(pair))
     assert ALONE not in told
-    assert told.count(TIMED) <= 1 + ENOUGH
+    assert told.count(TIMED) <= 2 * (1 + ENOUGH)
 
 
 def test_without_the_guard_nothing_depends_on_the_clock() -> None:
@@ -110,7 +110,7 @@ def test_trials_cost_a_hundredth_at_most_and_one_that_succeeds_ends_them() -> No
 
 def test_a_way_that_was_better_is_tried_again_when_it_may_be_so_again() -> None:
     guard = Guard()
-    assert go_on(guard, 60, drafted=0.01).endswith("d" * 40)
+    assert go_on(guard, 60, drafted=0.01).count("d") > 40
     assert go_on(guard, 400, drafted=0.4).endswith("b")
 
 
@@ -124,9 +124,9 @@ def test_each_load_has_figures_of_its_own_and_a_new_one_begins_as_the_nearest() 
 
 def test_a_load_that_was_met_before_anything_was_known_begins_as_the_nearest_too() -> None:
     guard = Guard()
-    go_on(guard, 1, runs=40)
+    go_on(guard, 41, runs=40)  # one of them is measured
     go_on(guard, 400, runs=64)
-    assert go_on(guard, 1, runs=40) == "b"
+    assert go_on(guard, 10, runs=40).endswith("b" * 9)
 
 
 def test_steps_that_were_begun_under_another_load_the_other_way_are_not_measured() -> None:
@@ -163,8 +163,37 @@ def test_drafting_that_gains_next_to_nothing_is_given_up() -> None:
 
 def test_a_run_that_is_alone_goes_by_its_own_figures_too() -> None:
     guard = Guard()
-    go_on(guard, 60, drafted=0.09)
-    assert "b" in go_on(guard, 20, drafted=0.2)[:12]
+    go_on(guard, 400, drafted=0.05)
+    assert "b" in go_on(guard, 12, drafted=0.2)
+    assert go_on(guard, 4, drafted=0.05) == "dddd"  # the next run does not suffer for it
+
+
+def test_a_trial_that_one_slow_step_has_spoilt_is_soon_repeated() -> None:
+    guard = Guard()
+    assert go_on(guard, 5, drafted=0.12) == "ddddd"
+    go_on(guard, 5, drafted=0.12, alone=2.0)
+    told = go_on(guard, 1000, drafted=0.12)
+    assert "b" in told[:50]
+    assert told.count("b") > 600
+
+
+def test_a_trial_ends_where_nothing_can_be_measured() -> None:
+    guard, own = Guard(), Guard().own()
+    go_on(guard, 400)
+    tried = 0
+    for _ in range(3000):  # the draft is dead: the base writes the step, whoever was asked
+        tried += guard.verdict(own, 1) is None
+        guard.add(committed(alone=True, seconds=0.1), own, 1)
+    assert 0 < tried < 300
+
+
+@pytest.mark.parametrize("each", [10, 20, 30])
+def test_a_load_that_hops_over_an_edge_is_measured_all_the_same(each: int) -> None:
+    guard, told = Guard(), ""
+    for number in range(3000):
+        runs = 42 if number % each == 0 else 43
+        told += go_on(guard, 1, runs=runs, drafted=0.08)
+    assert told.count("d") > 2000
 
 
 def test_the_base_starts_before_the_verdict_when_a_rejection_is_likely() -> None:

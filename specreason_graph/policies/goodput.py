@@ -2,7 +2,7 @@
 
 SmartSpec (arXiv 2406.14066) sets the length of token speculation by the tokens a second that it is expected to bring.
 Here the unit is a step, and nothing is modelled: the wall-clock seconds of a committed token are measured with the
-draft and without it, and the steps are written in the way that is faster. Now and then the other way is tried.
+draft and without it, and the base writes alone unless drafting gains something. Now and then the other way is tried.
 
 All runs over a pair change over together, because what one run wins by drafting the others may lose: its proposals are
 judged by the same base model that writes their steps. Only a run that is alone goes by its own figures as well.
@@ -18,11 +18,11 @@ from specreason_graph.records import Goodput, Step
 UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
 """Reasons for which the draft is not asked."""
 ENOUGH = 4
-"""Steps that are measured at least before two ways are compared."""
+"""Steps that a trial measures at least."""
 SOON, PAUSE = 4, 16
 """Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
-"""Share of the time that trials may cost: those of a way that is much slower are rarer."""
+"""Share of the time that later trials may cost: those of a way that is much slower are rarer."""
 RECALL = 0.25
 """What is left of older figures when a way is tried again."""
 MEMORY, OWN_MEMORY = 0.98, 0.9
@@ -30,17 +30,22 @@ MEMORY, OWN_MEMORY = 0.98, 0.9
 OWN_RECALL = 0.2
 """What a run takes over of the figures of its pair."""
 MARGIN = 0.95
-"""Drafting pays below this ratio to the base alone: who leaves the base for it wants to gain something."""
+"""Drafting pays up to this ratio to the base alone: who leaves the base for it wants to gain something."""
 
 
 def pays(found: Goodput) -> bool:
-    """Whether a token takes less time with the draft than without it; taken for granted while one is not known."""
+    """Whether a token takes clearly less time with the draft; taken for granted while one of the two is not known."""
     return found.drafted is None or found.alone is None or found.drafted <= MARGIN * found.alone
 
 
 def stretch(runs: int) -> float:
     """About how many times as long a step takes in as many runs: between 1 (free batches) and ``runs`` (no batches)."""
     return math.sqrt(runs)
+
+
+def load_of(runs: int) -> int:
+    """The loads that are told apart: 1, 2, 3 to 5, 6 to 10, 11 to 21 runs and so on, as people like powers of two."""
+    return (3 * runs).bit_length()
 
 
 def is_alone(step: Step) -> bool:
@@ -84,14 +89,15 @@ class Level:
         self.given = given
         """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
         self._least = SOON
-        self.steps = 0
-        """Steps committed since that changed last."""
+        self.rounds = 0.0
+        """How many times as long as a trial takes at least it has been so."""
         self.measured = 0
-        """Those of them that were begun this way."""
+        """Steps that were begun since, and timed."""
 
     def own(self) -> Level:
         """That of a run, which begins with some of what is known of its pair."""
-        own = Level(OWN_MEMORY, drafting=self.drafting, given=self.ratio)
+        own = Level(OWN_MEMORY, drafting=self.stands, given=self.given)
+        own._least = self._least
         for way, rate in self._rates.items():
             own._rates[way].add(OWN_RECALL * rate.seconds, OWN_RECALL * rate.tokens)
         return own
@@ -101,39 +107,40 @@ class Level:
 
         ``settled``: whether the runs have ended the steps that they had begun the other way.
         """
-        self.steps, enough = self.steps + 1, max(ENOUGH, runs)
+        enough = max(ENOUGH, runs)
+        self.rounds += 1 / (runs + enough)  # at first each run has a step to end that was begun the other way
         if settled and is_alone(step) != self.drafting:
             self.measured += 1
             self._rates[self.drafting].add((step.elapsed or 0.0) / stretch(runs), len(step.token_ids))
         if self.trial:
-            if self.measured >= enough:
-                self._least = min(PAUSE, 2 * self._least)
-                self._change(self._best, trial=False)
-        elif self._best != self.drafting:
-            self._change(self._best, trial=False)
-        elif self.measured >= enough and self.steps >= self._pause * (runs + enough):
+            self._end_trial(enough)
+        elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
             self._rates[not self.drafting].fade(RECALL)
-            self._change(not self.drafting, trial=True)
+            self.change(not self.drafting, trial=True)
+
+    def _end_trial(self, enough: int) -> None:
+        """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
+        if self.measured >= enough:
+            self._least = min(PAUSE, 2 * self._least)
+            self.change(self.best, trial=False)
+        elif self.rounds >= SOON:
+            self.change(not self.drafting, trial=False)
 
     def figures(self, runs: int) -> Goodput:
         """What is known, one of the two reckoned from the other where a ratio was given; else that one is on trial."""
-        drafted, alone = (self._seconds(way, runs) for way in (True, False))
+        known = (self._rates[way].per_token for way in (True, False))
+        drafted, alone = (None if rate is None else rate * stretch(runs) for rate in known)
         if self.given and alone and not drafted:
             drafted = self.given * alone
         elif self.given and drafted and not alone:
             alone = drafted / self.given
         return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
 
-    def _seconds(self, way: bool, runs: int) -> float | None:  # noqa: FBT001
-        """Seconds a token in one way among so many runs; None while it was not measured."""
-        known = self._rates[way].per_token
-        return None if known is None else known * stretch(runs)
-
     @property
     def ratio(self) -> float | None:
         """How many times as long a token takes with the draft; None while nobody knows."""
-        found = self.figures(1)
-        return found.drafted / found.alone if found.drafted and found.alone else self.given
+        drafted, alone = (self._rates[way].per_token for way in (True, False))
+        return drafted / alone if drafted and alone else self.given
 
     @property
     def is_new(self) -> bool:
@@ -146,21 +153,30 @@ class Level:
         return all(rate.tokens for rate in self._rates.values())
 
     @property
+    def best(self) -> bool:
+        """Whether to draft; as it is now while nobody knows."""
+        return self.drafting if self.ratio is None else self.ratio <= MARGIN
+
+    @property
+    def stands(self) -> bool:
+        """Whether the draft is asked but for a trial."""
+        return self.drafting != self.trial
+
+    def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
+        """Write the next steps in one of the two ways."""
+        self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0
+
+    @property
     def _pause(self) -> float:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
         if ratio is None:
             return 1
-        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET) if self.is_known else PAUSE
-
-    @property
-    def _best(self) -> bool:
-        """Whether to draft; as it is now while nobody knows."""
-        ratio = self.ratio
-        return self.drafting if ratio is None else ratio <= MARGIN
-
-    def _change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
-        self.drafting, self.trial, self.steps, self.measured = drafting, trial, 0, 0
+        if not self.is_known:
+            return PAUSE
+        if self.drafting and self._least < PAUSE:
+            return self._least  # the base alone costs little to try
+        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET)
 
 
 class Guard:
@@ -168,7 +184,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._levels: dict[int, Level] = {}
-        self._drafting, self._since = True, 0
+        self._load, self._drafting, self._since = 0, True, 0
 
     def own(self) -> Level:
         """What a run that begins knows."""
@@ -176,7 +192,7 @@ class Guard:
 
     def add(self, step: Step, own: Level, runs: int) -> None:
         """Take note of a step that one of ``runs`` runs has committed; ``own`` is what is known of that run."""
-        level = self._level(runs)
+        level, self._load = self._level(runs), self._load_of(runs)
         self._since = 1 + (self._since if level.drafting == self._drafting else 0)
         self._drafting = level.drafting
         level.add(step, runs, settled=self._since > runs)
@@ -191,11 +207,16 @@ class Guard:
         return None if level.drafting else level.figures(runs)
 
     def _level(self, runs: int) -> Level:
-        load = (3 * runs).bit_length()  # 1, 2, 3 to 5, 6 to 10, 11 to 21 and so on: people like powers of two
+        load = self._load_of(runs)
         level = self._levels.setdefault(load, Level())
-        if not level.is_known:
+        if not (level.is_known or level.trial):
             self._liken(level, load)
         return level
+
+    def _load_of(self, runs: int) -> int:
+        """A run less than there were may only mean that the next one is about to begin."""
+        fuller = load_of(runs + 1)
+        return fuller if runs > 1 and fuller == self._load else load_of(runs)
 
     def _liken(self, level: Level, load: int) -> None:
         """Reckon by the nearest load; more runs are not trusted to draft without a trial, as it pays less there."""
@@ -204,6 +225,7 @@ class Guard:
             return
         nearest = min(known, key=lambda other: (abs(other - load), other))
         like = known[nearest]
-        level.given = None if like.drafting and nearest < load else like.ratio
-        if level.is_new:
-            level.drafting = like.drafting
+        level.given = None if like.stands and nearest < load else like.ratio
+        best = like.stands if level.is_new else level.best
+        if level.drafting != best:
+            level.change(best, trial=False)
