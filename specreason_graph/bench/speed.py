@@ -23,7 +23,7 @@ from specreason_graph.records import Record
 SAMPLE = 8
 """Problems of a calibration, and at least those behind the figures of the cache."""
 
-CALIBRATING = {"window": 0, "max_steps": 6, **SHORT}
+CALIBRATING = {"window": 0, "max_steps": 6, "answer_tokens": 64, **SHORT}
 """Settings of a calibration: one call at a time, and short."""
 
 
