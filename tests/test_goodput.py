@@ -38,9 +38,10 @@ def test_a_draft_that_never_gets_in_is_given_up_within_ten_steps() -> None:
 
 
 def test_a_draft_that_pays_is_kept() -> None:
-    with slow_pair((9,), draft=0.002, base=0.05) as pair:
+    with slow_pair((9,), draft=0.002, base=0.2) as pair:
         told = reasons(steps_of(pair)) + reasons(steps_of(pair))
-    assert told.count(ALONE) + told.count(TIMED) < len(told) / 2  # two trials, or more where something else ran
+    assert ALONE not in told
+    assert told.count(TIMED) <= 2 * (1 + ENOUGH)
 
 
 def test_without_the_guard_nothing_depends_on_the_clock() -> None:
@@ -109,7 +110,7 @@ def test_trials_cost_a_hundredth_at_most_and_one_that_succeeds_ends_them() -> No
 
 def test_a_way_that_was_better_is_tried_again_when_it_may_be_so_again() -> None:
     guard = Guard()
-    assert go_on(guard, 60, drafted=0.01).count("d") > 40
+    assert go_on(guard, 58, drafted=0.01).startswith((1 + ENOUGH) * "d" + (1 + ENOUGH) * "b" + 38 * "d")
     assert go_on(guard, 400, drafted=0.4).endswith("b")
 
 

@@ -92,7 +92,7 @@ class Level:
         self.rounds = 0.0
         """How many times as long as a trial takes at least it has been so."""
         self.measured = 0
-        """Steps that were begun since, and timed."""
+        """Steps among them that count: begun since, and when no other run still worked the other way."""
 
     def own(self) -> Level:
         """That of a run, which begins with some of what is known of its pair."""
