@@ -126,11 +126,11 @@ class Bench:
         except Overdue:
             return {"pending": {}, "progress": {**state["progress"], "stop_reason": "deadline"}}
         except BaseException:
-            if ending := windows_of(self.pair).close(run):
+            if ending := windows_of(self.pair).leave(run, CALLS.get()):
                 await asyncio.wait(ending, timeout=CANCELLING)
             raise
         if isinstance(stage, Finalize):
-            windows_of(self.pair).close(run)
+            windows_of(self.pair).leave(run, CALLS.get())
         return changes
 
     def _ready(self, stage: type[Stage], state: State, config: RunnableConfig) -> Stage:

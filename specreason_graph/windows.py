@@ -18,21 +18,23 @@ LAST_RUN = 0.05
 """How much the last run counts in the average of the steps that runs take."""
 
 
-@dataclass(frozen=True)
-class Leave:
-    """Ends the work on a run whose caller has left."""
+@dataclass(frozen=True, eq=False)
+class Caller:
+    """Who works on a run: a stream over its graph. Another one may take the run over before this one has left."""
 
     windows: Windows
-    """Where its window is."""
+    """Where the run's window is."""
     run: str
     """Which run."""
+    calls: set[Any] | None
+    """What the stream cancels when it is left; None where the loop is run without one."""
     loop: asyncio.AbstractEventLoop
     """The engines' loop."""
 
     def cancel(self) -> None:
-        """End it, from any thread."""
+        """It has left; from any thread."""
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.windows.close, self.run)
+            self.loop.call_soon_threadsafe(self.windows.leave, self.run, self.calls)
 
 
 class Windows:
@@ -40,6 +42,7 @@ class Windows:
 
     def __init__(self) -> None:
         self._open: dict[str, Window] = {}
+        self._callers: dict[str, Caller] = {}
         self._pace = Pace(weight=0.02)
         self.guard = Guard()
         self.steps: float | None = None
@@ -57,16 +60,29 @@ class Windows:
         if window is None or not window.fits(state):
             self.close(run)
             window = self._open[run] = Window(writer, state, Pace(self._pace), self.guard.own(), lambda: self.runs)
-            if (calls := CALLS.get()) is not None:
-                calls.add(Leave(self, run, asyncio.get_running_loop()))
+        self._serve(run, CALLS.get())
         return window
+
+    def _serve(self, run: str, calls: set[Any] | None) -> None:
+        """From now on the run is worked on for this caller, who ends that by leaving."""
+        before = self._callers.get(run)
+        if before is None or before.calls is not calls:
+            caller = self._callers[run] = Caller(self, run, calls, asyncio.get_running_loop())
+            if calls is not None:
+                calls.add(caller)
 
     def finished(self, steps: int) -> None:
         """Take note of a run that has come to its end."""
         self.steps = steps if self.steps is None else self.steps + LAST_RUN * (steps - self.steps)
 
+    def leave(self, run: str, calls: set[Any] | None) -> list[asyncio.Task[Any]]:
+        """Give up what is under way for a run, unless it is another caller's by now; the tasks that still end."""
+        caller = self._callers.get(run)
+        return self.close(run) if caller and caller.calls is calls else []
+
     def close(self, run: str) -> list[asyncio.Task[Any]]:
         """Give up what is under way for a run; the tasks that still end."""
+        self._callers.pop(run, None)
         window = self._open.pop(run, None)
         return window.close() if window else []
 

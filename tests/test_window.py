@@ -190,6 +190,24 @@ async def test_a_cancelled_run_leaves_no_work() -> None:
         assert windows_of(pair)._open == {}
 
 
+@pytest.mark.parametrize("depth", [0, 8])
+async def test_who_leaves_a_stream_late_does_not_end_the_run_that_was_resumed(depth: int) -> None:
+    with slow_pair(base=0.05) as pair:
+        graph = create_specreason(pair, window=depth).compile(checkpointer=InMemorySaver())
+        config: Any = {"configurable": {"thread_id": "one"}}
+        left = graph.astream(QUESTION, config, stream_mode="updates")
+        async for update in left:
+            if "accept" in update:
+                break
+        resumed = asyncio.create_task(graph.ainvoke(None, config))
+        await asyncio.sleep(0.2)
+        await left.aclose()  # type: ignore[attr-defined]
+        outcome = await resumed
+        assert (outcome["answer"], outcome["stop_reason"]) == ("The answer.", "answered")
+        assert await asyncio.to_thread(idle, pair)
+        assert windows_of(pair)._open == {}
+
+
 def test_a_run_that_waits_for_a_human_leaves_no_work_and_goes_on() -> None:
     with slow_pair((9, 9, 6)) as pair:
         saver = InMemorySaver()
