@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool, StructuredTool
@@ -24,6 +24,7 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
+from specreason_graph.routes import ROUTES, Route, destinations
 from specreason_graph.state import Outcome, Question, State
 from specreason_graph.window import Overdue
 from specreason_graph.windows import windows_of
@@ -58,44 +59,10 @@ def create_specreason(
     for name, stage in STAGES.items():
         graph.add_node(name, bench.node(name, stage))
     graph.add_edge(START, "prepare")
-    graph.add_conditional_edges("prepare", route)
-    graph.add_conditional_edges("draft", after_draft)
-    graph.add_conditional_edges("score", after_score)
-    graph.add_conditional_edges("review", after_review)
-    graph.add_conditional_edges("accept", route)
-    graph.add_conditional_edges("regenerate", route)
+    for name, choose in ROUTES.items():
+        graph.add_conditional_edges(name, Route(choose), destinations(choose))
     graph.add_edge("finalize", END)
     return graph
-
-
-def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
-    """Who writes next, or the end of the thinking."""
-    progress = state["progress"]
-    if progress["stop_reason"]:
-        return "finalize"
-    by_base = progress["steps"] < state["manifest"]["config"]["first_steps_by_base"]
-    alone = progress["draft_failed"] or by_base or progress.get("goodput")
-    return "regenerate" if alone else "draft"
-
-
-def after_draft(state: State) -> Literal["score", "regenerate", "finalize"]:
-    """No proposal, one without text, or one too long for the judge is not scored: the base model settles it."""
-    if state["progress"]["stop_reason"]:
-        return "finalize"
-    return "score" if state["pending"]["judgeable"] else "regenerate"
-
-
-def after_score(state: State) -> Literal["accept", "review", "regenerate", "finalize"]:
-    """A human where the score is in the band, else as the decision says."""
-    if state["progress"]["stop_reason"]:
-        return "finalize"
-    return "review" if state["pending"]["uncertain"] else after_review(state)
-
-
-def after_review(state: State) -> Literal["accept", "regenerate"]:
-    """As the decision says; a step that a human wrote is there already."""
-    decision = state["pending"]["decision"]
-    return "accept" if decision["accepted"] or decision["reason"] == "written_by_reviewer" else "regenerate"
 
 
 class Bench:

@@ -55,6 +55,48 @@ async def test_a_cancelled_subgraph_goes_on() -> None:
     assert len(after.steps) == STEPS + 1
 
 
+class Cut(EnginePair):
+    """Cancels its caller some turns of the event loop after a node's work has ended."""
+
+    def __init__(self, works: int, turns: int) -> None:
+        super().__init__(FakeEngine(think), FakeEngine(base, lambda _: 9))
+        self._left, self._delay = works, turns
+        self.caller: asyncio.Task[Any] | None = None
+        self._cutting: asyncio.Task[None] | None = None
+
+    async def arun(self, work: Any) -> Any:
+        outcome = await super().arun(work)
+        self._left -= 1
+        if self._left == 0:
+            self._cutting = asyncio.create_task(self._cut())
+        return outcome
+
+    async def _cut(self) -> None:
+        for _ in range(self._delay):
+            await asyncio.sleep(0)
+        if self.caller:
+            self.caller.cancel()
+
+
+async def listen(app: Any) -> None:
+    """Work as a server does for a client that streams: each node is a task of its own, and what it wrote is kept."""
+    async for _ in app.astream(QUESTION, THREAD, stream_mode="custom"):
+        pass
+
+
+@pytest.mark.parametrize("works", [2, 3, 4, 5])  # the first is the opening of the pair
+async def test_a_run_cancelled_between_a_nodes_end_and_the_next_node_goes_on(works: int) -> None:
+    for turns in range(16):
+        saver = InMemorySaver()
+        async with Cut(works, turns) as engines:
+            app = create_specreason(engines).compile(checkpointer=saver)
+            engines.caller = asyncio.ensure_future(listen(app))
+            await asyncio.gather(engines.caller, return_exceptions=True)
+            assert engines.caller.cancelled()
+            outcome = await app.ainvoke(None, THREAD)
+            assert (outcome["answer"], len(outcome["trace"])) == ("So it is.", STEPS + 1), turns
+
+
 def test_a_drained_subgraph_goes_on() -> None:
     saver, control = InMemorySaver(), RunControl()
     with pair() as engines:
