@@ -65,15 +65,17 @@ class Lap(Record):
     """Proposals committed."""
 
 
-def play(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int) -> tuple[float, list[Played]]:
-    """Wall time and the runs; each problem's seed is its number."""
+def play(
+    graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int, seed: int = 0
+) -> tuple[float, list[Played]]:
+    """Wall time and the runs; the first problem has this seed, and each other one the next."""
     gc.collect()
-    return asyncio.run(_play(graph, problems, at_once))
+    return asyncio.run(_play(graph, problems, at_once, seed))
 
 
-def run_lap(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int, pace: Pace) -> Lap:
+def run_lap(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int, pace: Pace, seed: int) -> Lap:
     """Time a lap; records are read after the clock has stopped."""
-    seconds, played = play(graph, problems, at_once)
+    seconds, played = play(graph, problems, at_once, seed)
     totals = [each.total for each in played]
     return Lap(
         seconds=seconds, running=sum(each.seconds for each in played),
@@ -84,19 +86,21 @@ def run_lap(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int
     )  # fmt: skip
 
 
-async def _play(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int) -> tuple[float, list[Played]]:
+async def _play(
+    graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int, seed: int
+) -> tuple[float, list[Played]]:
     gate = asyncio.Semaphore(at_once)
 
-    async def one(number: int, problem: Problem) -> Played:
+    async def one(own: int, problem: Problem) -> Played:
         async with gate:
             begun = time.perf_counter()
-            outcome = await graph.ainvoke({"question": problem.question}, _config(number))
+            outcome = await graph.ainvoke({"question": problem.question}, _config(own))
             return Played(problem, time.perf_counter() - begun, cast("Outcome", outcome))
 
     begun = time.perf_counter()
-    played = await asyncio.gather(*(one(number, problem) for number, problem in enumerate(problems)))
+    played = await asyncio.gather(*(one(own, problem) for own, problem in enumerate(problems, seed)))
     return time.perf_counter() - begun, played
 
 
-def _config(number: int) -> RunnableConfig:
-    return {"configurable": {"thread_id": f"bench-{number}", KNOBS: {"seed": number}}}
+def _config(seed: int) -> RunnableConfig:
+    return {"configurable": {"thread_id": f"bench-{seed}", KNOBS: {"seed": seed}}}

@@ -77,7 +77,7 @@ class Speed(Record):
     efficiency_alone: float
     """The same with the committed tokens at the pace that each engine has alone."""
     right: float
-    """Share of the answers that are right, 0 to 1, over all repeats."""
+    """Share of the answers that are right, 0 to 1, over all repeats, each of which has seeds of its own."""
     base_right: float
     """The same of base alone."""
     accepted: float | None
@@ -125,7 +125,8 @@ class Bench:
             paces.append(self._calibrate(at_once))
             pace: Pace = {"draft": paces[-1].draft_seconds, "base": paces[-1].base_seconds}
             for way in rotated(self.ways, turn):
-                laps[way.name].append(run_lap(graphs[way.name], self.problems, at_once, pace))
+                seed = turn * len(self.problems)  # answers that are right are counted over as many different runs
+                laps[way.name].append(run_lap(graphs[way.name], self.problems, at_once, pace, seed))
         shares = {name: self._reuse(graph, at_once).share for name, graph in graphs.items()} if self.cache else {}
         rows = [make_row(way, at_once, laps, len(self.problems), self.draft, shares.get(way.name)) for way in self.ways]
         return Figures(_median(paces), rows)
