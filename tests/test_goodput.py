@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import random
 from typing import Any
 
 import pytest
@@ -90,18 +92,28 @@ def committed(*, alone: bool, seconds: float) -> Step:
     )  # fmt: skip
 
 
-def go_on(guard: Guard, steps: int, *, runs: int = 1, drafted: float = 0.2, alone: float = 0.1) -> str:
+class Timed(Guard):
+    """A guard with a clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: self.now)
+        self.now = 0.0
+
+
+def go_on(guard: Timed, steps: int, *, runs: int = 1, drafted: float = 0.2, alone: float = 0.1) -> str:
     """Who wrote each of some steps, as the guard wanted it: ``d`` the draft, ``b`` the base alone."""
     own, told = guard.own(), ""
     for _ in range(steps):
         by_base = guard.verdict(own, runs) is not None
-        guard.add(committed(alone=by_base, seconds=alone if by_base else drafted), own, runs)
+        seconds = alone if by_base else drafted
+        guard.now += seconds / runs
+        guard.add(committed(alone=by_base, seconds=seconds), own, runs)
         told += "b" if by_base else "d"
     return told
 
 
 def test_trials_cost_a_hundredth_at_most_and_one_that_succeeds_ends_them() -> None:
-    guard, length = Guard(), 1 + ENOUGH
+    guard, length = Timed(), 1 + ENOUGH
     for slower, pause in [(1.5, 1.5 - 1), (4.0, 4.0 - 1)]:
         stretches = [len(stretch) for stretch in go_on(guard, 900 * length, drafted=0.1 * slower).split("d") if stretch]
         assert stretches[-2] == pytest.approx(length * pause / BUDGET, rel=0.05)
@@ -109,13 +121,13 @@ def test_trials_cost_a_hundredth_at_most_and_one_that_succeeds_ends_them() -> No
 
 
 def test_a_way_that_was_better_is_tried_again_when_it_may_be_so_again() -> None:
-    guard = Guard()
+    guard = Timed()
     assert go_on(guard, 58, drafted=0.01).startswith((1 + ENOUGH) * "d" + (1 + ENOUGH) * "b" + 38 * "d")
     assert go_on(guard, 400, drafted=0.4).endswith("b")
 
 
 def test_each_load_has_figures_of_its_own_and_a_new_one_begins_as_the_nearest() -> None:
-    guard = Guard()
+    guard = Timed()
     go_on(guard, 60, drafted=0.01)
     assert go_on(guard, 400, runs=64).count("b") > 200
     assert go_on(guard, 1) == "d"
@@ -123,14 +135,14 @@ def test_each_load_has_figures_of_its_own_and_a_new_one_begins_as_the_nearest() 
 
 
 def test_a_load_that_was_met_before_anything_was_known_begins_as_the_nearest_too() -> None:
-    guard = Guard()
+    guard = Timed()
     go_on(guard, 41, runs=40)  # one of them is measured
     go_on(guard, 400, runs=64)
     assert go_on(guard, 10, runs=40).endswith("b" * 9)
 
 
 def test_steps_that_were_begun_under_another_load_the_other_way_are_not_measured() -> None:
-    guard = Guard()
+    guard = Timed()
     go_on(guard, 200, runs=8, drafted=0.01)
     go_on(guard, 400, runs=64)
     go_on(guard, 8, runs=8, drafted=100.0)
@@ -138,7 +150,7 @@ def test_steps_that_were_begun_under_another_load_the_other_way_are_not_measured
 
 
 def test_under_load_all_runs_change_over_together_and_are_measured_after_that() -> None:
-    guard, runs = Guard(), 8
+    guard, runs = Timed(), 8
     told = go_on(guard, 6 * runs, runs=runs)
     assert told.startswith("d" * 2 * runs + "b" * 4 * runs)
     figures = guard.verdict(guard.own(), runs)
@@ -149,27 +161,48 @@ def test_under_load_all_runs_change_over_together_and_are_measured_after_that() 
 
 
 def test_a_trial_among_fewer_runs_is_not_taken_for_a_faster_way() -> None:
-    guard = Guard()
+    guard = Timed()
     go_on(guard, 400, runs=64, drafted=0.12, alone=0.1)
     for _ in range(3):  # fewer at the end: each step takes less time then, in both ways
         assert "d" * 200 not in go_on(guard, 2000, runs=64, drafted=0.12, alone=0.1)
         assert "d" * 200 not in go_on(guard, 400, runs=44, drafted=0.12 * 0.75, alone=0.1 * 0.75)
 
 
+def side_by_side(rng: random.Random, runs: int) -> str:
+    """As `go_on`, in runs that each end their steps when they are done: drafted ones take 0.03 s or 0.24, others 0.1."""
+    guard, told = Timed(), ""
+    own, ends = guard.own(), [(rng.random() * 0.1, "b", 0.1) for _ in range(runs)]
+    heapq.heapify(ends)
+    for _ in range(4000):
+        guard.now, way, seconds = heapq.heappop(ends)
+        guard.add(committed(alone=way == "b", seconds=seconds), own, runs)
+        way = "d" if guard.verdict(own, runs) is None else "b"
+        seconds = 0.1 if way == "b" else rng.choice((0.03, 0.24))
+        heapq.heappush(ends, (guard.now + seconds, way, seconds))
+        told += way
+    return told
+
+
+@pytest.mark.parametrize("runs", [16, 64])
+def test_a_trial_is_not_taken_in_by_the_quick_steps_that_end_first(runs: int) -> None:
+    by_base = sum(side_by_side(random.Random(seed), runs)[500:].count("b") for seed in range(6))
+    assert by_base > 0.95 * 6 * 3500
+
+
 def test_drafting_that_gains_next_to_nothing_is_given_up() -> None:
-    assert go_on(Guard(), 400, drafted=0.098).count("b") > 300
-    assert go_on(Guard(), 400, drafted=0.09).count("d") > 300
+    assert go_on(Timed(), 400, drafted=0.098).count("b") > 300
+    assert go_on(Timed(), 400, drafted=0.09).count("d") > 300
 
 
 def test_a_run_that_is_alone_goes_by_its_own_figures_too() -> None:
-    guard = Guard()
+    guard = Timed()
     go_on(guard, 400, drafted=0.05)
     assert "b" in go_on(guard, 12, drafted=0.2)
     assert go_on(guard, 4, drafted=0.05) == "dddd"  # the next run does not suffer for it
 
 
 def test_a_trial_that_one_slow_step_has_spoilt_is_soon_repeated() -> None:
-    guard = Guard()
+    guard = Timed()
     assert go_on(guard, 5, drafted=0.12) == "ddddd"
     go_on(guard, 5, drafted=0.12, alone=2.0)
     told = go_on(guard, 1000, drafted=0.12)
@@ -178,18 +211,19 @@ def test_a_trial_that_one_slow_step_has_spoilt_is_soon_repeated() -> None:
 
 
 def test_a_trial_ends_where_nothing_can_be_measured() -> None:
-    guard, own = Guard(), Guard().own()
+    guard, own = Timed(), Timed().own()
     go_on(guard, 400)
     tried = 0
     for _ in range(3000):  # the draft is dead: the base writes the step, whoever was asked
         tried += guard.verdict(own, 1) is None
+        guard.now += 0.1
         guard.add(committed(alone=True, seconds=0.1), own, 1)
     assert 0 < tried < 300
 
 
 @pytest.mark.parametrize("each", [10, 20, 30])
 def test_a_load_that_hops_over_an_edge_is_measured_all_the_same(each: int) -> None:
-    guard, told = Guard(), ""
+    guard, told = Timed(), ""
     for number in range(3000):
         runs = 42 if number % each == 0 else 43
         told += go_on(guard, 1, runs=runs, drafted=0.08)

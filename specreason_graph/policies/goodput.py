@@ -11,6 +11,8 @@ judged by the same base model that writes their steps. Only a run that is alone 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from specreason_graph.records import Goodput, Step
@@ -102,16 +104,17 @@ class Level:
             own._rates[way].add(OWN_RECALL * rate.seconds, OWN_RECALL * rate.tokens)
         return own
 
-    def add(self, step: Step, runs: int, *, settled: bool = True) -> None:
+    def add(self, step: Step, seconds: float, runs: int, *, settled: bool = True) -> None:
         """Take note of a step that one of ``runs`` runs has committed, and change over when that is due.
 
-        ``settled``: whether the runs have ended the steps that they had begun the other way.
+        ``seconds``: what it took of the time of all runs. ``settled``: whether they have ended the steps that they had
+        begun the other way.
         """
         enough = max(ENOUGH, runs)
         self.rounds += 1 / (runs + enough)  # at first each run has a step to end that was begun the other way
         if settled and is_alone(step) != self.drafting:
             self.measured += 1
-            self._rates[self.drafting].add((step.elapsed or 0.0) / stretch(runs), len(step.token_ids))
+            self._rates[self.drafting].add(seconds / stretch(runs), len(step.token_ids))
         if self.trial:
             self._end_trial(enough)
         elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
@@ -182,7 +185,8 @@ class Level:
 class Guard:
     """Decides for all runs of a pair, under each load by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._last = clock, -math.inf
         self._levels: dict[int, Level] = {}
         self._load, self._drafting, self._since = 0, True, 0
 
@@ -191,13 +195,19 @@ class Guard:
         return self._level(1).own()
 
     def add(self, step: Step, own: Level, runs: int) -> None:
-        """Take note of a step that one of ``runs`` runs has committed; ``own`` is what is known of that run."""
+        """Take note of a step that one of ``runs`` runs has committed; ``own`` is what is known of that run.
+
+        It took of the time of all runs what has passed since the step before it, whoever's that was. The seconds of the
+        single steps would mislead: those that a trial sees end are the quick ones, which with a draft are the accepted.
+        """
+        now, elapsed = self._clock(), step.elapsed or 0.0
+        taken, self._last = min(elapsed, now - self._last), now  # less where nothing was under way in between
         level, self._load = self._level(runs), self._load_of(runs)
         self._since = 1 + (self._since if level.drafting == self._drafting else 0)
         self._drafting = level.drafting
-        level.add(step, runs, settled=self._since > runs)
+        level.add(step, runs * taken, runs, settled=self._since > runs)
         if runs == 1:
-            own.add(step, runs)
+            own.add(step, elapsed, runs)
 
     def verdict(self, own: Level, runs: int) -> Goodput | None:
         """The figures for which the base shall write the next step alone; None where the draft is to be asked."""
