@@ -96,8 +96,9 @@ class Timed(Guard):
     """A guard with a clock that stands still until it is told."""
 
     def __init__(self) -> None:
-        super().__init__(lambda: self.now)
         self.now = 0.0
+        super().__init__(lambda: self.now)
+        self._last = self.now  # its steps are spread over the time from the first one on
 
 
 def go_on(guard: Timed, steps: int, *, runs: int = 1, drafted: float = 0.2, alone: float = 0.1) -> str:
@@ -158,6 +159,18 @@ def test_under_load_all_runs_change_over_together_and_are_measured_after_that() 
     assert figures.runs == runs
     assert figures.drafted == pytest.approx(0.02)
     assert figures.alone == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_the_first_steps_of_a_trial_count_when_all_runs_begin_with_it(idle: bool) -> None:
+    guard, runs = Timed(), 8
+    go_on(guard, 400, runs=runs, drafted=0.12)
+    while guard.verdict(guard.own(), runs):
+        go_on(guard, 1, runs=runs)
+    before = guard._level(runs).figures(runs).drafted
+    guard.now += 60 * idle
+    go_on(guard, 1, runs=runs, drafted=5)
+    assert (guard._level(runs).figures(runs).drafted != before) == idle
 
 
 def test_a_trial_among_fewer_runs_is_not_taken_for_a_faster_way() -> None:

@@ -31,6 +31,8 @@ MEMORY, OWN_MEMORY = 0.98, 0.9
 """How much of the figures a further step leaves: those of a pair, and those of a run."""
 OWN_RECALL = 0.2
 """What a run takes over of the figures of its pair."""
+IDLE = 2
+"""Times as long as a step takes after which a pair without steps had nothing to do."""
 MARGIN = 0.95
 """Drafting pays up to this ratio to the base alone: who leaves the base for it wants to gain something."""
 
@@ -201,11 +203,13 @@ class Guard:
         single steps would mislead: those that a trial sees end are the quick ones, which with a draft are the accepted.
         """
         now, elapsed = self._clock(), step.elapsed or 0.0
-        taken, self._last = min(elapsed, now - self._last), now  # less where nothing was under way in between
+        gap, self._last = now - self._last, now
         level, self._load = self._level(runs), self._load_of(runs)
         self._since = 1 + (self._since if level.drafting == self._drafting else 0)
         self._drafting = level.drafting
-        level.add(step, runs * taken, runs, settled=self._since > runs)
+        if runs > 1 and gap > IDLE * elapsed:  # all begin, and none has a step to end that was begun the other way
+            self._since += runs
+        level.add(step, runs * min(elapsed, gap), runs, settled=self._since > runs)
         if runs == 1:
             own.add(step, elapsed, runs)
 
