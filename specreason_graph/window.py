@@ -41,6 +41,7 @@ class Window:
 
     def __init__(self, writer: Writer, state: State, pace: Pace, own: Level, runs: Callable[[], int]) -> None:
         self.writer, self.pace, self.own, self.runs = writer, pace, own, runs
+        self.caller: set[Any] | None = None  # the calls of the stream that asked last
         self.alone = bool(state["progress"].get("goodput") or state["progress"]["draft_failed"])
         self.lateness = float(state["progress"].get("lateness", 0.0))
         self._seconds = float(state["progress"]["seconds"])

@@ -26,8 +26,8 @@ class Caller:
     """Where the run's window is."""
     run: str
     """Which run."""
-    calls: set[Any] | None
-    """What the stream cancels when it is left; None where the loop is run without one."""
+    calls: set[Any]
+    """What the stream cancels when it is left."""
     loop: asyncio.AbstractEventLoop
     """The engines' loop."""
 
@@ -42,7 +42,6 @@ class Windows:
 
     def __init__(self) -> None:
         self._open: dict[str, Window] = {}
-        self._callers: dict[str, Caller] = {}
         self._pace = Pace(weight=0.02)
         self.guard = Guard()
         self.steps: float | None = None
@@ -60,16 +59,11 @@ class Windows:
         if window is None or not window.fits(state):
             self.close(run)
             window = self._open[run] = Window(writer, state, Pace(self._pace), self.guard.own(), lambda: self.runs)
-        self._serve(run, CALLS.get())
+        calls = CALLS.get()
+        if calls is not None and calls is not window.caller:
+            calls.add(Caller(self, run, calls, asyncio.get_running_loop()))
+        window.caller = calls
         return window
-
-    def _serve(self, run: str, calls: set[Any] | None) -> None:
-        """From now on the run is worked on for this caller, who ends that by leaving."""
-        before = self._callers.get(run)
-        if before is None or before.calls is not calls:
-            caller = self._callers[run] = Caller(self, run, calls, asyncio.get_running_loop())
-            if calls is not None:
-                calls.add(caller)
 
     def finished(self, steps: int) -> None:
         """Take note of a run that has come to its end."""
@@ -77,12 +71,11 @@ class Windows:
 
     def leave(self, run: str, calls: set[Any] | None) -> list[asyncio.Task[Any]]:
         """Give up what is under way for a run, unless it is another caller's by now; the tasks that still end."""
-        caller = self._callers.get(run)
-        return self.close(run) if caller and caller.calls is calls else []
+        window = self._open.get(run)
+        return self.close(run) if window and window.caller is calls else []
 
     def close(self, run: str) -> list[asyncio.Task[Any]]:
         """Give up what is under way for a run; the tasks that still end."""
-        self._callers.pop(run, None)
         window = self._open.pop(run, None)
         return window.close() if window else []
 
