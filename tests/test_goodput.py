@@ -13,7 +13,7 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
-from specreason_graph.policies.goodput import BUDGET, ENOUGH, PAUSE, Guard, pays
+from specreason_graph.policies.goodput import BUDGET, ENOUGH, FEW, PAUSE, Guard, pays
 from specreason_graph.policies.pace import Pace
 from specreason_graph.records import Decision, Goodput
 from tests.test_window import QUESTION, slow_pair
@@ -144,14 +144,14 @@ def test_a_load_that_was_met_before_anything_was_known_begins_as_the_nearest_too
 
 def test_steps_that_were_begun_under_another_load_the_other_way_are_not_measured() -> None:
     guard = Timed()
-    go_on(guard, 200, runs=8, drafted=0.01)
+    go_on(guard, 400, runs=8, drafted=0.01)
     go_on(guard, 400, runs=64)
     go_on(guard, 8, runs=8, drafted=100.0)
     assert go_on(guard, 20, runs=8, drafted=0.01) == "d" * 20
 
 
 def test_under_load_all_runs_change_over_together_and_are_measured_after_that() -> None:
-    guard, runs = Timed(), 8
+    guard, runs = Timed(), 4
     told = go_on(guard, 6 * runs, runs=runs)
     assert told.startswith("d" * 2 * runs + "b" * 4 * runs)
     figures = guard.verdict(guard.own(), runs)
@@ -237,10 +237,24 @@ def test_a_trial_ends_where_nothing_can_be_measured() -> None:
 @pytest.mark.parametrize("each", [10, 20, 30])
 def test_a_load_that_hops_over_an_edge_is_measured_all_the_same(each: int) -> None:
     guard, told = Timed(), ""
-    for number in range(3000):
+    for number in range(6000):
         runs = 42 if number % each == 0 else 43
         told += go_on(guard, 1, runs=runs, drafted=0.08)
-    assert told.count("d") > 2000
+    assert told.count("d") > 4000
+
+
+@pytest.mark.parametrize("drafted", [0.05, 0.2])
+def test_many_runs_begin_with_the_base_and_try_the_draft_when_that_is_cheap(drafted: float) -> None:
+    guard, runs = Timed(), 64
+    told = go_on(guard, 100 * runs, runs=runs, drafted=drafted)
+    assert told.index("d") == pytest.approx(PAUSE * 2 * runs, abs=1)
+    assert ("b" * 1000 in told[-1500:]) == (drafted > 0.1)
+
+
+def test_many_runs_do_not_take_over_that_drafting_pays_in_a_few() -> None:
+    guard = Timed()
+    go_on(guard, 200, runs=FEW, drafted=0.05)
+    assert go_on(guard, 64, runs=64) == 64 * "b"
 
 
 def test_the_base_starts_before_the_verdict_when_a_rejection_is_likely() -> None:

@@ -21,14 +21,16 @@ UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
 """Reasons for which the draft is not asked."""
 ENOUGH = 4
 """Steps that a trial measures at least."""
+FEW = 5
+"""Runs at once up to which the draft is asked before anything is known: more keep the base busy without it."""
 SOON, PAUSE = 4, 16
 """Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
 """Share of the time that later trials may cost: those of a way that is much slower are rarer."""
 RECALL = 0.25
 """What is left of older figures when a way is tried again."""
-MEMORY, OWN_MEMORY = 0.98, 0.9
-"""How much of the figures a further step leaves: those of a pair, and those of a run."""
+MEMORY, OWN_MEMORY = 0.92, 0.65
+"""How much of the figures the steps of a further trial leave: those of a pair, and those of a run."""
 OWN_RECALL = 0.2
 """What a run takes over of the figures of its pair."""
 IDLE = 2
@@ -61,14 +63,11 @@ def is_alone(step: Step) -> bool:
 class Rate:
     """Seconds a token, the last steps counting most."""
 
-    memory: float
-    """Share of what is known that a further step leaves, 0 to 1."""
     seconds: float = 0.0
     tokens: float = 0.0
 
     def add(self, seconds: float, tokens: float) -> None:
         """Take note of a step."""
-        self.fade(self.memory)
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
 
     def fade(self, share: float) -> None:
@@ -89,7 +88,8 @@ class Level:
         """Whether the draft is asked."""
         self.trial = False
         """Whether that is only to see how fast it is."""
-        self._rates = {way: Rate(memory) for way in (True, False)}
+        self._memory = memory
+        self._rates = {way: Rate() for way in (True, False)}
         self.given = given
         """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
         self._least = SOON
@@ -116,7 +116,9 @@ class Level:
         self.rounds += 1 / (runs + enough)  # at first each run has a step to end that was begun the other way
         if settled and is_alone(step) != self.drafting:
             self.measured += 1
-            self._rates[self.drafting].add(seconds / stretch(runs), len(step.token_ids))
+            rate = self._rates[self.drafting]
+            rate.fade(self._memory ** (1 / enough))
+            rate.add(seconds / stretch(runs), len(step.token_ids))
         if self.trial:
             self._end_trial(enough)
         elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
@@ -176,7 +178,7 @@ class Level:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
         if ratio is None:
-            return 1
+            return 1 if self.drafting else PAUSE
         if not self.is_known:
             return PAUSE
         if self.drafting and self._least < PAUSE:
@@ -222,7 +224,7 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        level = self._levels.setdefault(load, Level())
+        level = self._levels.setdefault(load, Level(drafting=load <= load_of(FEW)))
         if not (level.is_known or level.trial):
             self._liken(level, load)
         return level
@@ -233,13 +235,17 @@ class Guard:
         return fuller if runs > 1 and fuller == self._load else load_of(runs)
 
     def _liken(self, level: Level, load: int) -> None:
-        """Reckon by the nearest load; more runs are not trusted to draft without a trial, as it pays less there."""
+        """Reckon by the nearest load; more runs are not trusted to draft without a trial, as it pays less there.
+
+        Many more begin with the base alone.
+        """
         known = {other: each for other, each in self._levels.items() if each.is_known}
         if not known:
             return
         nearest = min(known, key=lambda other: (abs(other - load), other))
         like = known[nearest]
         level.given = None if like.stands and nearest < load else like.ratio
-        best = like.stands if level.is_new else level.best
+        stands = like.stands and load <= max(nearest + 1, load_of(FEW))
+        best = stands if level.is_new else level.best
         if level.drafting != best:
             level.change(best, trial=False)
