@@ -25,9 +25,10 @@ class Prepare(Stage):
         self._check_schema()
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
-        made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
-        guard, runs = self.windows.guard, self.windows.runs + 1
-        verdict = guard.verdict(guard.own(), runs) if self.config.guard else None
+        with self.windows.beginning():
+            made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
+            guard = self.windows.guard
+            verdict = guard.verdict(guard.own(), self.windows.runs) if self.config.guard else None
         return begin(made, verdict.dump() if verdict else None)
 
     def _check_schema(self) -> None:

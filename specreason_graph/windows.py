@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,6 +44,7 @@ class Windows:
 
     def __init__(self) -> None:
         self._open: dict[str, Window] = {}
+        self._beginning = 0
         self._pace = Pace(weight=0.02)
         self.guard = Guard()
         self.steps: float | None = None
@@ -50,7 +53,16 @@ class Windows:
     @property
     def runs(self) -> int:
         """How many runs are under way."""
-        return len(self._open)
+        return len(self._open) + self._beginning
+
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Count a run that has no window yet, so that the first of many knows that others come."""
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def find(self, state: State, writer: Writer) -> Window:
         """The window of a run, a new one where there is none that fits."""

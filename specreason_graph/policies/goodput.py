@@ -20,7 +20,10 @@ from specreason_graph.records import Goodput, Step
 UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
 """Reasons for which the draft is not asked."""
 ENOUGH = 4
-"""Steps that a trial measures at least."""
+"""Steps that a trial measures in a run that is alone."""
+ROUNDS = 2
+"""Steps of each run that a trial measures in several, and as many before them that it does not: the quick ones end
+first, and with a draft those are the accepted ones."""
 FEW = 5
 """Runs at once up to which the draft is asked before anything is known: more keep the base busy without it."""
 SOON, PAUSE = 4, 16
@@ -47,6 +50,16 @@ def pays(found: Goodput) -> bool:
 def stretch(runs: int) -> float:
     """About how many times as long a step takes in as many runs: between 1 (free batches) and ``runs`` (no batches)."""
     return math.sqrt(runs)
+
+
+def measured_in(runs: int) -> int:
+    """Steps of all runs that a trial measures."""
+    return ENOUGH if runs == 1 else max(ENOUGH, ROUNDS * runs)
+
+
+def settling_in(runs: int) -> int:
+    """Steps of all runs before those, among them one of each run that was begun the other way."""
+    return 1 if runs == 1 else ROUNDS * runs
 
 
 def load_of(runs: int) -> int:
@@ -112,8 +125,8 @@ class Level:
         ``seconds``: what it took of the time of all runs. ``settled``: whether they have ended the steps that they had
         begun the other way.
         """
-        enough = max(ENOUGH, runs)
-        self.rounds += 1 / (runs + enough)  # at first each run has a step to end that was begun the other way
+        enough = measured_in(runs)
+        self.rounds += 1 / (settling_in(runs) + enough)
         if settled and is_alone(step) != self.drafting:
             self.measured += 1
             rate = self._rates[self.drafting]
@@ -210,8 +223,8 @@ class Guard:
         self._since = 1 + (self._since if level.drafting == self._drafting else 0)
         self._drafting = level.drafting
         if runs > 1 and gap > IDLE * elapsed:  # all begin, and none has a step to end that was begun the other way
-            self._since += runs
-        level.add(step, runs * min(elapsed, gap), runs, settled=self._since > runs)
+            self._since += settling_in(runs)
+        level.add(step, runs * min(elapsed, gap), runs, settled=self._since > settling_in(runs))
         if runs == 1:
             own.add(step, elapsed, runs)
 
