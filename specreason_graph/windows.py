@@ -42,11 +42,11 @@ class Caller:
 class Windows:
     """The windows of the runs that are worked on over one pair, and what they show of its speed."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: EnginePair) -> None:
         self._open: dict[str, Window] = {}
         self._beginning = 0
         self._pace = Pace(weight=0.02)
-        self.guard = Guard()
+        self.guard = Guard(batches=pair.base.at_once != 1)
         self.steps: float | None = None
         """Steps that runs take on average, the last ones counting most; None before one has ended."""
 
@@ -97,4 +97,6 @@ _WINDOWS: WeakKeyDictionary[EnginePair, Windows] = WeakKeyDictionary()
 
 def windows_of(pair: EnginePair) -> Windows:
     """The windows over a pair."""
-    return _WINDOWS.setdefault(pair, Windows())
+    if pair not in _WINDOWS:
+        _WINDOWS[pair] = Windows(pair)
+    return _WINDOWS[pair]
