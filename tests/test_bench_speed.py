@@ -143,7 +143,8 @@ def scripted_pair() -> EnginePair:
 
 def test_the_whole_bench_on_scripted_engines() -> None:
     with scripted_pair() as pair:
-        bench = Bench(pair, "given", with_draft(WAYS, "given"), held_out()[:2], repeats=2)
+        told: list[str] = []
+        bench = Bench(pair, "given", with_draft(WAYS, "given"), held_out()[:2], repeats=2, tell=told.append)
         found = bench.measure(2)
         assert (type(pair.base), type(pair.draft)) == (FakeEngine, FakeEngine)  # the recorders are gone again
     rows = {row.way: row for row in found.rows}
@@ -154,6 +155,7 @@ def test_the_whole_bench_on_scripted_engines() -> None:
     assert all(0 < row.efficiency_measured <= 1 and row.efficiency_alone > 0 for row in found.rows)
     assert found.calibration.base_seconds > 0 < found.calibration.draft_seconds
     assert all(row.recomputed and row.recomputed > 0.5 for row in found.rows)  # a fake has no cache
+    assert [line.partition(": base alone ")[0] for line in told] == [f"2 at once, repeat {n} of 2" for n in (1, 2)]
 
 
 def test_recorders_keep_the_runs_apart() -> None:

@@ -7,7 +7,7 @@ medians of those ratios. A machine that is slower an hour later changes nothing 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,6 +115,8 @@ class Bench:
     """Settings that all ways share."""
     cache: bool = True
     """Whether to look at the prefix caches."""
+    tell: Callable[[str], None] = lambda _line: None
+    """Is told the seconds of each repeat when it ends."""
 
     def measure(self, at_once: int) -> Figures:
         """Every way in each repeat, in an order that changes, and before them the pace of the engines at that time."""
@@ -127,6 +129,8 @@ class Bench:
             for way in rotated(self.ways, turn):
                 seed = turn * len(self.problems)  # answers that are right are counted over as many different runs
                 laps[way.name].append(run_lap(graphs[way.name], self.problems, at_once, pace, seed))
+            took = ", ".join(f"{name} {of[-1].seconds:.2f} s" for name, of in laps.items())
+            self.tell(f"{at_once} at once, repeat {turn + 1} of {self.repeats}: {took}")
         shares = {name: self._reuse(graph, at_once).share for name, graph in graphs.items()} if self.cache else {}
         rows = [make_row(way, at_once, laps, len(self.problems), self.draft, shares.get(way.name)) for way in self.ways]
         return Figures(_median(paces), rows)

@@ -55,7 +55,10 @@ def speed(
     models = {"base": base, "draft": draft, "engine": engine, "base_url": base_url, "draft_url": draft_url}
     shared = {**PAPER, **options.parse_settings(settings)}
     launch, chosen = options.make_launch("", None, models, {}, engine_options), choose(ways)
-    plan = {"problems": held_out()[:problems], "repeats": repeats, "settings": shared, "cache": cache}
+    plan = {
+        "problems": held_out()[:problems], "repeats": repeats, "settings": shared, "cache": cache,
+        "tell": partial(typer.echo, err=True),
+    }  # fmt: skip
     for name in _drafts(launch, chosen, by_name=bool(ways)):
         plan |= {"draft": name, "ways": with_draft(chosen, name)}
         _measure(launch, plan, concurrency or [1, 4, 16, 64], partial(_show, as_json=as_json))
