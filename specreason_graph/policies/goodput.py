@@ -54,7 +54,7 @@ def stretch(runs: int) -> float:
 
 def measured_in(runs: int) -> int:
     """Steps of all runs that a trial measures."""
-    return ENOUGH if runs == 1 else max(ENOUGH, ROUNDS * runs)
+    return ENOUGH if runs == 1 else ROUNDS * runs
 
 
 def settling_in(runs: int) -> int:
@@ -224,9 +224,10 @@ class Guard:
         level, self._load = self._level(runs), self._load_of(runs)
         self._since = 1 + (self._since if level.drafting == self._drafting else 0)
         self._drafting = level.drafting
+        settling = settling_in(runs)
         if runs > 1 and gap > IDLE * elapsed:  # all begin, and none has a step to end that was begun the other way
-            self._since += settling_in(runs)
-        level.add(step, runs * min(elapsed, gap), runs, settled=self._since > settling_in(runs))
+            self._since += settling
+        level.add(step, runs * min(elapsed, gap), runs, settled=self._since > settling)
         if runs == 1:
             own.add(step, elapsed, runs)
 
