@@ -56,7 +56,8 @@ class Finalize(Stage):
         )  # fmt: skip
         window, begun = self.window(state), time.perf_counter()
         timed = {"lost": window.end(), "begun": window.used if self.config.deadline_seconds else None}
-        URGENCY.set(window.due())
+        due = window.due()
+        URGENCY.set(lambda: due)
         async with self.pair.turn(plan.role):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         fields = self._answer(plan, prompter, completion.generations[0], state) | timed

@@ -89,12 +89,12 @@ class Window:
         deadline = self.writer.config.deadline_seconds
         return None if deadline is None else deadline - self.used
 
-    def due(self, ahead: int = 0) -> float:
-        """When work should begin, on the monotonic clock; for each step ``ahead`` it is less urgent."""
+    def due(self) -> float:
+        """When work that is called for now should begin, on the monotonic clock."""
         patience = self.writer.config.step_seconds or PATIENCE
         if self.left is not None:
             patience = min(patience, self.left - answer_reserve(self.pace))
-        return time.monotonic() + patience + LATER * ahead
+        return time.monotonic() + patience
 
     def repeats(self, text: str) -> int:
         """How often a text is in the trace."""
@@ -180,12 +180,13 @@ class Window:
         if before and before.is_usable:
             return before
         started = at.calls[key] = Started(key[0], length)
-        started.task = asyncio.create_task(self._timed(started, work, at.index - self.at.index))
+        started.task = asyncio.create_task(self._timed(started, work, at))
         started.task.add_done_callback(looked_at)
         return started
 
-    async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], ahead: int) -> T:
-        URGENCY.set(self.due(ahead))
+    async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], at: Position) -> T:
+        due = self.due()
+        URGENCY.set(lambda: due + LATER * (at.index - self.at.index))  # less urgent while it is ahead
         begun, started.begun = time.perf_counter(), time.time()
         outcome = await work()
         self.pace.took(started.purpose, time.perf_counter() - begun, usage_of(outcome).generated_tokens)

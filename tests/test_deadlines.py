@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,7 +139,7 @@ def test_a_floor_above_the_threshold_is_refused() -> None:
         create_specreason(pair, threshold_floor=8)
 
 
-async def taken(turns: Turns, order: list[str], name: str, urgency: float) -> None:
+async def taken(turns: Turns, order: list[str], name: str, urgency: Callable[[], float]) -> None:
     URGENCY.set(urgency)
     async with turns:
         order.append(name)
@@ -148,13 +150,36 @@ async def taken(turns: Turns, order: list[str], name: str, urgency: float) -> No
 async def test_the_most_urgent_is_let_in_first(by_urgency: bool, expected: str) -> None:
     turns, order = Turns(1, by_urgency=by_urgency), list[str]()
     urgencies = {"x": 9.0, "a": 3.0, "b": 2.0, "c": 1.0, "d": 3.0}
-    await asyncio.gather(*(taken(turns, order, name, urgency) for name, urgency in urgencies.items()))
+    await asyncio.gather(*(taken(turns, order, name, partial(float, each)) for name, each in urgencies.items()))
     assert "".join(order) == expected
+
+
+async def test_who_becomes_urgent_while_waiting_is_let_in_first() -> None:
+    turns, order = Turns(1), list[str]()
+    tasks = [asyncio.create_task(taken(turns, order, name, lambda: 5.0)) for name in "abd"]
+    tasks.append(asyncio.create_task(taken(turns, order, "c", lambda: 1.0 if "b" in order else 9.0)))
+    await asyncio.gather(*tasks)
+    assert "".join(order) == "abcd"
+
+
+async def test_work_ahead_that_a_run_has_come_up_to_is_as_urgent_as_the_run() -> None:
+    with slow_pair((9,), draft=0.004, base=0.004, steps=12) as pair:
+        pair.draft.at_once = pair.base.at_once = 1  # type: ignore[misc]
+        graph = create_specreason(pair).compile()
+        ended = list[str]()
+
+        async def ask(name: str, **knobs: float) -> None:
+            await graph.ainvoke({"question": name}, {"configurable": {"specreason": knobs}})
+            ended.append(name)
+
+        others = [ask(f"other {n}", step_seconds=8.0, window=0) for n in range(6)]
+        await asyncio.gather(*others, ask("urgent", deadline_seconds=6.0, window=4))
+        assert ended[0] == "urgent"
 
 
 async def test_who_leaves_the_queue_leaves_no_gap() -> None:
     turns, order = Turns(1), list[str]()
-    tasks = [asyncio.create_task(taken(turns, order, name, 1.0)) for name in "abcde"]
+    tasks = [asyncio.create_task(taken(turns, order, name, lambda: 1.0)) for name in "abcde"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.sleep(0.0015)  # another one's turn has come, and may not have been taken yet

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
+from collections.abc import Callable
 from contextvars import ContextVar
 
-URGENCY: ContextVar[float] = ContextVar("specreason_urgency", default=math.inf)
-"""When a call should have begun so that its run is in time, on the monotonic clock; the smallest goes first."""
+URGENCY: ContextVar[Callable[[], float]] = ContextVar("specreason_urgency", default=lambda: math.inf)
+"""When a call should begin so that its run is in time, on the monotonic clock; the smallest goes first.
+
+Asked whenever a turn is given: what was work ahead when it came may be what its run waits for by now.
+"""
 
 
 class Turns:
@@ -21,8 +23,7 @@ class Turns:
     def __init__(self, at_once: int | None, *, by_urgency: bool = True) -> None:
         self._free = at_once
         self.by_urgency = by_urgency
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()
+        self._waiting: dict[asyncio.Future[None], Callable[[], float]] = {}
 
     async def __aenter__(self) -> None:
         if self._free is None:
@@ -31,11 +32,11 @@ class Turns:
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (URGENCY.get() if self.by_urgency else 0.0, next(self._numbers), turn))
+        self._waiting[turn] = URGENCY.get()
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # its turn had come
+            if self._waiting.pop(turn, None) is None:  # its turn had come
                 self._pass_on()
             raise
 
@@ -44,10 +45,11 @@ class Turns:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        while self._waiting:
-            *_, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
-                return
+        waiting = [turn for turn in self._waiting if not turn.done()]  # one that is cancelled may not have left yet
+        if waiting:
+            turn = min(waiting, key=lambda each: self._waiting[each]()) if self.by_urgency else waiting[0]
+            del self._waiting[turn]
+            turn.set_result(None)
+            return
         assert self._free is not None  # noqa: S101 - only who was let in by number leaves
         self._free += 1
