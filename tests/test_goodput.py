@@ -40,6 +40,13 @@ def test_a_draft_that_never_gets_in_is_given_up_within_ten_steps() -> None:
         assert reasons(steps_of(pair))[0] == ALONE  # the next run begins with what is known of the pair
 
 
+def test_a_draft_that_costs_many_times_the_base_is_given_up_at_once() -> None:
+    with slow_pair((2,), draft=0.3, base=0.02, steps=12) as pair:
+        told = reasons(steps_of(pair, window=0))
+    assert told[1 : 1 + ENOUGH] == ENOUGH * [TIMED]
+    assert set(told[1 + ENOUGH : -1]) == {ALONE}
+
+
 def test_a_draft_that_pays_is_kept() -> None:
     with slow_pair((9,), draft=0.002, base=0.2) as pair:
         told = reasons(steps_of(pair)) + reasons(steps_of(pair))

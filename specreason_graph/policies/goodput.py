@@ -36,6 +36,9 @@ MEMORY, OWN_MEMORY = 0.92, 0.65
 """How much of the figures the steps of a further trial leave: those of a pair, and those of a run."""
 OWN_RECALL = 0.2
 """What a run takes over of the figures of its pair."""
+COSTLY = 4
+"""Times as long as its base version a rejected step took that counts for as many in a trial: the more it costs, the
+shorter the trial."""
 IDLE = 2
 """Times as long as a step takes after which a pair without steps had nothing to do."""
 MARGIN = 0.95
@@ -70,6 +73,19 @@ def load_of(runs: int) -> int:
 def is_alone(step: Step) -> bool:
     """Whether the base model wrote a step without the draft being asked."""
     return step.decision.reason in (*UNASKED, "draft_failed")
+
+
+def weight(step: Step) -> float:
+    """How many steps of a trial a step counts for: 1, or more where the base would have written several meanwhile.
+
+    That a draft which is rejected after `COSTLY` times the base's own seconds does not pay needs no further steps.
+    """
+    seconds = {"draft": 0.0, "score": 0.0, "regenerate": 0.0}
+    for cost in step.costs:
+        if cost.purpose in seconds and not cost.lost:
+            seconds[cost.purpose] += cost.usage.seconds
+    whole, own = sum(seconds.values()), seconds["regenerate"]
+    return whole / own if own and whole > COSTLY * own else 1.0
 
 
 @dataclass
@@ -108,7 +124,7 @@ class Level:
         self._least = SOON
         self.rounds = 0.0
         """How many times as long as a trial takes at least it has been so."""
-        self.measured = 0
+        self.measured = 0.0
         """Steps among them that count: begun since, and when no other run still worked the other way."""
 
     def own(self) -> Level:
@@ -125,10 +141,10 @@ class Level:
         ``seconds``: what it took of the time of all runs. ``settled``: whether they have ended the steps that they had
         begun the other way.
         """
-        enough = measured_in(runs)
-        self.rounds += 1 / (settling_in(runs) + enough)
+        enough, counts = measured_in(runs), weight(step)
+        self.rounds += counts / (settling_in(runs) + enough)
         if settled and is_alone(step) != self.drafting:
-            self.measured += 1
+            self.measured += counts
             rate = self._rates[self.drafting]
             rate.fade(self._memory ** (1 / enough))
             rate.add(seconds / stretch(runs), len(step.token_ids))
@@ -184,7 +200,7 @@ class Level:
 
     def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
         """Write the next steps in one of the two ways."""
-        self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0
+        self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0.0
 
     @property
     def _pause(self) -> float:
