@@ -56,8 +56,7 @@ class Finalize(Stage):
         )  # fmt: skip
         window, begun = self.window(state), time.perf_counter()
         timed = {"lost": window.end(), "begun": window.used if self.config.deadline_seconds else None}
-        due = window.due()
-        URGENCY.set(lambda: due)
+        URGENCY.set(window.urgency(window.at))
         async with self.pair.turn(plan.role):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         fields = self._answer(plan, prompter, completion.generations[0], state) | timed

@@ -89,12 +89,13 @@ class Window:
         deadline = self.writer.config.deadline_seconds
         return None if deadline is None else deadline - self.used
 
-    def due(self) -> float:
-        """When work that is called for now should begin, on the monotonic clock."""
+    def urgency(self, at: Position) -> Callable[[], float]:
+        """When work at a place that is called for now should begin, on the monotonic clock: later while it is ahead."""
         patience = self.writer.config.step_seconds or PATIENCE
         if self.left is not None:
             patience = min(patience, self.left - answer_reserve(self.pace))
-        return time.monotonic() + patience
+        due = time.monotonic() + patience
+        return lambda: due + LATER * (at.index - self.at.index)
 
     def repeats(self, text: str) -> int:
         """How often a text is in the trace."""
@@ -185,8 +186,7 @@ class Window:
         return started
 
     async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], at: Position) -> T:
-        due = self.due()
-        URGENCY.set(lambda: due + LATER * (at.index - self.at.index))  # less urgent while it is ahead
+        URGENCY.set(self.urgency(at))
         begun, started.begun = time.perf_counter(), time.time()
         outcome = await work()
         self.pace.took(started.purpose, time.perf_counter() - begun, usage_of(outcome).generated_tokens)

@@ -80,11 +80,9 @@ def weight(step: Step) -> float:
 
     That a draft which is rejected after `COSTLY` times the base's own seconds does not pay needs no further steps.
     """
-    seconds = {"draft": 0.0, "score": 0.0, "regenerate": 0.0}
-    for cost in step.costs:
-        if cost.purpose in seconds and not cost.lost:
-            seconds[cost.purpose] += cost.usage.seconds
-    whole, own = sum(seconds.values()), seconds["regenerate"]
+    kept = [cost for cost in step.costs if not cost.lost]
+    whole = sum(cost.usage.seconds for cost in kept)
+    own = sum(cost.usage.seconds for cost in kept if cost.purpose == "regenerate")
     return whole / own if own and whole > COSTLY * own else 1.0
 
 
