@@ -108,9 +108,13 @@ class Scout:
         while place.before:
             doubtful += not place.standing
             place = place.before
-        limit = (
-            self._most
-            if self._writer.config.window is not None
-            else self._window.pace.depth(self._most, self._window.runs())
-        )
-        return at.index - self._window.at.index <= self._most and doubtful <= limit
+        return at.index - self._window.at.index <= self._most and doubtful <= self._doubts
+
+    @property
+    def _doubts(self) -> int:
+        """Steps nobody has judged yet that may have work behind them."""
+        if self._writer.config.window is not None:
+            return self._most
+        if self._writer.pair.shares_cores:
+            return 0
+        return self._window.pace.depth(self._most, self._window.runs())

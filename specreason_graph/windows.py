@@ -42,11 +42,11 @@ class Caller:
 class Windows:
     """The windows of the runs that are worked on over one pair, and what they show of its speed."""
 
-    def __init__(self, pair: EnginePair) -> None:
+    def __init__(self) -> None:
         self._open: dict[str, Window] = {}
         self._beginning = 0
         self._pace = Pace(weight=0.02)
-        self.guard = Guard(batches=pair.base.at_once != 1)
+        self.guard = Guard()
         self.steps: float | None = None
         """Steps that runs take on average, the last ones counting most; None before one has ended."""
 
@@ -98,5 +98,5 @@ _WINDOWS: WeakKeyDictionary[EnginePair, Windows] = WeakKeyDictionary()
 def windows_of(pair: EnginePair) -> Windows:
     """The windows over a pair."""
     if pair not in _WINDOWS:
-        _WINDOWS[pair] = Windows(pair)
+        _WINDOWS[pair] = Windows()
     return _WINDOWS[pair]

@@ -103,9 +103,9 @@ def committed(*, alone: bool, seconds: float) -> Step:
 class Timed(Guard):
     """A guard with a clock that stands still until it is told."""
 
-    def __init__(self, *, batches: bool = True) -> None:
+    def __init__(self) -> None:
         self.now = 0.0
-        super().__init__(lambda: self.now, batches=batches)
+        super().__init__(lambda: self.now)
         self._last = self.now  # its steps are spread over the time from the first one on
 
 
@@ -253,12 +253,6 @@ def test_a_load_that_hops_over_an_edge_is_measured_all_the_same(each: int) -> No
         runs = 42 if number % each == 0 else 43
         told += go_on(guard, 1, runs=runs, drafted=0.08)
     assert told.count("d") > 8000
-
-
-def test_many_runs_over_a_base_that_does_not_batch_begin_with_the_draft() -> None:
-    runs, guard = 64, Timed(batches=False)
-    told = go_on(guard, 2 * length_of_trial(runs), runs=runs, drafted=0.05)
-    assert told == "d" * length_of_trial(runs) + "b" * length_of_trial(runs)
 
 
 @pytest.mark.parametrize("drafted", [0.05, 0.2])

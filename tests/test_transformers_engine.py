@@ -11,7 +11,9 @@ from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.slots import Slots
+from specreason_graph.engines.transformers import TransformersEngine
 from specreason_graph.errors import ContextLimitError, ModelError
+from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter
 
@@ -45,6 +47,23 @@ async def test_next_token_is_a_distribution() -> None:
     async with fresh() as engine:
         every = await engine.next_token(prompt(engine), range(len(engine.vocabulary.encode("a")) + 100))
         assert sum(map(math.exp, every.logprobs.values())) + every.other_mass == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("small", "threads"), [(50_000_000, 1), (1_000_000, 2)])
+async def test_a_small_model_works_on_one_thread_and_leaves_others_theirs(
+    monkeypatch: pytest.MonkeyPatch, small: int, threads: int
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr("specreason_graph.engines.transformers.SMALL", small)
+    try:
+        async with TransformersEngine(str(FOLDER / "base")) as engine:
+            assert await engine._run(lambda _gone: torch.get_num_threads()) == threads
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 async def test_two_sequences_keep_their_caches() -> None:
@@ -123,8 +142,6 @@ def test_description_tells_models_apart() -> None:
 def test_unsafe_weights_are_not_loaded(tmp_path: object) -> None:
     import shutil
     from pathlib import Path
-
-    from specreason_graph.models.abacus import FOLDER
 
     folder = Path(str(tmp_path)) / "pickled"
     shutil.copytree(FOLDER / "draft", folder)

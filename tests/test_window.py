@@ -125,6 +125,16 @@ def test_the_draft_writes_while_the_base_judges(pair: Any) -> None:
         assert strict.base.most == strict.draft.most == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("depth", "behind_unjudged"), [(None, False), (4, True)])
+def test_embedded_engines_write_behind_an_unjudged_step_only_when_told_to(
+    pair: Any, depth: int | None, *, behind_unjudged: bool
+) -> None:
+    pair.base.at_once = pair.draft.at_once = 1  # they share the cores: it would slow the judging down
+    outcome = create_specreason(pair, window=depth).compile().invoke(QUESTION)
+    lost = [cost for step in outcome["trace"] for cost in Step.load(step).costs if cost.lost]
+    assert any(cost.engine == "draft" for cost in lost) is behind_unjudged
+
+
 def test_no_call_is_made_twice(pair: Any) -> None:
     create_specreason(pair, window=4).compile().invoke(QUESTION)
     for engine in (pair.base, pair.draft):

@@ -130,6 +130,11 @@ class EnginePair:
         """Whether token ids mean the same to both engines, so that steps pass over unchanged."""
         return self.draft.vocabulary.fingerprint == self.base.vocabulary.fingerprint
 
+    @property
+    def shares_cores(self) -> bool:
+        """Whether both engines are embedded: they share cores and interpreter, and each slows the other down."""
+        return self.base.at_once == self.draft.at_once == 1
+
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+SMALL = 50_000_000
+"""Parameters below which a model is quicker on one CPU thread: to wake a second one takes longer than it saves."""
 
 
 class CancelledWork(Exception):  # noqa: N818 - not an error, the caller left
@@ -107,7 +109,7 @@ class TransformersEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{Path(self._path).name}")
+            self._worker = ThreadPoolExecutor(1, f"engine-{Path(self._path).name}", self._limit_threads)
             await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
         return self
 
@@ -116,6 +118,15 @@ class TransformersEngine:
         if self._worker and self._users == 0:
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._worker = None
+
+    def _limit_threads(self) -> None:
+        """Let a small model on the CPU have the engine's own thread and no more; other threads keep what they have."""
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        if self._model.device.type == "cpu" and self._model.num_parameters() < SMALL:
+            torch.get_num_threads()  # the first look sets the number for a thread
+            threadpool_limits(1, user_api="openmp")
 
     async def _run(self, work: Callable[[threading.Event], T]) -> T:
         gone = threading.Event()

@@ -25,7 +25,8 @@ ROUNDS = 2
 """Steps of each run that a trial measures in several, and as many before them that it does not: the quick ones end
 first, and with a draft those are the accepted ones."""
 FEW = 5
-"""Runs up to which the draft is asked before anything is known: more fill the batches of the base without it."""
+"""Runs up to which the draft is asked before anything is known: more keep the base busy without it, and their trials
+take long."""
 SOON, PAUSE = 4, 16
 """Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
@@ -216,9 +217,7 @@ class Level:
 class Guard:
     """Decides for all runs of a pair, under each load by itself."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter, *, batches: bool = True) -> None:
-        """``batches``: whether the base works on several calls at once, so that many runs leave it nothing to gain."""
-        self._few = load_of(FEW) if batches else math.inf
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._last = clock, -math.inf
         self._levels: dict[int, Level] = {}
         self._load, self._drafting, self._since = 0, True, 0
@@ -254,7 +253,7 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        level = self._levels.setdefault(load, Level(drafting=load <= self._few))
+        level = self._levels.setdefault(load, Level(drafting=load <= load_of(FEW)))
         if not (level.is_known or level.trial):
             self._liken(level, load)
         return level
@@ -275,7 +274,7 @@ class Guard:
         nearest = min(known, key=lambda other: (abs(other - load), other))
         like = known[nearest]
         level.given = None if like.stands and nearest < load else like.ratio
-        stands = like.stands and load <= max(nearest + 1, self._few)
+        stands = like.stands and load <= max(nearest + 1, load_of(FEW))
         best = stands if level.is_new else level.best
         if level.drafting != best:
             level.change(best, trial=False)
