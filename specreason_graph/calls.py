@@ -24,7 +24,7 @@ class Started:
     asked: bool = False
     """Whether a stage asked for it, so that it is in the evidence."""
     begun: float | None = None
-    """When it began, seconds since 1970; None while the loop has not come to it."""
+    """When the engine took it, seconds since 1970; None while it waits for its turn."""
 
     @property
     def is_usable(self) -> bool:

@@ -29,7 +29,7 @@ class Scout:
     def __init__(self, window: Window) -> None:
         self._window, self._writer = window, window.writer
         asked, pair = self._writer.config.window, self._writer.pair
-        self._most = FARTHEST if asked is None else asked
+        self._most = (0 if pair.shares_cores else FARTHEST) if asked is None else asked
         if pair.base.in_order or pair.draft.in_order:
             self._most = 0
 
@@ -108,13 +108,9 @@ class Scout:
         while place.before:
             doubtful += not place.standing
             place = place.before
-        return at.index - self._window.at.index <= self._most and doubtful <= self._doubts
-
-    @property
-    def _doubts(self) -> int:
-        """Steps nobody has judged yet that may have work behind them."""
-        if self._writer.config.window is not None:
-            return self._most
-        if self._writer.pair.shares_cores:
-            return 0
-        return self._window.pace.depth(self._most, self._window.runs())
+        limit = (
+            self._most
+            if self._writer.config.window is not None
+            else self._window.pace.depth(self._most, self._window.runs())
+        )
+        return at.index - self._window.at.index <= self._most and doubtful <= limit

@@ -23,7 +23,7 @@ from specreason_graph.positions import Position, Written
 from specreason_graph.records import Cost, Proposal, Score, Step
 from specreason_graph.scout import Scout
 from specreason_graph.state import State
-from specreason_graph.writer import Writer
+from specreason_graph.writer import AUTHORS, Writer
 
 T = TypeVar("T")
 PATIENCE = 60.0
@@ -187,9 +187,11 @@ class Window:
 
     async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], at: Position) -> T:
         URGENCY.set(self.urgency(at))
-        begun, started.begun = time.perf_counter(), time.time()
-        outcome = await work()
-        self.pace.took(started.purpose, time.perf_counter() - begun, usage_of(outcome).generated_tokens)
+        asked = time.perf_counter()
+        async with self.writer.pair.turn(AUTHORS[started.purpose]):
+            started.begun = time.time()
+            outcome = await work()
+        self.pace.took(started.purpose, time.perf_counter() - asked, usage_of(outcome).generated_tokens)
         return outcome
 
     def tell(self) -> None:

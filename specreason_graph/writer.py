@@ -38,19 +38,17 @@ class Writer:
 
     async def _write(self, purpose: Purpose, at: Position, count: int) -> list[Proposal]:
         role = AUTHORS[purpose]
-        async with self.pair.turn(role):
-            return await write_steps(
-                self.pair.engine(role), self.prompts.prompter(role), role, at.prompts[role], count=count,
-                limit=max(1, min(self.config.max_step_tokens, at.room)),
-                seed=call_seed(self.config.seed, purpose, at.index), tags=self.prompts.tags(),
-            )  # fmt: skip
+        return await write_steps(
+            self.pair.engine(role), self.prompts.prompter(role), role, at.prompts[role], count=count,
+            limit=max(1, min(self.config.max_step_tokens, at.room)),
+            seed=call_seed(self.config.seed, purpose, at.index), tags=self.prompts.tags(),
+        )  # fmt: skip
 
     async def judge(self, at: Position, proposal: Proposal) -> Score:
         """Ask the base model for its opinion on a proposal, as one token."""
         digits = self.prompts.base.digit_ids
         prompt = self.after(at, proposal).prompts["base"].extended(self.prompts.base.judge_ids)
-        async with self.pair.turn("base"):
-            found = await self.pair.base.next_token(prompt, digits)
+        found = await self.pair.base.next_token(prompt, digits)
         logprobs = [found.logprobs[token] for token in digits]
         return read_score(logprobs, found.other_mass, len(prompt), found.usage)
 

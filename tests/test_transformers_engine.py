@@ -151,9 +151,18 @@ def test_unsafe_weights_are_not_loaded(tmp_path: object) -> None:
 
 
 def test_least_recently_used_slot_goes_first() -> None:
-    slots = Slots(list, limit=2)
+    slots = Slots(list, fewest=2, most=2)
     for prompt_ids in ([1, 2], [3, 4], [5, 6]):
         slot = slots.take(prompt_ids)
         slot.ids += prompt_ids
     assert slots.take([3, 4, 9]).ids == [3, 4]
     assert slots.take([1, 2, 9]).ids == []
+
+
+@pytest.mark.parametrize(("length", "kept"), [(5, 4), (10, 2)])
+def test_there_are_many_slots_while_they_are_short(length: int, kept: int) -> None:
+    slots = Slots(list, fewest=2, most=4, tokens=20)
+    for start in range(6):
+        slots.take([start]).ids.extend([start] * length)
+    assert sum(bool(slots.take([start] * (length + 1)).ids) for start in range(5, 5 - kept, -1)) == kept
+    assert not slots.take([5 - kept] * (length + 1)).ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +37,7 @@ class Slow(FakeEngine):
     """Takes its time over every call, and keeps count of those that are under way."""
 
     running = most = finished = 0
+    enters: Callable[[], None] = staticmethod(lambda: None)
 
     async def generate(self, prompt_ids: Any, sampling: Sampling, on_token: Any = None) -> Completion:
         with self:
@@ -49,6 +50,7 @@ class Slow(FakeEngine):
     def __enter__(self) -> None:
         self.running += 1
         self.most = max(self.most, self.running)
+        self.enters()
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.running -= 1
@@ -125,14 +127,20 @@ def test_the_draft_writes_while_the_base_judges(pair: Any) -> None:
         assert strict.base.most == strict.draft.most == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("depth", "behind_unjudged"), [(None, False), (4, True)])
-def test_embedded_engines_write_behind_an_unjudged_step_only_when_told_to(
-    pair: Any, depth: int | None, *, behind_unjudged: bool
-) -> None:
-    pair.base.at_once = pair.draft.at_once = 1  # they share the cores: it would slow the judging down
-    outcome = create_specreason(pair, window=depth).compile().invoke(QUESTION)
-    lost = [cost for step in outcome["trace"] for cost in Step.load(step).costs if cost.lost]
-    assert any(cost.engine == "draft" for cost in lost) is behind_unjudged
+@pytest.mark.parametrize("depth", [None, 4])
+def test_embedded_engines_take_one_call_at_a_time(pair: Any, depth: int | None) -> None:
+    calls: list[int] = []
+    ahead: list[bool] = []
+
+    def look() -> None:
+        calls.append(pair.base.running + pair.draft.running)
+        ahead.extend(window.at.scout is not None for window in windows_of(pair)._open.values())
+
+    pair.base.at_once, pair.draft.at_once = 1, 1
+    pair.base.enters, pair.draft.enters = look, look
+    asyncio.run(create_specreason(pair, window=depth).compile().abatch([QUESTION] * 4))
+    assert set(calls) == {1}
+    assert any(ahead) == (depth == 4)  # in turns unless told otherwise: nothing is gained by more
 
 
 def test_no_call_is_made_twice(pair: Any) -> None:

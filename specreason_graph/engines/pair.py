@@ -114,7 +114,7 @@ class EnginePair:
     """A draft and a base engine that are opened and closed together.
 
     Use as a context manager, sync or async, or call `close`. The same engine may play both roles. Calls that an engine
-    has no room for wait, and the run with the least time left comes first.
+    has no room for wait, and the run with the least time left comes first; two embedded engines have room for one.
     """
 
     def __init__(self, draft: Engine, base: Engine) -> None:
@@ -132,7 +132,7 @@ class EnginePair:
 
     @property
     def shares_cores(self) -> bool:
-        """Whether both engines are embedded: they share cores and interpreter, and each slows the other down."""
+        """Whether both are embedded: they share the interpreter, too, and side by side they take longer than in turn."""
         return self.base.at_once == self.draft.at_once == 1
 
     def engine(self, role: Role) -> Engine:
@@ -141,7 +141,7 @@ class EnginePair:
 
     def turn(self, role: Role) -> Turns:
         """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
-        engine = self.engine(role)
+        engine = self.base if self.shares_cores else self.engine(role)
         if engine not in self._turns:
             self._turns[engine] = Turns(engine.at_once, by_urgency=self._by_urgency)
         return self._turns[engine]

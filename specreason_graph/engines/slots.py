@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SLOTS = 8
+FEWEST, MOST = 8, 64
+"""Slots that are kept however long they are, and the most there are."""
+TOKENS = 16_384
+"""Tokens in all slots together from which on there are no more than the fewest."""
 KEEP_AT_LEAST = 0.5
 """A slot is cut back for a prompt when they share this much of the shorter one; else the prompt gets another slot."""
 
@@ -40,8 +43,8 @@ class Slot:
 class Slots:
     """Caches of several sequences; a prompt continues the one it shares most with."""
 
-    def __init__(self, make: Callable[[], Any], limit: int = SLOTS) -> None:
-        self._make, self._limit = make, limit
+    def __init__(self, make: Callable[[], Any], fewest: int = FEWEST, most: int = MOST, tokens: int = TOKENS) -> None:
+        self._make, self._fewest, self._most, self._tokens = make, fewest, most, tokens
         self._slots: list[Slot] = []
         self._clock = 0
 
@@ -69,7 +72,12 @@ class Slots:
         return slot
 
     def _fresh(self) -> Slot:
-        if len(self._slots) >= self._limit:
+        while not self._has_room():
             self._slots.remove(min(self._slots, key=lambda slot: slot.used))
         self._slots.append(Slot(self._make()))
         return self._slots[-1]
+
+    def _has_room(self) -> bool:
+        """Whether there may be another slot."""
+        held = sum(len(slot.ids) for slot in self._slots)
+        return len(self._slots) < (self._most if held < self._tokens else self._fewest)
