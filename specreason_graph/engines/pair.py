@@ -132,7 +132,7 @@ class EnginePair:
 
     @property
     def shares_cores(self) -> bool:
-        """Whether both are embedded: they share the interpreter, too, and side by side they take longer than in turn."""
+        """Whether both are embedded: they share the interpreter, too, and are slower side by side than in turn."""
         return self.base.at_once == self.draft.at_once == 1
 
     def engine(self, role: Role) -> Engine:
