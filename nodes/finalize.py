@@ -11,7 +11,6 @@ from typing import Any
 from specreason_graph.answer_stream import AnswerStream
 from specreason_graph.audit.ledger import head_of, seal_answer
 from specreason_graph.engines.base import Generation, Sampling
-from specreason_graph.engines.turns import URGENCY
 from specreason_graph.events import AnswerToken, Finished
 from specreason_graph.messages import reply_message
 from specreason_graph.nodes.stage import Stage
@@ -56,8 +55,7 @@ class Finalize(Stage):
         )  # fmt: skip
         window, begun = self.window(state), time.perf_counter()
         timed = {"lost": window.end(), "begun": window.used if self.config.deadline_seconds else None}
-        URGENCY.set(window.urgency(window.at))
-        async with self.pair.turn(plan.role):
+        async with self.pair.turn(plan.role, window.urgency(window.at)):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         fields = self._answer(plan, prompter, completion.generations[0], state) | timed
         fields["reserve"] = self.reserve(window)

@@ -29,7 +29,8 @@ class Scout:
     def __init__(self, window: Window) -> None:
         self._window, self._writer = window, window.writer
         asked, pair = self._writer.config.window, self._writer.pair
-        self._most = (0 if pair.shares_cores else FARTHEST) if asked is None else asked
+        usual = 0 if pair.shares_cores else FARTHEST
+        self._most = usual if asked is None else asked
         if pair.base.in_order or pair.draft.in_order:
             self._most = 0
 

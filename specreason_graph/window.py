@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from specreason_graph.audit.ledger import head_of
 from specreason_graph.calls import Started, looked_at, usage_of
-from specreason_graph.engines.turns import URGENCY
+from specreason_graph.engines.turns import Urgency
 from specreason_graph.policies.deadlines import answer_reserve, proposals_in_force
 from specreason_graph.policies.goodput import Level
 from specreason_graph.policies.pace import Pace
@@ -89,7 +89,7 @@ class Window:
         deadline = self.writer.config.deadline_seconds
         return None if deadline is None else deadline - self.used
 
-    def urgency(self, at: Position) -> Callable[[], float]:
+    def urgency(self, at: Position) -> Urgency:
         """When work at a place that is called for now should begin, on the monotonic clock: later while it is ahead."""
         patience = self.writer.config.step_seconds or PATIENCE
         if self.left is not None:
@@ -186,9 +186,8 @@ class Window:
         return started
 
     async def _timed(self, started: Started, work: Callable[[], Coroutine[Any, Any, T]], at: Position) -> T:
-        URGENCY.set(self.urgency(at))
         asked = time.perf_counter()
-        async with self.writer.pair.turn(AUTHORS[started.purpose]):
+        async with self.writer.pair.turn(AUTHORS[started.purpose], self.urgency(at)):
             started.begun = time.time()
             outcome = await work()
         self.pace.took(started.purpose, time.perf_counter() - asked, usage_of(outcome).generated_tokens)

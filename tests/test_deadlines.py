@@ -17,7 +17,7 @@ from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.engines.turns import URGENCY, Turns
+from specreason_graph.engines.turns import Turns
 from specreason_graph.errors import ConfigError
 from specreason_graph.policies.deadlines import answer_tokens, lateness, proposals_in_force, threshold_in_force
 from specreason_graph.policies.pace import Pace
@@ -140,8 +140,7 @@ def test_a_floor_above_the_threshold_is_refused() -> None:
 
 
 async def taken(turns: Turns, order: list[str], name: str, urgency: Callable[[], float]) -> None:
-    URGENCY.set(urgency)
-    async with turns:
+    async with turns.turn(urgency):
         order.append(name)
         await asyncio.sleep(0.001)
 
@@ -185,7 +184,7 @@ async def test_who_leaves_the_queue_leaves_no_gap() -> None:
     await asyncio.sleep(0.0015)  # another one's turn has come, and may not have been taken yet
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(1), turns:
+    async with asyncio.timeout(1), turns.turn(lambda: 1.0):
         assert order[0] == "a"
         assert order[-2:] == ["d", "e"]
 

@@ -11,13 +11,13 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from specreason_graph.engines.base import Engine, EngineDescription
-from specreason_graph.engines.turns import Turns
+from specreason_graph.engines.turns import Turns, Urgency
 from specreason_graph.records import Engine as Role
 
 T = TypeVar("T")
@@ -139,12 +139,12 @@ class EnginePair:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
-    def turn(self, role: Role) -> Turns:
+    def turn(self, role: Role, urgency: Urgency) -> AbstractAsyncContextManager[None]:
         """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
         engine = self.base if self.shares_cores else self.engine(role)
         if engine not in self._turns:
             self._turns[engine] = Turns(engine.at_once, by_urgency=self._by_urgency)
-        return self._turns[engine]
+        return self._turns[engine].turn(urgency)
 
     def order_calls(self, *, by_urgency: bool) -> None:
         """Whether the most urgent call comes first where an engine has no room, else the one that came first."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-URGENCY: ContextVar[Callable[[], float]] = ContextVar("specreason_urgency", default=lambda: math.inf)
+Urgency = Callable[[], float]
 """When a call should begin so that its run is in time, on the monotonic clock; the smallest goes first.
 
 Asked whenever a turn is given: what was work ahead when it came may be what its run waits for by now.
@@ -23,26 +22,32 @@ class Turns:
     def __init__(self, at_once: int | None, *, by_urgency: bool = True) -> None:
         self._free = at_once
         self.by_urgency = by_urgency
-        self._waiting: dict[asyncio.Future[None], Callable[[], float]] = {}
+        self._waiting: dict[asyncio.Future[None], Urgency] = {}
 
-    async def __aenter__(self) -> None:
+    @asynccontextmanager
+    async def turn(self, urgency: Urgency) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
         if self._free is None:
+            yield
             return
-        if self._free > 0:
+        await self._wait(urgency)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, urgency: Urgency) -> None:
+        if self._free:
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = URGENCY.get()
+        self._waiting[turn] = urgency
         try:
             await turn
         except asyncio.CancelledError:
             if self._waiting.pop(turn, None) is None:  # its turn had come
                 self._pass_on()
             raise
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._free is not None:
-            self._pass_on()
 
     def _pass_on(self) -> None:
         waiting = [turn for turn in self._waiting if not turn.done()]  # one that is cancelled may not have left yet
