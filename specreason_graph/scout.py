@@ -29,8 +29,7 @@ class Scout:
     def __init__(self, window: Window) -> None:
         self._window, self._writer = window, window.writer
         asked, pair = self._writer.config.window, self._writer.pair
-        usual = 0 if pair.shares_cores else FARTHEST
-        self._most = usual if asked is None else asked
+        self._most = FARTHEST if asked is None else asked
         if pair.base.in_order or pair.draft.in_order:
             self._most = 0
 
@@ -100,8 +99,12 @@ class Scout:
 
     def _races(self, at: Position) -> bool:
         """Whether the base starts on its own version before it has judged the draft's."""
-        batches = self._writer.pair.base.at_once != 1
-        return at is self._window.at and batches and self._window.pace.races(self._window.runs())
+        return at is self._window.at and self._has_room() and self._window.pace.races(self._window.runs())
+
+    def _has_room(self) -> bool:
+        """Whether the base has places left when each run has one: else what is ahead takes them from other runs."""
+        room = self._writer.pair.base.at_once
+        return room is None or self._window.runs() < room
 
     def _may_start(self, at: Position) -> bool:
         """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
@@ -109,9 +112,10 @@ class Scout:
         while place.before:
             doubtful += not place.standing
             place = place.before
-        limit = (
-            self._most
-            if self._writer.config.window is not None
-            else self._window.pace.depth(self._most, self._window.runs())
-        )
-        return at.index - self._window.at.index <= self._most and doubtful <= limit
+        return at.index - self._window.at.index <= self._most and doubtful <= self._depth()
+
+    def _depth(self) -> int:
+        """Steps that nobody has judged yet and that may have another one drafted behind them."""
+        if self._writer.config.window is not None:
+            return self._most
+        return self._window.pace.depth(self._most, self._window.runs()) if self._has_room() else 0

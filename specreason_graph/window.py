@@ -127,9 +127,6 @@ class Window:
         self.lateness = lateness
         self._move(self.writer.after(self.at, step))
         self.head = step.hash
-        if self.alone and not alone and self.writer.pair.base.at_once == 1:  # the judge would have to wait for it
-            self.give_up(self.at, self.at.index)
-            self.at.scout = None
         self.alone = alone
         self._scout.reached(self.at)
         self.tell()

@@ -1,31 +1,54 @@
-"""The embedded engine on the reference base: caches, sampling, stopping, cancelling."""
+"""The embedded engine on the reference base: its process, caches, sampling, stopping, cancelling."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from specreason_graph import EnginePair, open_pair
 from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
 from specreason_graph.engines.base import Engine, Sampling
-from specreason_graph.engines.slots import Slots
 from specreason_graph.engines.transformers import TransformersEngine
-from specreason_graph.errors import ContextLimitError, ModelError
+from specreason_graph.engines.transformers.host import Load
+from specreason_graph.engines.transformers.model import Model, branch
+from specreason_graph.engines.transformers.slots import Slots
+from specreason_graph.errors import ContextLimitError, EngineError, ModelError
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter
 
 QUESTION = held_out()[4].question
+LONG = Sampling(max_tokens=300)
 
 
-def fresh() -> Engine:
-    return open_engine("abacus-base")
+def fresh() -> TransformersEngine:
+    return TransformersEngine(str(FOLDER / "base"))
 
 
-def prompt(engine: Engine) -> list[int]:
-    return Prompter(engine.vocabulary, make_config()).question_ids(QUESTION)
+def prompt(engine: Engine, question: str = QUESTION) -> list[int]:
+    return Prompter(engine.vocabulary, make_config()).question_ids(question)
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 async def test_cached_work_gives_what_fresh_work_gives() -> None:
@@ -43,6 +66,36 @@ async def test_cached_work_gives_what_fresh_work_gives() -> None:
         assert after.usage.cached_tokens == len(ids) + len(step.token_ids) - 1
 
 
+async def test_a_judging_goes_between_the_tokens_of_a_writing_and_neither_changes(abacus: EnginePair) -> None:
+    async def both(engine: Engine) -> None:
+        ids, digits = prompt(engine), Prompter(engine.vocabulary, make_config()).digit_ids
+        alone = await engine.generate(ids, LONG)
+        judged = ids + alone.generations[0].token_ids[:20] + Prompter(engine.vocabulary, make_config()).judge_ids
+        opinion = await engine.next_token(judged, digits)
+        seen: list[int] = []
+        writing = asyncio.create_task(engine.generate(ids, LONG, seen.append))
+        await until(lambda: len(seen) > 40)
+        between = await engine.next_token(judged, digits)
+        assert not writing.done()
+        assert between.logprobs == pytest.approx(opinion.logprobs, abs=1e-3)
+        assert (await writing).generations == alone.generations
+
+    await abacus.arun(lambda: both(abacus.base))
+
+
+async def test_writings_come_one_after_the_other(abacus: EnginePair) -> None:
+    async def both(engine: Engine) -> None:
+        first: list[int] = []
+        second: list[int] = []
+        writings = [engine.generate(prompt(engine), Sampling(max_tokens=60), seen.append) for seen in (first, second)]
+        tasks = [asyncio.create_task(writing) for writing in writings]
+        await until(lambda: bool(second))
+        assert tasks[0].done() or len(first) == len((await tasks[0]).generations[0].token_ids)
+        assert (await tasks[0]).generations == (await tasks[1]).generations
+
+    await abacus.arun(lambda: both(abacus.base))
+
+
 async def test_next_token_is_a_distribution() -> None:
     async with fresh() as engine:
         every = await engine.next_token(prompt(engine), range(len(engine.vocabulary.encode("a")) + 100))
@@ -50,37 +103,29 @@ async def test_next_token_is_a_distribution() -> None:
 
 
 @pytest.mark.parametrize(("small", "threads"), [(50_000_000, 1), (1_000_000, 2)])
-async def test_a_small_model_works_on_one_thread_and_leaves_others_theirs(
-    monkeypatch: pytest.MonkeyPatch, small: int, threads: int
-) -> None:
+def test_a_small_model_works_on_one_thread(monkeypatch: pytest.MonkeyPatch, small: int, threads: int) -> None:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    monkeypatch.setattr("specreason_graph.engines.transformers.SMALL", small)
+    monkeypatch.setattr("specreason_graph.engines.transformers.model.SMALL", small)
     try:
-        async with TransformersEngine(str(FOLDER / "base")) as engine:
-            assert await engine._run(lambda _gone: torch.get_num_threads()) == threads
-            assert torch.get_num_threads() == 2
+        Model(Load(str(FOLDER / "base"), "base", device=None, dtype=None, context=None, threads=2))
+        assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
 
 
-async def test_two_sequences_keep_their_caches() -> None:
+async def test_two_sequences_keep_their_caches_and_seeds_decide_the_samples() -> None:
     async with fresh() as engine:
-        one, two = prompt(engine), Prompter(engine.vocabulary, make_config()).question_ids("A park has 85 trees." * 3)
+        one, two = prompt(engine), prompt(engine, "A park has 85 trees." * 3)
         await engine.next_token(one, [0])
         await engine.next_token(two, [0])
         assert (await engine.next_token([*one, 5], [0])).usage.cached_tokens == len(one)
         assert (await engine.next_token([*two, 5], [0])).usage.cached_tokens == len(two)
-
-
-async def test_seeds_decide_the_samples() -> None:
-    async with fresh() as engine:
         hot = Sampling(max_tokens=30, temperature=20, seed=3, n=3)
-        together = [g.token_ids for g in (await engine.generate(prompt(engine), hot)).generations]
-        again = [g.token_ids for g in (await engine.generate(prompt(engine), hot)).generations]
-        single = (await engine.generate(prompt(engine), Sampling(max_tokens=30, temperature=20, seed=5))).generations[0]
+        together = [g.token_ids for g in (await engine.generate(one, hot)).generations]
+        again = [g.token_ids for g in (await engine.generate(one, hot)).generations]
+        single = (await engine.generate(one, Sampling(max_tokens=30, temperature=20, seed=5))).generations[0]
         assert together == again
         assert together[2] == single.token_ids
         assert together[0] != together[1]
@@ -104,16 +149,19 @@ async def test_tokens_arrive_one_by_one_and_the_stopping_one_is_kept() -> None:
 async def test_a_cancelled_call_stops_working() -> None:
     async with fresh() as engine:
         seen: list[int] = []
-        call = asyncio.create_task(engine.generate(prompt(engine), Sampling(max_tokens=900), seen.append))
-        while len(seen) < 3:
-            await asyncio.sleep(0.01)
+        call = asyncio.create_task(engine.generate(prompt(engine), LONG, seen.append))
+        await until(lambda: len(seen) >= 3)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await engine.next_token(prompt(engine), [0])
-        count = len(seen)
-        await asyncio.sleep(0.1)
-        assert len(seen) == count < 900
+        short = Sampling(max_tokens=1)
+        begun = time.perf_counter()
+        await engine.generate(prompt(engine, "What?"), short)  # a writing waits for those before it
+        waited = time.perf_counter() - begun
+        begun = time.perf_counter()
+        await engine.generate(prompt(engine, "What?"), LONG)
+        assert waited < (time.perf_counter() - begun) / 2
+        assert len(seen) < 300
 
 
 async def test_prompt_over_the_context() -> None:
@@ -124,6 +172,64 @@ async def test_prompt_over_the_context() -> None:
         assert (len(almost.generations[0].token_ids), almost.generations[0].finish) == (4, "length")
 
 
+async def test_what_fails_in_the_process_fails_one_call_only() -> None:
+    async with fresh() as engine:
+        writing = asyncio.create_task(engine.generate(prompt(engine), Sampling(max_tokens=60)))
+        with pytest.raises(EngineError, match="IndexError"):
+            await engine.next_token([5, 10**6], [0])
+        assert len((await writing).generations[0].token_ids) == 60
+
+
+async def test_a_process_that_is_killed_is_started_again_and_the_call_made_again() -> None:
+    before = children()
+    async with fresh() as engine:
+        seen: list[int] = []
+        call = asyncio.create_task(engine.generate(prompt(engine), LONG, seen.append))
+        await until(lambda: len(seen) >= 3)
+        (pid,) = children() - before
+        psutil.Process(pid).kill()
+        done = await call
+        assert seen == done.generations[0].token_ids
+        (other,) = children() - before
+        assert other != pid
+    assert children() == before
+
+
+async def test_nothing_is_left_behind_and_it_opens_again() -> None:
+    before, engine = children(), fresh()
+    handles = psutil.Process().num_fds()
+    for _ in range(2):
+        async with engine:
+            told = engine.describe()
+            assert len(children() - before) == 1
+        assert children() == before
+        with pytest.raises(EngineError, match="is not open; use it inside a with block"):
+            await engine.next_token([5], [0])
+    assert told.engine == "transformers"
+    assert psutil.Process().num_fds() == handles
+
+
+def test_the_processes_end_with_the_one_that_started_them() -> None:
+    code = """
+import time
+from specreason_graph import open_pair
+open_pair().__enter__(); print('open', flush=True); time.sleep(99)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "open\n"
+        hosts = psutil.Process(parent.pid).children(recursive=True)
+        assert len(hosts) == 2
+        parent.kill()
+    assert psutil.wait_procs(hosts, timeout=10)[1] == []
+
+
+def test_one_model_in_both_roles_is_one_process() -> None:
+    before = children()
+    with open_pair(draft="abacus-base"):
+        assert len(children() - before) == 1
+
+
 @pytest.mark.parametrize("text", ["<think>", "</think>", "<|end|>", "a <|user|> b", "x.\n\ny", "é ü 漢"])
 def test_plain_text_never_becomes_special(text: str) -> None:
     vocabulary = fresh().vocabulary
@@ -132,37 +238,89 @@ def test_plain_text_never_becomes_special(text: str) -> None:
     assert vocabulary.decode(ids) == text
 
 
-def test_description_tells_models_apart() -> None:
-    base, draft = fresh().describe(), open_engine("abacus-draft").describe()
-    assert len(base.weights) == 64
-    assert base.weights != draft.weights
-    assert base.vocabulary == draft.vocabulary
+def test_description_tells_models_apart(abacus: EnginePair) -> None:
+    told = abacus.describe()
+    assert len(told["base"].weights) == 64
+    assert told["base"].weights != told["draft"].weights
+    assert told["base"].vocabulary == told["draft"].vocabulary == abacus.base.vocabulary.fingerprint
+    assert told["base"].context == abacus.base.context == 1024
 
 
-def test_unsafe_weights_are_not_loaded(tmp_path: object) -> None:
-    import shutil
-    from pathlib import Path
-
-    folder = Path(str(tmp_path)) / "pickled"
+def test_unsafe_weights_are_not_loaded(tmp_path: Path) -> None:
+    before, folder = children(), tmp_path / "pickled"
     shutil.copytree(FOLDER / "draft", folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        open_engine(str(folder))
+    with pytest.raises(ModelError, match=r"cannot be loaded.*safetensors"), open_pair(draft=str(folder)):
+        pass
+    assert children() == before
+
+
+def test_a_folder_that_is_no_model_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        open_engine(str(tmp_path))
+
+
+def test_it_is_found_where_the_caller_found_it(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r}); os.chdir({str(tmp_path)!r})
+from specreason_graph import open_pair
+with open_pair() as pair: print(pair.describe()["base"].engine)
+"""
+    told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, env=os.environ)
+    assert told.stdout == "transformers\n", told.stderr
+
+
+def filled(slots: Slots, ids: list[int]) -> None:
+    with slots.take(ids) as slot:
+        slot.ids[:] = ids
+
+
+def kept(slots: Slots, ids: list[int]) -> list[int]:
+    with slots.take(ids) as slot:
+        return list(slot.ids)
+
+
+def copied(cache: list[Any]) -> list[Any]:
+    return list(cache)
 
 
 def test_least_recently_used_slot_goes_first() -> None:
-    slots = Slots(list, fewest=2, most=2)
-    for prompt_ids in ([1, 2], [3, 4], [5, 6]):
-        slot = slots.take(prompt_ids)
-        slot.ids += prompt_ids
-    assert slots.take([3, 4, 9]).ids == [3, 4]
-    assert slots.take([1, 2, 9]).ids == []
+    slots = Slots(list, copied, fewest=2, most=2)
+    for ids in ([1, 2], [3, 4], [5, 6]):
+        filled(slots, ids)
+    assert kept(slots, [3, 4, 9]) == [3, 4]
+    assert kept(slots, [1, 2, 9]) == []
 
 
-@pytest.mark.parametrize(("length", "kept"), [(5, 4), (10, 2)])
-def test_there_are_many_slots_while_they_are_short(length: int, kept: int) -> None:
-    slots = Slots(list, fewest=2, most=4, tokens=20)
+@pytest.mark.parametrize(("length", "many"), [(5, 4), (10, 2)])
+def test_there_are_many_slots_while_they_are_short(length: int, many: int) -> None:
+    slots = Slots(list, copied, fewest=2, most=4, tokens=20)
     for start in range(6):
-        slots.take([start]).ids.extend([start] * length)
-    assert sum(bool(slots.take([start] * (length + 1)).ids) for start in range(5, 5 - kept, -1)) == kept
-    assert not slots.take([5 - kept] * (length + 1)).ids
+        filled(slots, [start] * length)
+    assert sum(bool(kept(slots, [start] * (length + 1))) for start in range(5, 5 - many, -1)) == many
+    assert not kept(slots, [5 - many] * (length + 1))
+
+
+def test_a_slot_at_work_is_left_as_it_is() -> None:
+    slots = Slots(list, copied, fewest=1, most=1)
+    filled(slots, [1, 2, 3])
+    with slots.take([1, 2, 3, 4]) as busy:
+        with slots.take([1, 2, 3, 5]) as other:
+            assert other is not busy
+            assert other.ids == busy.ids == [1, 2, 3]
+        busy.ids.append(4)
+    with slots.take([1, 2, 3, 4, 6]) as again:
+        assert again.ids == [1, 2, 3, 4]
+
+
+def test_a_cache_that_cannot_branch_is_made_anew() -> None:
+    class Rolling:
+        layers = (object(),)
+
+    assert branch(Rolling()) is None
+    slots = Slots(list, lambda _cache: None)
+    filled(slots, [1, 2, 3])
+    with slots.take([1, 2, 3, 4]) as busy, slots.take([1, 2, 3, 5]) as other:
+        assert busy.ids == [1, 2, 3]
+        assert other.ids == []

@@ -127,20 +127,24 @@ def test_the_draft_writes_while_the_base_judges(pair: Any) -> None:
         assert strict.base.most == strict.draft.most == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("depth", [None, 4])
-def test_embedded_engines_take_one_call_at_a_time(pair: Any, depth: int | None) -> None:
-    calls: list[int] = []
-    ahead: list[bool] = []
+@pytest.mark.parametrize(
+    ("runs", "room", "depth", "goes_ahead"),
+    [(1, 1, None, False), (1, 2, None, True), (3, 2, None, False), (3, 2, 4, True), (3, 4, None, True)],
+)
+def test_work_that_may_be_in_vain_takes_no_place_from_other_runs(
+    pair: Any, runs: int, room: int, depth: int | None, goes_ahead: bool
+) -> None:
+    doubtful: list[bool] = []
 
     def look() -> None:
-        calls.append(pair.base.running + pair.draft.running)
-        ahead.extend(window.at.scout is not None for window in windows_of(pair)._open.values())
+        places = [place for window in windows_of(pair)._open.values() for place in window.at.everywhere()]
+        doubtful.extend(bool(place.calls) and not place.standing for place in places)
 
-    pair.base.at_once, pair.draft.at_once = 1, 1
-    pair.base.enters, pair.draft.enters = look, look
-    asyncio.run(create_specreason(pair, window=depth).compile().abatch([QUESTION] * 4))
-    assert set(calls) == {1}
-    assert any(ahead) == (depth == 4)  # in turns unless told otherwise: nothing is gained by more
+    pair.base.at_once = pair.draft.at_once = room
+    pair.base.enters = pair.draft.enters = look
+    asyncio.run(create_specreason(pair, window=depth).compile().abatch([QUESTION] * runs))
+    assert max(pair.base.most, pair.draft.most) <= room
+    assert any(doubtful) is goes_ahead
 
 
 def test_no_call_is_made_twice(pair: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,9 +53,11 @@ def open_pair(
         return _in_vllm(models, vllm_options(options, dtype))
     if any(options):
         raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
-    first = open_engine(base, device=device, dtype=dtype)
-    second = first if draft == base else open_engine(draft, device=device, dtype=dtype)
-    return EnginePair(draft=second, base=first)
+    threads = max(1, cores() // len(set(models)))  # more threads than cores would fight
+    first, *second = [
+        open_engine(model, device=device, dtype=dtype, threads=threads) for model in dict.fromkeys(models)
+    ]
+    return EnginePair(draft=second[0] if second else first, base=first)
 
 
 def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> tuple[VLLMOptions, VLLMOptions]:
@@ -64,12 +67,14 @@ def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> 
     return base, draft
 
 
-def open_engine(model: str, *, device: str | None = None, dtype: str | None = None) -> Engine:
-    """Load one embedded engine."""
+def open_engine(
+    model: str, *, device: str | None = None, dtype: str | None = None, threads: int | None = None
+) -> Engine:
+    """Make one embedded engine."""
     require("transformers", "local", "torch", "transformers")
     from specreason_graph.engines.transformers import TransformersEngine
 
-    return TransformersEngine(locate(model), name=model, device=device, dtype=dtype)
+    return TransformersEngine(locate(model), name=model, device=device, dtype=dtype, threads=threads)
 
 
 def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> MemoryPlan:
@@ -106,11 +111,14 @@ def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) 
 
 def share_cores(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> tuple[VLLMOptions, VLLMOptions]:
     """The options with the CPU cores divided among the engines: more threads than cores would fight."""
-    from specreason_graph.engines.vllm.devices import cores
-
     threads = max(1, cores() // len(set(models)))
     base, draft = [each.model_copy(update={"threads": each.threads or threads}) for each in options]
     return base, draft
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _served(

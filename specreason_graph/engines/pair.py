@@ -114,7 +114,7 @@ class EnginePair:
     """A draft and a base engine that are opened and closed together.
 
     Use as a context manager, sync or async, or call `close`. The same engine may play both roles. Calls that an engine
-    has no room for wait, and the run with the least time left comes first; two embedded engines have room for one.
+    has no room for wait, and the run with the least time left comes first.
     """
 
     def __init__(self, draft: Engine, base: Engine) -> None:
@@ -130,18 +130,13 @@ class EnginePair:
         """Whether token ids mean the same to both engines, so that steps pass over unchanged."""
         return self.draft.vocabulary.fingerprint == self.base.vocabulary.fingerprint
 
-    @property
-    def shares_cores(self) -> bool:
-        """Whether both are embedded: they share the interpreter, too, and are slower side by side than in turn."""
-        return self.base.at_once == self.draft.at_once == 1
-
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
     def turn(self, role: Role, urgency: Urgency) -> AbstractAsyncContextManager[None]:
         """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
-        engine = self.base if self.shares_cores else self.engine(role)
+        engine = self.engine(role)
         if engine not in self._turns:
             self._turns[engine] = Turns(engine.at_once, by_urgency=self._by_urgency)
         return self._turns[engine].turn(urgency)

@@ -18,11 +18,6 @@ def device(count: int = 1) -> Device:
     return _memory() if on_cpu() else min(_gpus()[:count], key=lambda gpu: gpu.free)
 
 
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_parallel(role: str, options: VLLMOptions) -> None:
     """Raise `ConfigError` when an engine wants more devices than there are."""
     present = 1 if on_cpu() else len(_gpus())

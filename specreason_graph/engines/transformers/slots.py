@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ KEEP_AT_LEAST = 0.5
 """A slot is cut back for a prompt when they share this much of the shorter one; else the prompt gets another slot."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """The KV cache of one sequence."""
 
@@ -24,6 +25,8 @@ class Slot:
     """Tokens whose keys and values are in the cache."""
     used: int = 0
     """When the slot was last used, counted in calls."""
+    busy: bool = False
+    """Whether a call works with it; others may branch off it, and leave it as it is."""
 
     def shared(self, prompt: Sequence[int]) -> int:
         """How many tokens of the prompt are in the cache; the last one is always computed again for its logits."""
@@ -41,26 +44,42 @@ class Slot:
 
 
 class Slots:
-    """Caches of several sequences; a prompt continues the one it shares most with."""
+    """Caches of several sequences; a prompt continues the one it shares most with.
 
-    def __init__(self, make: Callable[[], Any], fewest: int = FEWEST, most: int = MOST, tokens: int = TOKENS) -> None:
-        self._make, self._fewest, self._most, self._tokens = make, fewest, most, tokens
+    ``make`` gives an empty cache; ``branch`` one that begins with what is in another, or None where there is no such.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], branch: Callable[[Any], Any | None], *, fewest: int = FEWEST, most: int = MOST,
+        tokens: int = TOKENS,
+    ) -> None:  # fmt: skip
+        self._make, self._branch = make, branch
+        self._fewest, self._most, self._tokens = fewest, most, tokens
         self._slots: list[Slot] = []
         self._clock = 0
 
-    def take(self, prompt: Sequence[int]) -> Slot:
-        """The slot for this prompt, cut back to what they share."""
+    @contextmanager
+    def take(self, prompt: Sequence[int]) -> Iterator[Slot]:
+        """The slot for this prompt, cut back to what they share, for one call."""
         self._clock += 1
         slot = max(self._slots, key=lambda slot: slot.shared(prompt), default=None)
         if slot is None or slot.shared(prompt) < KEEP_AT_LEAST * min(len(slot.ids), len(prompt)):
             slot = self._fresh()
-        slot = self._cut(slot, slot.shared(prompt))
-        slot.used = self._clock
-        return slot
+        slot = self._cut(self._branched(slot) if slot.busy else slot, slot.shared(prompt))
+        slot.used, slot.busy = self._clock, True
+        try:
+            yield slot
+        finally:
+            slot.busy = False
 
     def drop(self, slot: Slot) -> None:
         """Forget a slot whose cache may be torn."""
         self._slots.remove(slot)
+
+    def _branched(self, slot: Slot) -> Slot:
+        """A slot that begins with what is in another."""
+        cache = self._branch(slot.cache)
+        return self._fresh() if cache is None else self._add(Slot(cache, list(slot.ids)))
 
     def _cut(self, slot: Slot, length: int) -> Slot:
         """Cut a slot, or replace it where its cache cannot go back (a full sliding window)."""
@@ -72,10 +91,13 @@ class Slots:
         return slot
 
     def _fresh(self) -> Slot:
-        while not self._has_room():
-            self._slots.remove(min(self._slots, key=lambda slot: slot.used))
-        self._slots.append(Slot(self._make()))
-        return self._slots[-1]
+        return self._add(Slot(self._make()))
+
+    def _add(self, slot: Slot) -> Slot:
+        while not self._has_room() and (free := [other for other in self._slots if not other.busy]):
+            self._slots.remove(min(free, key=lambda other: other.used))
+        self._slots.append(slot)
+        return slot
 
     def _has_room(self) -> bool:
         """Whether there may be another slot."""

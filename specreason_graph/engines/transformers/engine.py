@@ -1,0 +1,141 @@
+"""The embedded engine as its caller sees it: calls go to the process of the model, started when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Self
+
+from specreason_graph.engines.base import (
+    Completion,
+    EngineDescription,
+    Forward,
+    NextToken,
+    Sampling,
+    TokenCallback,
+    check_room,
+)
+from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary
+from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.retry import with_retries
+from specreason_graph.engines.transformers.host import Load
+from specreason_graph.engines.transformers.process import Process
+from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.errors import EngineError
+
+LOADING = threading.Lock()
+"""Held while transformers loads something: two threads may not import it side by side."""
+RETRIES = CallOptions()
+"""How long a call is tried again when its process died."""
+log = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """A causal language model from a folder or the hub, in a process of its own: two of them work side by side.
+
+    ``model``: folder or hub name; weights must be safetensors. ``device``: a torch device, None for the GPU where there
+    is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU. ``context``:
+    longest prompt plus output in tokens, None for the model's own. ``threads``: CPU threads, None for all cores; small
+    models are quicker with one and get no more. Raises `ModelError` when opened for a model that cannot be loaded.
+    """
+
+    constrains = in_order = False
+    at_once = 2  # a judging and a writing: it goes between the passes of the other
+
+    def __init__(
+        self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
+        context: int | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        check_folder(model)
+        self.name = name or model
+        self._wanted_context = context
+        self._load = Load(path=model, name=self.name, device=device, dtype=dtype, context=context, threads=threads)
+        self._process: Process | None = None
+        self._description: EngineDescription | None = None
+        self._users = 0
+
+    @cached_property
+    def vocabulary(self) -> HuggingFaceVocabulary:
+        """Its tokenizer."""
+        with LOADING:
+            return load_vocabulary(self._load.path)
+
+    @cached_property
+    def context(self) -> int:
+        """Longest prompt plus output, in tokens."""
+        with LOADING:
+            longest: int = load_config(self._load.path).max_position_embeddings
+        return min(longest, self._wanted_context or longest)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+    ) -> Completion:
+        """Continue a prompt."""
+        check_room(self, prompt_ids)
+        prompt, told = list(prompt_ids), Forward(on_token)
+
+        async def write() -> Completion:
+            written: list[int] = []
+
+            def take(token: int) -> None:
+                written.append(token)
+                told.tokens(written)
+
+            process = await self._running()
+            completion: Completion = await process.ask("write", prompt, sampling, on_token=on_token and take)
+            return completion
+
+        return await with_retries(write, RETRIES)
+
+    async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
+        """The distribution behind a prompt."""
+        check_room(self, prompt_ids)
+        prompt, wanted = list(prompt_ids), list(candidates)
+
+        async def judge() -> NextToken:
+            found: NextToken = await (await self._running()).ask("judge", prompt, wanted)
+            return found
+
+        return await with_retries(judge, RETRIES)
+
+    def describe(self) -> EngineDescription:
+        """What this engine is; known once it has been opened."""
+        if self._description is None:
+            raise self._closed()
+        return self._description
+
+    async def __aenter__(self) -> Self:
+        self._users += 1
+        if self._users == 1:
+            self._starting = asyncio.Lock()
+            try:
+                await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
+            except BaseException:
+                await self.__aexit__()
+                raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._users -= 1
+        if self._users == 0 and self._process:
+            process, self._process = self._process, None
+            await asyncio.to_thread(process.end)
+
+    async def _running(self) -> Process:
+        """The process, which is started when there is none, or no longer one."""
+        if self._users == 0:
+            raise self._closed()
+        async with self._starting:
+            if self._process is None or self._process.is_dead:
+                if self._process:
+                    log.warning("%s: its process has died, another one is started", self.name)
+                    await asyncio.to_thread(self._process.end)
+                self._process = Process(self._load)
+                self._description = await self._process.ready
+            return self._process
+
+    def _closed(self) -> EngineError:
+        return EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")

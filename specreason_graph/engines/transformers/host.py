@@ -1,0 +1,111 @@
+"""The process of a model: takes calls from a pipe and works on them pass by pass, so that a short one need not wait."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from specreason_graph.errors import ModelError
+
+if TYPE_CHECKING:
+    from specreason_graph.engines.transformers.model import Model, Passes
+
+Send = Callable[[Any, str, Any], None]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be loaded."""
+
+    path: str
+    """Folder or hub name."""
+    name: str
+    """What people call it."""
+    device: str | None
+    """Torch device; None for the GPU where there is one."""
+    dtype: str | None
+    """Torch dtype; None for float32 on CPU and the checkpoint's own on GPU."""
+    context: int | None
+    """Longest prompt plus output, in tokens; None for the model's own."""
+    threads: int | None
+    """CPU threads; None for all cores."""
+
+
+class Desk:
+    """The calls under way: a judging is one pass and goes first, writings come one after the other."""
+
+    def __init__(self, model: Model, send: Send) -> None:
+        self._model, self._send = model, send
+        self._under_way: dict[int, tuple[str, Passes[Any]]] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._under_way
+
+    def take(self, number: int, kind: str, given: tuple[Any, ...], stream: bool) -> None:  # noqa: FBT001 - as it came
+        """Begin a call, or give one up."""
+        if kind == "cancel":
+            _, passes = self._under_way.pop(number, (None, None))
+            if passes:
+                passes.close()
+        elif kind == "judge":
+            self._under_way[number] = kind, self._model.judge(*given)
+        else:
+            tell = (lambda token: self._send(number, "token", token)) if stream else None
+            self._under_way[number] = kind, self._model.write(*given, tell)
+
+    def work(self) -> None:
+        """One pass of the call that comes first."""
+        short = (number for number, (kind, _) in self._under_way.items() if kind == "judge")
+        number = next(short, None) or next(iter(self._under_way))
+        try:
+            next(self._under_way[number][1])
+            return
+        except StopIteration as end:
+            self._send(number, "done", end.value)
+        except Exception as error:  # the libraries raise every kind there is; other calls go on
+            self._send(number, "failed", f"{type(error).__name__}: {error}")
+        del self._under_way[number]
+
+
+def main() -> None:
+    """Load the model that the first message names, tell what it is, and work until the pipe is closed."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not come between the answers
+
+    def send(number: int | None, kind: str, what: Any) -> None:
+        pickle.dump((number, kind, what), answers)
+        answers.flush()
+
+    calls: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+    load = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
+    from specreason_graph.engines.transformers.model import Model
+
+    try:
+        model = Model(load)
+        send(None, "done", model.describe())
+    except ModelError as error:
+        send(None, "failed", (error.args[0], error.hint))
+        return
+    desk = Desk(model, send)
+    while True:
+        while desk.is_idle or not calls.empty():
+            desk.take(*calls.get())
+        desk.work()
+
+
+def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:
+    """Take calls in; when the pipe is closed the caller is gone, and whatever is under way is for nobody."""
+    try:
+        while True:
+            calls.put(pickle.load(pipe))  # noqa: S301
+    except (EOFError, OSError, pickle.UnpicklingError):
+        os._exit(0)
