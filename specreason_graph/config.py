@@ -66,7 +66,7 @@ class SpecReasonConfig(BaseModel):
     proposals: Annotated[int, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     window: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Steps worked on ahead of the commit point; None goes by acceptance, embedded 0. No token depends on it."""
+    """Steps worked on ahead of the commit point; None goes by acceptance and load. No token depends on it."""
     guard: bool = False
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[int, Field(ge=0)] = 0

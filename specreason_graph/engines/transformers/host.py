@@ -59,7 +59,8 @@ class Desk:
             self._under_way[number] = kind, self._model.judge(*given)
         else:
             tell = (lambda token: self._send(number, "token", token)) if stream else None
-            self._under_way[number] = kind, self._model.write(*given, tell)
+            prompt, sampling = given
+            self._under_way[number] = kind, self._model.write(prompt, sampling, tell)
 
     def work(self) -> None:
         """One pass of the call that comes first."""
