@@ -24,7 +24,7 @@ from specreason_graph.engines.transformers import TransformersEngine
 from specreason_graph.engines.transformers.host import Load
 from specreason_graph.engines.transformers.model import Model, branch
 from specreason_graph.engines.transformers.slots import Slots
-from specreason_graph.errors import ContextLimitError, EngineError, ModelError
+from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError, ModelError
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting import Prompter
@@ -193,6 +193,52 @@ async def test_a_process_that_is_killed_is_started_again_and_the_call_made_again
         (other,) = children() - before
         assert other != pid
     assert children() == before
+
+
+async def test_a_process_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specreason_graph.engines.transformers.engine.RESTARTS", 0)
+    before = children()
+    async with fresh() as engine:
+        psutil.Process((children() - before).pop()).kill()
+        with pytest.raises(EngineDeadError, match="has died 1 times"):
+            await engine.next_token([5], [0])
+        with pytest.raises(EngineDeadError, match="has died 1 times"):
+            await engine.next_token([5], [0])
+    assert children() == before
+
+
+async def test_no_process_is_started_for_who_has_left() -> None:
+    before, engine = children(), fresh()
+    async with engine:
+        psutil.Process((children() - before).pop()).kill()
+        call = asyncio.create_task(engine.next_token([5], [0]))
+        await asyncio.sleep(0)
+    with pytest.raises(EngineError):
+        await call
+    assert children() == before
+
+
+async def test_a_callback_that_fails_fails_its_call_only() -> None:
+    def refuse(token: int) -> None:
+        raise RuntimeError(f"not {token}")
+
+    async with fresh() as engine:
+        with pytest.raises(RuntimeError, match="not"):
+            await engine.generate(prompt(engine), LONG, refuse)
+        assert (await engine.next_token(prompt(engine), [0])).logprobs
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"device": "cuda:9"}, "cannot be loaded"), ({"dtype": "float99"}, "float99")]
+)
+def test_what_cannot_be_is_told_in_one_line(
+    settings: dict[str, str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = children()
+    with pytest.raises(ModelError, match=told), open_pair(**settings):  # type: ignore[arg-type]
+        pass
+    assert children() == before
+    assert "Fatal" not in capfd.readouterr().err
 
 
 async def test_nothing_is_left_behind_and_it_opens_again() -> None:

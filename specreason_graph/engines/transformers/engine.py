@@ -24,12 +24,14 @@ from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.transformers.host import Load
 from specreason_graph.engines.transformers.process import Process
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
-from specreason_graph.errors import EngineError
+from specreason_graph.errors import EngineDeadError, EngineError
 
 LOADING = threading.Lock()
 """Held while transformers loads something: two threads may not import it side by side."""
 RETRIES = CallOptions()
 """How long a call is tried again when its process died."""
+RESTARTS = 3
+"""How often a process that died is started again while the engine is open."""
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +57,7 @@ class TransformersEngine:
         self._load = Load(path=model, name=self.name, device=device, dtype=dtype, context=context, threads=threads)
         self._process: Process | None = None
         self._description: EngineDescription | None = None
-        self._users = 0
+        self._users = self._deaths = 0
 
     @cached_property
     def vocabulary(self) -> HuggingFaceVocabulary:
@@ -109,13 +111,12 @@ class TransformersEngine:
 
     async def __aenter__(self) -> Self:
         self._users += 1
-        if self._users == 1:
-            self._starting = asyncio.Lock()
-            try:
-                await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
-            except BaseException:
-                await self.__aexit__()
-                raise
+        self._deaths = 0 if self._users == 1 else self._deaths
+        try:
+            await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -125,17 +126,22 @@ class TransformersEngine:
             await asyncio.to_thread(process.end)
 
     async def _running(self) -> Process:
-        """The process, which is started when there is none, or no longer one."""
+        """The process; one is started when there is none, or no longer one."""
+        if self._process and self._process.is_dead:
+            await self._bury(self._process)
         if self._users == 0:
             raise self._closed()
-        async with self._starting:
-            if self._process is None or self._process.is_dead:
-                if self._process:
-                    log.warning("%s: its process has died, another one is started", self.name)
-                    await asyncio.to_thread(self._process.end)
-                self._process = Process(self._load)
-                self._description = await self._process.ready
-            return self._process
+        if self._deaths > RESTARTS:
+            raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
+        self._process = process = self._process or Process(self._load)
+        self._description = await asyncio.shield(process.ready)
+        return process
+
+    async def _bury(self, process: Process) -> None:
+        """Take note of a death."""
+        self._process, self._deaths = None, self._deaths + 1
+        log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, RESTARTS)
+        await asyncio.to_thread(process.end)
 
     def _closed(self) -> EngineError:
         return EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")

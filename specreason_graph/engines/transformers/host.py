@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -73,11 +76,23 @@ class Desk:
             self._send(number, "done", end.value)
         except Exception as error:  # the libraries raise every kind there is; other calls go on
             self._send(number, "failed", f"{type(error).__name__}: {error}")
+            if self._model.is_broken_by(error):
+                raise
         del self._under_way[number]
 
 
 def main() -> None:
-    """Load the model that the first message names, tell what it is, and work until the pipe is closed."""
+    """Work until the pipe is closed or something breaks; the thread that reads would break a usual end."""
+    try:
+        _work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _work() -> None:
+    """Load the model that the first message names, tell what it is, and work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the answers
 
@@ -95,7 +110,7 @@ def main() -> None:
         send(None, "done", model.describe())
     except ModelError as error:
         send(None, "failed", (error.args[0], error.hint))
-        return
+        os._exit(1)
     desk = Desk(model, send)
     while True:
         while desk.is_idle or not calls.empty():
@@ -106,7 +121,8 @@ def main() -> None:
 def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:
     """Take calls in; when the pipe is closed the caller is gone, and whatever is under way is for nobody."""
     try:
-        while True:
-            calls.put(pickle.load(pipe))  # noqa: S301
-    except (EOFError, OSError, pickle.UnpicklingError):
+        with suppress(EOFError, OSError):
+            while True:
+                calls.put(pickle.load(pipe))  # noqa: S301
+    finally:
         os._exit(0)

@@ -56,6 +56,13 @@ class Model:
     def _threads(self, most: int) -> int:
         return 1 if self._model.num_parameters() < SMALL else most
 
+    def is_broken_by(self, error: Exception) -> bool:
+        """Whether nothing works any more in this process: what fails on a GPU, but for want of memory, stays failed."""
+        import torch
+
+        on_gpu = self._model.device.type != "cpu"
+        return on_gpu and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+
     def describe(self) -> EngineDescription:
         """What this model is."""
         import transformers
@@ -73,6 +80,8 @@ class Model:
         start, cached = time.perf_counter(), 0
         generations = []
         for sample in range(sampling.n):
+            if sample:
+                yield
             with self._slots.take(prompt) as slot:
                 cached = cached if sample else len(slot.ids)
                 tell = None if sample else tell
@@ -106,7 +115,7 @@ class Model:
         start = time.perf_counter()
         with self._slots.take(prompt) as slot, torch.inference_mode():
             cached = len(slot.ids)
-            logprobs = torch.log_softmax(self._forward(slot, prompt[cached:]).double(), dim=-1)
+            logprobs = torch.log_softmax(self._forward(slot, prompt[cached:]).cpu().double(), dim=-1)
             chosen = logprobs[list(candidates)]
             other = 1.0 - chosen.exp().sum().item()
         found = dict(zip(candidates, chosen.tolist(), strict=True))

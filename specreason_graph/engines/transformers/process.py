@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -30,16 +31,18 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[EngineDescription] = self._loop.create_future()
         """What the model is, once it is loaded; `ModelError` where it cannot be."""
+        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # nobody may wait any more
         self.is_dead = False
         self._numbers = count(1)
         self._asked: dict[int, tuple[asyncio.Future[Any], TokenCallback | None]] = {}
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # noqa: PTH109 - what "" stands for
+        folders = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]  # noqa: PTH109 - "" is that
         self._popen = subprocess.Popen(  # noqa: S603 - our own code
             [sys.executable, "-P", "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, start_new_session=True,
         )  # fmt: skip
         self._send(load)
-        threading.Thread(target=self._read, name=f"engine-{load.name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"engine-{load.name}", daemon=True)
+        self._reader.start()
 
     async def ask(self, kind: str, *given: Any, on_token: TokenCallback | None = None) -> Any:
         """Have the model work on something; who is cancelled cancels the work."""
@@ -64,31 +67,37 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+        self._reader.join()
 
     def _send(self, message: Any) -> None:
         assert self._popen.stdin  # noqa: S101
         with suppress(OSError, ValueError):  # it has died or ended: the reader tells those who wait
-            pickle.dump(message, self._popen.stdin)
+            self._popen.stdin.write(pickle.dumps(message))
             self._popen.stdin.flush()
 
     def _read(self) -> None:
         """Take what comes from the process until it ends; on a thread of its own."""
         assert self._popen.stdout  # noqa: S101
-        with self._popen.stdout as answers, suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            try:
-                while True:
-                    number, kind, what = pickle.load(answers)  # noqa: S301 - from our own process
-                    if kind == "token":
-                        self._tell(number, what)
-                    else:
-                        self._loop.call_soon_threadsafe(self._settle, number, kind, what)
-            except (EOFError, OSError, pickle.UnpicklingError):
-                self._loop.call_soon_threadsafe(self._die)
+        with self._popen.stdout as answers, suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                number, kind, what = pickle.load(answers)  # noqa: S301 - from our own process
+                if kind == "token":
+                    self._tell(number, what)
+                else:
+                    self._later(self._settle, number, kind, what)
+        self._later(self._die, self._popen.wait())
+
+    def _later(self, work: Callable[..., None], *given: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(work, *given)
 
     def _tell(self, number: int, token: int) -> None:
-        _, on_token = self._asked.get(number, (None, None))
-        if on_token:
-            on_token(token)
+        answer, on_token = self._asked.get(number, (None, None))
+        try:
+            if on_token:
+                on_token(token)
+        except Exception as error:  # the caller's own: its call fails, and no other
+            self._later(_fail, answer, error)
 
     def _settle(self, number: int | None, kind: str, what: Any) -> None:
         answer = self.ready if number is None else self._asked.get(number, (None, None))[0]
@@ -101,10 +110,15 @@ class Process:
         else:
             answer.set_exception(EngineError(f"{self._name}: {what}", engine=self._name))
 
-    def _die(self) -> None:
+    def _die(self, code: int) -> None:
         """Tell all that wait that nothing will come any more."""
         self.is_dead = True
+        how = f"was killed by signal {-code}" if code < 0 else f"has ended with code {code}"
         for answer, _ in [(self.ready, None), *self._asked.values()]:
-            if not answer.done():
-                lost = f"{self._name}: the process of the model has ended"
-                answer.set_exception(EngineDeadError(lost, engine=self._name, retryable=True))
+            lost = f"{self._name}: the process of the model {how}"
+            _fail(answer, EngineDeadError(lost, engine=self._name, retryable=True))
+
+
+def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -62,7 +62,7 @@ class Slots:
     def take(self, prompt: Sequence[int]) -> Iterator[Slot]:
         """The slot for this prompt, cut back to what they share, for one call."""
         self._clock += 1
-        slot = max(self._slots, key=lambda slot: slot.shared(prompt), default=None)
+        slot = max(self._slots, key=lambda slot: (slot.shared(prompt), not slot.busy), default=None)
         if slot is None or slot.shared(prompt) < KEEP_AT_LEAST * min(len(slot.ids), len(prompt)):
             slot = self._fresh()
         slot = self._cut(self._branched(slot) if slot.busy else slot, slot.shared(prompt))
@@ -85,7 +85,7 @@ class Slots:
         """Cut a slot, or replace it where its cache cannot go back (a full sliding window)."""
         try:
             slot.cut(length)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # by the version of transformers
             self.drop(slot)
             return self._fresh()
         return slot
