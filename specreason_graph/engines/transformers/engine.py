@@ -58,6 +58,7 @@ class TransformersEngine:
         self._process: Process | None = None
         self._description: EngineDescription | None = None
         self._users = self._deaths = 0
+        self._starting = asyncio.Lock()
 
     @cached_property
     def vocabulary(self) -> HuggingFaceVocabulary:
@@ -123,17 +124,18 @@ class TransformersEngine:
         self._users -= 1
         if self._users == 0 and self._process:
             process, self._process = self._process, None
-            await asyncio.to_thread(process.end)
+            await process.end()
 
     async def _running(self) -> Process:
         """The process; one is started when there is none, or no longer one."""
-        if self._process and self._process.is_dead:
-            await self._bury(self._process)
-        if self._users == 0:
-            raise self._closed()
-        if self._deaths > RESTARTS:
-            raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
-        self._process = process = self._process or Process(self._load)
+        async with self._starting:
+            if self._process and self._process.is_dead:
+                await self._bury(self._process)
+            if self._users == 0:
+                raise self._closed()
+            if self._deaths > RESTARTS:
+                raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
+            self._process = process = self._process or await Process.start(self._load)
         self._description = await asyncio.shield(process.ready)
         return process
 
@@ -141,7 +143,7 @@ class TransformersEngine:
         """Take note of a death."""
         self._process, self._deaths = None, self._deaths + 1
         log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, RESTARTS)
-        await asyncio.to_thread(process.end)
+        await process.end()
 
     def _closed(self) -> EngineError:
         return EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")

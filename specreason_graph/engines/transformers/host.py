@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from specreason_graph.engines.transformers.model import Model, Passes
 
 Send = Callable[[Any, str, Any], None]
+SIZE = 4
+"""Bytes before each message that tell how long it is."""
+
+
+def packed(message: Any) -> bytes:
+    """A message as it goes through the pipe."""
+    content = pickle.dumps(message)
+    return len(content).to_bytes(SIZE) + content
+
+
+def _next(pipe: BinaryIO) -> Any:
+    """The next message; `EOFError` when the pipe is closed."""
+    size = int.from_bytes(pipe.read(SIZE))
+    return pickle.loads(pipe.read(size))  # noqa: S301 - from the process that started this one
 
 
 @dataclass(frozen=True)
@@ -97,11 +111,11 @@ def _work() -> None:
     os.dup2(2, 1)  # what a library prints must not come between the answers
 
     def send(number: int | None, kind: str, what: Any) -> None:
-        pickle.dump((number, kind, what), answers)
+        answers.write(packed((number, kind, what)))
         answers.flush()
 
     calls: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-    load = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    load = _next(sys.stdin.buffer)
     threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
     from specreason_graph.engines.transformers.model import Model
 
@@ -123,6 +137,6 @@ def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:
     try:
         with suppress(EOFError, OSError):
             while True:
-                calls.put(pickle.load(pipe))  # noqa: S301
+                calls.put(_next(pipe))
     finally:
         os._exit(0)

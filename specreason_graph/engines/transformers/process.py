@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import subprocess
 import sys
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 from specreason_graph.engines.base import EngineDescription, TokenCallback
-from specreason_graph.engines.transformers.host import Load
+from specreason_graph.engines.transformers.host import SIZE, Load, packed
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError
 
 END_SECONDS = 5.0
@@ -23,30 +19,37 @@ HOST = "from specreason_graph.engines.transformers.host import main; main()"
 """What the process runs: no module by name, which would be there twice."""
 
 
-class Process:
-    """Starts the process; used on one event loop. It ends when the pipe to it is closed, so also when we are killed."""
+class Process(asyncio.SubprocessProtocol):
+    """A process, used on one event loop. It ends when the pipe to it is closed, so also when we are killed."""
 
     def __init__(self, load: Load) -> None:
-        self._name = load.name
-        self._loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[EngineDescription] = self._loop.create_future()
+        self._load = load
+        self.ready: asyncio.Future[EngineDescription] = asyncio.get_running_loop().create_future()
         """What the model is, once it is loaded; `ModelError` where it cannot be."""
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # nobody may wait any more
-        self.is_dead = False
+        self._ended = asyncio.Event()
         self._numbers = count(1)
         self._asked: dict[int, tuple[asyncio.Future[Any], TokenCallback | None]] = {}
+        self._came = bytearray()
+
+    @classmethod
+    async def start(cls, load: Load) -> Self:
+        """Start one, which begins to load the model."""
         folders = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]  # noqa: PTH109 - "" is that
-        self._popen = subprocess.Popen(  # noqa: S603 - our own code
-            [sys.executable, "-P", "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, start_new_session=True,
+        _, process = await asyncio.get_running_loop().subprocess_exec(
+            lambda: cls(load), sys.executable, "-P", "-c", HOST, stderr=None, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         )  # fmt: skip
-        self._send(load)
-        self._reader = threading.Thread(target=self._read, name=f"engine-{load.name}", daemon=True)
-        self._reader.start()
+        return process
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
 
     async def ask(self, kind: str, *given: Any, on_token: TokenCallback | None = None) -> Any:
         """Have the model work on something; who is cancelled cancels the work."""
-        number, answer = next(self._numbers), self._loop.create_future()
+        number, answer = next(self._numbers), asyncio.get_running_loop().create_future()
         self._asked[number] = answer, on_token
         try:
             self._send((number, kind, given, on_token is not None))
@@ -57,68 +60,56 @@ class Process:
         finally:
             del self._asked[number]
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """End the process, and wait until it has ended."""
-        assert self._popen.stdin  # noqa: S101 - a pipe
-        with suppress(OSError):
-            self._popen.stdin.close()
+        self._calls.close()
         try:
-            self._popen.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
-        self._reader.join()
+            await asyncio.wait_for(self._ended.wait(), END_SECONDS)
+        except TimeoutError:
+            self._transport.kill()
+            await self._ended.wait()
 
     def _send(self, message: Any) -> None:
-        assert self._popen.stdin  # noqa: S101
-        with suppress(OSError, ValueError):  # it has died or ended: the reader tells those who wait
-            self._popen.stdin.write(pickle.dumps(message))
-            self._popen.stdin.flush()
+        if not self._calls.is_closing():  # else it has died: who waits is told when its answers end
+            self._calls.write(packed(message))
 
-    def _read(self) -> None:
-        """Take what comes from the process until it ends; on a thread of its own."""
-        assert self._popen.stdout  # noqa: S101
-        with self._popen.stdout as answers, suppress(EOFError, OSError, pickle.UnpicklingError):
-            while True:
-                number, kind, what = pickle.load(answers)  # noqa: S301 - from our own process
-                if kind == "token":
-                    self._tell(number, what)
-                else:
-                    self._later(self._settle, number, kind, what)
-        self._later(self._die, self._popen.wait())
+    def connection_made(self, transport: Any) -> None:
+        """It runs."""
+        self._transport, self._calls = transport, transport.get_pipe_transport(0)
+        self._send(self._load)
 
-    def _later(self, work: Callable[..., None], *given: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(work, *given)
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
+        """Some of its answers came."""
+        self._came += data
+        while len(self._came) >= SIZE and len(self._came) >= (end := SIZE + int.from_bytes(self._came[:SIZE])):
+            number, kind, what = pickle.loads(self._came[SIZE:end])  # noqa: S301 - from our own process
+            del self._came[:end]
+            self._take(number, kind, what)
 
-    def _tell(self, number: int, token: int) -> None:
-        answer, on_token = self._asked.get(number, (None, None))
-        try:
-            if on_token:
-                on_token(token)
-        except Exception as error:  # the caller's own: its call fails, and no other
-            self._later(_fail, answer, error)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """It has ended, and all its answers have come: tell those who wait for others."""
+        self._ended.set()
+        self._transport.close()
+        code = self._transport.get_returncode()
+        how = f"was killed by signal {-code}" if code < 0 else f"has ended with code {code}"
+        name = self._load.name
+        for answer, _ in [(self.ready, None), *self._asked.values()]:
+            if not answer.done():
+                lost = f"{name}: the process of the model {how}"
+                answer.set_exception(EngineDeadError(lost, engine=name, retryable=True))
 
-    def _settle(self, number: int | None, kind: str, what: Any) -> None:
-        answer = self.ready if number is None else self._asked.get(number, (None, None))[0]
+    def _take(self, number: int | None, kind: str, what: Any) -> None:
+        answer, on_token = (self.ready, None) if number is None else self._asked.get(number, (None, None))
         if answer is None or answer.done():
             return
-        if kind == "done":
+        if kind == "token":
+            try:
+                on_token and on_token(what)
+            except Exception as error:  # the caller's own: its call fails, and no other
+                answer.set_exception(error)
+        elif kind == "done":
             answer.set_result(what)
         elif number is None:
             answer.set_exception(ModelError(what[0], hint=what[1]))
         else:
-            answer.set_exception(EngineError(f"{self._name}: {what}", engine=self._name))
-
-    def _die(self, code: int) -> None:
-        """Tell all that wait that nothing will come any more."""
-        self.is_dead = True
-        how = f"was killed by signal {-code}" if code < 0 else f"has ended with code {code}"
-        for answer, _ in [(self.ready, None), *self._asked.values()]:
-            lost = f"{self._name}: the process of the model {how}"
-            _fail(answer, EngineDeadError(lost, engine=self._name, retryable=True))
-
-
-def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+            answer.set_exception(EngineError(f"{self._load.name}: {what}", engine=self._load.name))
