@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specreason_graph.records import Goodput, Step
 
@@ -93,27 +93,45 @@ class Rate:
 
     seconds: float = 0.0
     tokens: float = 0.0
+    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Sums of seconds times seconds, seconds times tokens and tokens times tokens of the steps."""
 
     def add(self, seconds: float, tokens: float) -> None:
         """Take note of a step."""
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        ss, st, tt = self.squares
+        self.squares = ss + seconds * seconds, st + seconds * tokens, tt + tokens * tokens
 
     def fade(self, share: float) -> None:
         """Let what is known count for less against what comes."""
         self.seconds, self.tokens = share * self.seconds, share * self.tokens
+        ss, st, tt = self.squares
+        self.squares = share * ss, share * st, share * tt
 
     @property
     def per_token(self) -> float | None:
         """The rate; None while nothing is known."""
         return self.seconds / self.tokens if self.tokens else None
 
+    @property
+    def error(self) -> float:
+        """Standard error of the rate, that of a ratio of sums: large after a few steps that differ much."""
+        if not self.per_token:
+            return 0.0
+        ss, st, tt = self.squares
+        return math.sqrt(max(0.0, ss - 2 * self.per_token * st + self.per_token**2 * tt)) / self.tokens
+
 
 class Level:
     """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run."""
 
-    def __init__(self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None) -> None:
+    def __init__(
+        self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None, lone: bool = False
+    ) -> None:
         self.drafting = drafting
         """Whether the draft is asked."""
+        self.lone = lone
+        """Whether it is of one run, whose trials are of a few steps: their error counts for the draft."""
         self.trial = False
         """Whether that is only to see how fast it is."""
         self._memory = memory
@@ -128,10 +146,11 @@ class Level:
 
     def own(self) -> Level:
         """That of a run, which begins with some of what is known of its pair."""
-        own = Level(OWN_MEMORY, drafting=self.stands, given=self.given)
+        own = Level(OWN_MEMORY, drafting=self.stands, given=self.given, lone=True)
         own._least = self._least
-        for way, rate in self._rates.items():
-            own._rates[way].add(OWN_RECALL * rate.seconds, OWN_RECALL * rate.tokens)
+        own._rates = {way: replace(rate) for way, rate in self._rates.items()}
+        for rate in own._rates.values():
+            rate.fade(OWN_RECALL)
         return own
 
     def add(self, step: Step, seconds: float, runs: int, *, settled: bool = True) -> None:
@@ -190,7 +209,16 @@ class Level:
     @property
     def best(self) -> bool:
         """Whether to draft; as it is now while nobody knows."""
-        return self.drafting if self.ratio is None else self.ratio <= MARGIN
+        return self.drafting if self.ratio is None else self.ratio - self._doubt <= MARGIN
+
+    @property
+    def _doubt(self) -> float:
+        """By how much the ratio may easily be lower than it was measured: a standard error, of a run that is alone."""
+        drafted, alone = self._rates[True], self._rates[False]
+        if not (self.lone and drafted.per_token and alone.per_token):
+            return 0.0
+        ratio = drafted.per_token / alone.per_token
+        return ratio * math.hypot(drafted.error / drafted.per_token, alone.error / alone.per_token)
 
     @property
     def stands(self) -> bool:
@@ -253,7 +281,7 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        level = self._levels.setdefault(load, Level(drafting=load <= load_of(FEW)))
+        level = self._levels.setdefault(load, Level(drafting=load <= load_of(FEW), lone=load == load_of(1)))
         if not (level.is_known or level.trial):
             self._liken(level, load)
         return level
