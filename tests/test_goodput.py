@@ -235,9 +235,9 @@ def test_a_trial_that_one_slow_step_has_spoilt_is_soon_repeated() -> None:
     assert told.count("b") > 500  # the slow step also makes the figure doubtful, and who doubts asks the draft
 
 
-def mixed(guard: Timed, quick: str, *, runs: int = 1) -> str:
+def mixed(guard: Timed, quick: str) -> str:
     """Who writes the next steps when the draft's take half (``q``) or one and a half times as long as the base's."""
-    return "".join(go_on(guard, 1, runs=runs, drafted=0.05 if each == "q" else 0.15) for each in quick)
+    return "".join(go_on(guard, 1, drafted=0.05 if each == "q" else 0.15) for each in quick)
 
 
 def test_a_few_unlucky_steps_do_not_speak_against_a_draft_that_pays() -> None:

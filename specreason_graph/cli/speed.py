@@ -66,9 +66,10 @@ def speed(
 
 def length(steps: StepsOption = None, as_json: options.JsonOption = False) -> None:
     """Whether a step costs the same however many came before it: scripted runs in memory and on SQLite."""
-    from specreason_graph.bench.hardware import cores, processor
+    from specreason_graph.bench.hardware import processor
     from specreason_graph.bench.length import SAVERS, measure_length
     from specreason_graph.bench.table import length_lines
+    from specreason_graph.engines import cores
 
     rows = [measure_length(count, saver) for saver in SAVERS for count in sorted(steps or [100, 1000, 10_000])]
     if not as_json:

@@ -53,11 +53,10 @@ def open_pair(
         return _in_vllm(models, vllm_options(options, dtype))
     if any(options):
         raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
-    threads = max(1, cores() // len(set(models)))  # more threads than cores would fight
-    first, *second = [
-        open_engine(model, device=device, dtype=dtype, threads=threads) for model in dict.fromkeys(models)
-    ]
-    return EnginePair(draft=second[0] if second else first, base=first)
+    threads = threads_each(models)
+    first = open_engine(base, device=device, dtype=dtype, threads=threads)
+    second = first if draft == base else open_engine(draft, device=device, dtype=dtype, threads=threads)
+    return EnginePair(draft=second, base=first)
 
 
 def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> tuple[VLLMOptions, VLLMOptions]:
@@ -110,10 +109,14 @@ def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) 
 
 
 def share_cores(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> tuple[VLLMOptions, VLLMOptions]:
-    """The options with the CPU cores divided among the engines: more threads than cores would fight."""
-    threads = max(1, cores() // len(set(models)))
-    base, draft = [each.model_copy(update={"threads": each.threads or threads}) for each in options]
+    """The options with the CPU cores divided among the engines."""
+    base, draft = [each.model_copy(update={"threads": each.threads or threads_each(models)}) for each in options]
     return base, draft
+
+
+def threads_each(models: tuple[str, str]) -> int:
+    """CPU threads for the engine of each model: more than there are cores would fight."""
+    return max(1, cores() // len(set(models)))
 
 
 def cores() -> int:

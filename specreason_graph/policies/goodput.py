@@ -214,11 +214,10 @@ class Level:
     @property
     def _doubt(self) -> float:
         """By how much the ratio may easily be lower than it was measured: a standard error, of a run that is alone."""
-        drafted, alone = self._rates[True], self._rates[False]
-        if not (self.lone and drafted.per_token and alone.per_token):
+        drafted, alone = (self._rates[way] for way in (True, False))
+        if not (self.lone and self.ratio and drafted.per_token and alone.per_token):
             return 0.0
-        ratio = drafted.per_token / alone.per_token
-        return ratio * math.hypot(drafted.error / drafted.per_token, alone.error / alone.per_token)
+        return self.ratio * math.hypot(drafted.error / drafted.per_token, alone.error / alone.per_token)
 
     @property
     def stands(self) -> bool:

@@ -53,7 +53,6 @@ class TransformersEngine:
     ) -> None:  # fmt: skip
         check_folder(model)
         self.name = name or model
-        self._wanted_context = context
         self._load = Load(path=model, name=self.name, device=device, dtype=dtype, context=context, threads=threads)
         self._process: Process | None = None
         self._description: EngineDescription | None = None
@@ -71,7 +70,7 @@ class TransformersEngine:
         """Longest prompt plus output, in tokens."""
         with LOADING:
             longest: int = load_config(self._load.path).max_position_embeddings
-        return min(longest, self._wanted_context or longest)
+        return min(longest, self._load.context or longest)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None

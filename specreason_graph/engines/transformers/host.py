@@ -82,7 +82,7 @@ class Desk:
     def work(self) -> None:
         """One pass of the call that comes first."""
         short = (number for number, (kind, _) in self._under_way.items() if kind == "judge")
-        number = next(short, None) or next(iter(self._under_way))
+        number = next(short, next(iter(self._under_way)))
         try:
             next(self._under_way[number][1])
             return

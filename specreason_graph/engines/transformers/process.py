@@ -104,7 +104,8 @@ class Process(asyncio.SubprocessProtocol):
             return
         if kind == "token":
             try:
-                on_token and on_token(what)
+                if on_token:
+                    on_token(what)
             except Exception as error:  # the caller's own: its call fails, and no other
                 answer.set_exception(error)
         elif kind == "done":
