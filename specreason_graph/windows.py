@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from specreason_graph.engines.pair import CALLS, EnginePair
-from specreason_graph.policies.goodput import Guard
+from specreason_graph.policies.goodput import FEW, Guard
 from specreason_graph.policies.pace import Pace
 from specreason_graph.state import State
 from specreason_graph.window import Window
@@ -42,11 +42,11 @@ class Caller:
 class Windows:
     """The windows of the runs that are worked on over one pair, and what they show of its speed."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: EnginePair) -> None:
         self._open: dict[str, Window] = {}
         self._beginning = 0
         self._pace = Pace(weight=0.02)
-        self.guard = Guard()
+        self.guard = Guard(batches=pair.base.at_once is None or pair.base.at_once > FEW)
         self.steps: float | None = None
         """Steps that runs take on average, the last ones counting most; None before one has ended."""
 
@@ -98,5 +98,5 @@ _WINDOWS: WeakKeyDictionary[EnginePair, Windows] = WeakKeyDictionary()
 def windows_of(pair: EnginePair) -> Windows:
     """The windows over a pair."""
     if pair not in _WINDOWS:
-        _WINDOWS[pair] = Windows()
+        _WINDOWS[pair] = Windows(pair)
     return _WINDOWS[pair]

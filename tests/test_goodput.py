@@ -14,7 +14,17 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
-from specreason_graph.policies.goodput import BUDGET, ENOUGH, FEW, PAUSE, Guard, measured_in, pays, settling_in
+from specreason_graph.policies.goodput import (
+    BUDGET,
+    ENOUGH,
+    FEW,
+    HOPELESS,
+    PAUSE,
+    Guard,
+    measured_in,
+    pays,
+    settling_in,
+)
 from specreason_graph.policies.pace import Pace
 from specreason_graph.records import Decision, Goodput
 from tests.test_window import QUESTION, slow_pair
@@ -89,10 +99,10 @@ def test_figures_that_speak_for_drafting_are_found_in_the_replay() -> None:
     assert "drafting_does_not_pay" in found.differences[0].problem
 
 
-def committed(*, alone: bool, seconds: float) -> Step:
+def committed(*, alone: bool, seconds: float, accepted: bool = True) -> Step:
     decision = Decision(
-        accepted=not alone, reason=ALONE if alone else "score_reaches_threshold", number=None, reading="mean",
-        threshold=7, goodput=Goodput(drafted=1, alone=0.5, runs=1) if alone else None,
+        accepted=accepted and not alone, reason=ALONE if alone else "score_reaches_threshold", number=None,
+        reading="mean", threshold=7, goodput=Goodput(drafted=1, alone=0.5, runs=1) if alone else None,
     )  # fmt: skip
     return Step(
         index=0, author="base" if alone else "draft", text="x", token_ids=[1] * 10, ending="blank_line", seed=0,
@@ -103,20 +113,22 @@ def committed(*, alone: bool, seconds: float) -> Step:
 class Timed(Guard):
     """A guard with a clock that stands still until it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, batches: bool = True) -> None:
         self.now = 0.0
-        super().__init__(lambda: self.now)
+        super().__init__(lambda: self.now, batches=batches)
         self._last = self.now  # its steps are spread over the time from the first one on
 
 
-def go_on(guard: Timed, steps: int, *, runs: int = 1, drafted: float = 0.2, alone: float = 0.1) -> str:
+def go_on(
+    guard: Timed, steps: int, *, runs: int = 1, drafted: float = 0.2, alone: float = 0.1, accepted: bool = True
+) -> str:
     """Who wrote each of some steps, as the guard wanted it: ``d`` the draft, ``b`` the base alone."""
     own, told = guard.own(), ""
     for _ in range(steps):
         by_base = guard.verdict(own, runs) is not None
         seconds = alone if by_base else drafted
         guard.now += seconds / runs
-        guard.add(committed(alone=by_base, seconds=seconds), own, runs)
+        guard.add(committed(alone=by_base, seconds=seconds, accepted=accepted), own, runs)
         told += "b" if by_base else "d"
     return told
 
@@ -232,7 +244,7 @@ def test_a_trial_that_one_slow_step_has_spoilt_is_soon_repeated() -> None:
     go_on(guard, 5, drafted=0.12, alone=2.0)
     told = go_on(guard, 1000, drafted=0.12)
     assert "b" in told[:50]
-    assert told.count("b") > 500  # the slow step also makes the figure doubtful, and who doubts asks the draft
+    assert told.count("b") > 600
 
 
 def mixed(guard: Timed, quick: str) -> str:
@@ -275,6 +287,38 @@ def test_many_runs_begin_with_the_base_and_try_the_draft_when_that_is_cheap(draf
     told = go_on(guard, 100 * runs, runs=runs, drafted=drafted)
     assert told.index("d") == pytest.approx(PAUSE * length_of_trial(runs), abs=1)
     assert ("b" * 1000 in told[-1500:]) == (drafted > 0.1)
+
+
+@pytest.mark.parametrize("drafted", [0.05, 0.2])
+def test_many_runs_over_an_engine_that_does_not_batch_try_the_draft_soon(drafted: float) -> None:
+    guard, runs = Timed(batches=False), 16
+    told = go_on(guard, 100 * runs, runs=runs, drafted=drafted)
+    assert told.index("d") == pytest.approx(length_of_trial(runs), abs=1)
+    assert (told.count("d") > 80 * runs) == (drafted < 0.1)
+
+
+def test_a_draft_that_never_gets_in_is_not_tried_for_long_in_many_runs() -> None:
+    guard, runs = Timed(batches=False), 64
+    told = go_on(guard, 100 * runs, runs=runs, drafted=0.5, accepted=False)
+    assert {len(trial) for trial in told.split("b") if trial} == {HOPELESS}
+    assert told.count("d") <= 4 * HOPELESS  # and seldom again
+    assert told.startswith("b")
+
+
+def test_a_draft_that_never_gets_in_is_not_asked_until_it_is_measured() -> None:
+    guard, runs = Timed(), FEW
+    told = go_on(guard, 8 * length_of_trial(runs), runs=runs, drafted=0.5, accepted=False)
+    assert told.rstrip("b") == HOPELESS * "d"
+
+
+def test_the_guard_knows_whether_the_base_batches() -> None:
+    told: dict[int | None, int] = {}
+    for at_once in (2, None):
+        with slow_pair() as pair:
+            pair.base.at_once = at_once  # type: ignore[misc]
+            outcomes = asyncio.run(create_specreason(pair, guard=True).compile().abatch([QUESTION] * 48))
+        told[at_once] = sum(step["author"] == "draft" for outcome in outcomes for step in outcome["trace"])
+    assert told[2] > told[None] + 48, told
 
 
 def test_the_first_of_many_runs_know_that_others_come() -> None:

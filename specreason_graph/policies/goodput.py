@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from specreason_graph.policies.rate import Rate
 from specreason_graph.records import Goodput, Step
 
 UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
@@ -27,6 +28,8 @@ first, and with a draft those are the accepted ones."""
 FEW = 5
 """Runs up to which the draft is asked before anything is known: more keep the base busy without it, and their trials
 take long."""
+HOPELESS = 8
+"""Steps rejected in a row that end a trial of the draft: one that gets in half the time is that unlucky once in 256."""
 SOON, PAUSE = 4, 16
 """Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
@@ -87,47 +90,13 @@ def weight(step: Step) -> float:
     return whole / own if own and whole > COSTLY * own else 1.0
 
 
-@dataclass
-class Rate:
-    """Seconds a token, the last steps counting most."""
-
-    seconds: float = 0.0
-    tokens: float = 0.0
-    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Sums of seconds times seconds, seconds times tokens and tokens times tokens of the steps."""
-
-    def add(self, seconds: float, tokens: float) -> None:
-        """Take note of a step."""
-        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        ss, st, tt = self.squares
-        self.squares = ss + seconds * seconds, st + seconds * tokens, tt + tokens * tokens
-
-    def fade(self, share: float) -> None:
-        """Let what is known count for less against what comes."""
-        self.seconds, self.tokens = share * self.seconds, share * self.tokens
-        ss, st, tt = self.squares
-        self.squares = share * ss, share * st, share * tt
-
-    @property
-    def per_token(self) -> float | None:
-        """The rate; None while nothing is known."""
-        return self.seconds / self.tokens if self.tokens else None
-
-    @property
-    def error(self) -> float:
-        """Standard error of the rate, that of a ratio of sums: large after a few steps that differ much."""
-        if not self.per_token:
-            return 0.0
-        ss, st, tt = self.squares
-        return math.sqrt(max(0.0, ss - 2 * self.per_token * st + self.per_token**2 * tt)) / self.tokens
-
-
 class Level:
     """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run."""
 
     def __init__(
-        self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None, lone: bool = False
-    ) -> None:
+        self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None, lone: bool = False,
+        first: float = PAUSE,
+    ) -> None:  # fmt: skip
         self.drafting = drafting
         """Whether the draft is asked."""
         self.lone = lone
@@ -139,6 +108,10 @@ class Level:
         self.given = given
         """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
         self._least = SOON
+        self._first = first
+        """How many times as long as a trial the base writes before the draft is tried for the first time."""
+        self._refused = 0
+        """Steps since the last change that were rejected, up to the last one that was accepted."""
         self.rounds = 0.0
         """How many times as long as a trial takes at least it has been so."""
         self.measured = 0.0
@@ -166,6 +139,8 @@ class Level:
             rate = self._rates[self.drafting]
             rate.fade(self._memory ** (1 / enough))
             rate.add(seconds / stretch(runs), len(step.token_ids))
+        if not is_alone(step):
+            self._refused = 0 if step.decision.accepted else self._refused + 1
         if self.trial:
             self._end_trial(enough)
         elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
@@ -174,8 +149,8 @@ class Level:
 
     def _end_trial(self, enough: int) -> None:
         """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
-        if self.measured >= enough:
-            self._least = min(PAUSE, 2 * self._least)
+        if self.measured >= enough or self._is_hopeless:
+            self._least, self._first = min(PAUSE, 2 * self._least), PAUSE
             self.change(self.best, trial=False)
         elif self.rounds >= SOON:
             self.change(not self.drafting, trial=False)
@@ -208,16 +183,21 @@ class Level:
 
     @property
     def best(self) -> bool:
-        """Whether to draft; as it is now while nobody knows."""
-        return self.drafting if self.ratio is None else self.ratio - self._doubt <= MARGIN
+        """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected."""
+        if self.ratio is None:
+            return self.drafting and not self._is_hopeless
+        return self.ratio - self._doubt <= MARGIN
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether the draft is asked, and does not get in."""
+        return self.drafting and self._refused >= HOPELESS
 
     @property
     def _doubt(self) -> float:
-        """By how much the ratio may easily be lower than it was measured: a standard error, of a run that is alone."""
-        drafted, alone = (self._rates[way] for way in (True, False))
-        if not (self.lone and self.ratio and drafted.per_token and alone.per_token):
-            return 0.0
-        return self.ratio * math.hypot(drafted.error / drafted.per_token, alone.error / alone.per_token)
+        """By how much the ratio of a lone run may easily be too high: the standard error of the draft's few steps."""
+        alone = self._rates[False].per_token
+        return self._rates[True].error / alone if self.lone and alone else 0.0
 
     @property
     def stands(self) -> bool:
@@ -226,14 +206,14 @@ class Level:
 
     def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
         """Write the next steps in one of the two ways."""
-        self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0.0
+        self.drafting, self.trial, self.rounds, self.measured, self._refused = drafting, trial, 0.0, 0.0, 0
 
     @property
     def _pause(self) -> float:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
         if ratio is None:
-            return 1 if self.drafting else PAUSE
+            return 1 if self.drafting else self._first
         if not self.is_known:
             return PAUSE
         if self.drafting and self._least < PAUSE:
@@ -242,10 +222,15 @@ class Level:
 
 
 class Guard:
-    """Decides for all runs of a pair, under each load by itself."""
+    """Decides for all runs of a pair, under each load by itself.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    ``batches``: whether the base writes for more than a few runs together. Where it does not, the time of many runs is
+    all the base's own, a draft that gets in saves some of it, and is tried soon.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, *, batches: bool = True) -> None:
         self._clock, self._last = clock, -math.inf
+        self._first = PAUSE if batches else 1
         self._levels: dict[int, Level] = {}
         self._load, self._drafting, self._since = 0, True, 0
 
@@ -280,7 +265,8 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        level = self._levels.setdefault(load, Level(drafting=load <= load_of(FEW), lone=load == load_of(1)))
+        new = Level(drafting=load <= load_of(FEW), lone=load == load_of(1), first=self._first)
+        level = self._levels.setdefault(load, new)
         if not (level.is_known or level.trial):
             self._liken(level, load)
         return level
