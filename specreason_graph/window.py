@@ -17,7 +17,7 @@ from specreason_graph.audit.ledger import head_of
 from specreason_graph.calls import Started, looked_at, usage_of
 from specreason_graph.engines.turns import Urgency
 from specreason_graph.policies.deadlines import answer_reserve, proposals_in_force
-from specreason_graph.policies.goodput import Level
+from specreason_graph.policies.level import Level
 from specreason_graph.policies.pace import Pace
 from specreason_graph.positions import Position, Written
 from specreason_graph.records import Cost, Proposal, Score, Step

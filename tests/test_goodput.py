@@ -14,17 +14,8 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
-from specreason_graph.policies.goodput import (
-    BUDGET,
-    ENOUGH,
-    FEW,
-    HOPELESS,
-    PAUSE,
-    Guard,
-    measured_in,
-    pays,
-    settling_in,
-)
+from specreason_graph.policies.goodput import FEW, Guard
+from specreason_graph.policies.level import BUDGET, ENOUGH, HOPELESS, PAUSE, measured_in, pays, settling_in
 from specreason_graph.policies.pace import Pace
 from specreason_graph.records import Decision, Goodput
 from tests.test_window import QUESTION, slow_pair

@@ -13,7 +13,7 @@ from specreason_graph.audit.recorded import RecordedRun, check_readable
 from specreason_graph.config import Reading
 from specreason_graph.errors import ConfigError
 from specreason_graph.policies import decide
-from specreason_graph.policies.goodput import UNASKED
+from specreason_graph.policies.level import UNASKED
 from specreason_graph.records import Record, Score, Step, Usage
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from specreason_graph.config import Band, Reading, SpecReasonConfig
-from specreason_graph.policies.goodput import pays
+from specreason_graph.policies.level import pays
 from specreason_graph.records import Decision, Goodput, Proposal, Reason, Review, Score, Usage
 
 

@@ -1,0 +1,201 @@
+"""What is known of writing with the draft and without it, and when which of the two is tried."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from specreason_graph.policies.rate import Rate
+from specreason_graph.records import Goodput, Step
+
+UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed")
+"""Reasons for which the draft is not asked."""
+ENOUGH = 4
+"""Steps that a trial measures in a run that is alone."""
+ROUNDS = 2
+"""Steps of each run that a trial measures in several, and as many before them that it does not: the quick ones end
+first, and with a draft those are the accepted ones."""
+HOPELESS = 8
+"""Steps rejected in a row that end a trial of the draft: one that gets in half the time is that unlucky once in 256."""
+SOON, PAUSE = 4, 16
+"""Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
+BUDGET = 0.01
+"""Share of the time that later trials may cost: those of a way that is much slower are rarer."""
+RECALL = 0.25
+"""What is left of older figures when a way is tried again."""
+MEMORY, OWN_MEMORY = 0.92, 0.65
+"""How much of the figures the steps of a further trial leave: those of a pair, and those of a run."""
+OWN_RECALL = 0.2
+"""What a run takes over of the figures of its pair."""
+COSTLY = 4
+"""Times as long as its base version a rejected step took that counts for as many in a trial: the more it costs, the
+shorter the trial."""
+MARGIN = 0.95
+"""Drafting pays up to this ratio to the base alone: who leaves the base for it wants to gain something."""
+
+
+def pays(found: Goodput) -> bool:
+    """Whether a token takes clearly less time with the draft; taken for granted while one of the two is not known."""
+    return found.drafted is None or found.alone is None or found.drafted <= MARGIN * found.alone
+
+
+def stretch(runs: int) -> float:
+    """About how many times as long a step takes in as many runs: between 1 (free batches) and ``runs`` (no batches)."""
+    return math.sqrt(runs)
+
+
+def measured_in(runs: int) -> int:
+    """Steps of all runs that a trial measures."""
+    return ENOUGH if runs == 1 else ROUNDS * runs
+
+
+def settling_in(runs: int) -> int:
+    """Steps of all runs before those, among them one of each run that was begun the other way."""
+    return 1 if runs == 1 else ROUNDS * runs
+
+
+def is_alone(step: Step) -> bool:
+    """Whether the base model wrote a step without the draft being asked."""
+    return step.decision.reason in (*UNASKED, "draft_failed")
+
+
+def weight(step: Step) -> float:
+    """How many steps of a trial a step counts for: 1, or more where the base would have written several meanwhile.
+
+    That a draft which is rejected after `COSTLY` times the base's own seconds does not pay needs no further steps.
+    """
+    kept = [cost for cost in step.costs if not cost.lost]
+    whole = sum(cost.usage.seconds for cost in kept)
+    own = sum(cost.usage.seconds for cost in kept if cost.purpose == "regenerate")
+    return whole / own if own and whole > COSTLY * own else 1.0
+
+
+class Level:
+    """How steps are written now, and what is known of both ways: of a pair under about one load, or of one run."""
+
+    def __init__(
+        self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None, lone: bool = False,
+        first: float = PAUSE,
+    ) -> None:  # fmt: skip
+        self.drafting = drafting
+        """Whether the draft is asked."""
+        self.lone = lone
+        """Whether it is of one run, whose trials are of a few steps: their error counts for the draft."""
+        self.trial = False
+        """Whether that is only to see how fast it is."""
+        self._memory = memory
+        self._rates = {way: Rate() for way in (True, False)}
+        self.given = given
+        """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
+        self._least = SOON
+        self._first = first
+        """How many times as long as a trial the base writes before the draft is tried for the first time."""
+        self._refused = 0
+        """Steps since the last change that were rejected, up to the last one that was accepted."""
+        self.rounds = 0.0
+        """How many times as long as a trial takes at least it has been so."""
+        self.measured = 0.0
+        """Steps among them that count: begun since, and when no other run still worked the other way."""
+
+    def own(self) -> Level:
+        """That of a run, which begins with some of what is known of its pair."""
+        own = Level(OWN_MEMORY, drafting=self.stands, given=self.given, lone=True)
+        own._least = self._least
+        own._rates = {way: replace(rate) for way, rate in self._rates.items()}
+        for rate in own._rates.values():
+            rate.fade(OWN_RECALL)
+        return own
+
+    def add(self, step: Step, seconds: float, runs: int, *, settled: bool = True) -> None:
+        """Take note of a step that one of ``runs`` runs has committed, and change over when that is due.
+
+        ``seconds``: what it took of the time of all runs. ``settled``: whether they have ended the steps that they had
+        begun the other way.
+        """
+        enough, counts = measured_in(runs), weight(step)
+        self.rounds += counts / (settling_in(runs) + enough)
+        if settled and is_alone(step) != self.drafting:
+            self.measured += counts
+            rate = self._rates[self.drafting]
+            rate.fade(self._memory ** (1 / enough))
+            rate.add(seconds / stretch(runs), len(step.token_ids))
+        if not is_alone(step):
+            self._refused = 0 if step.decision.accepted else self._refused + 1
+        if self.trial:
+            self._end_trial(enough)
+        elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
+            self._rates[not self.drafting].fade(RECALL)
+            self.change(not self.drafting, trial=True)
+
+    def _end_trial(self, enough: int) -> None:
+        """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
+        if self.measured >= enough or self._is_hopeless:
+            self._least, self._first = min(PAUSE, 2 * self._least), PAUSE
+            self.change(self.best, trial=False)
+        elif self.rounds >= SOON:
+            self.change(not self.drafting, trial=False)
+
+    def figures(self, runs: int) -> Goodput:
+        """What is known, one of the two reckoned from the other where a ratio was given; else that one is on trial."""
+        known = (self._rates[way].per_token for way in (True, False))
+        drafted, alone = (None if rate is None else rate * stretch(runs) for rate in known)
+        if self.given and alone and not drafted:
+            drafted = self.given * alone
+        elif self.given and drafted and not alone:
+            alone = drafted / self.given
+        return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long a token takes with the draft; None while nobody knows."""
+        drafted, alone = (self._rates[way].per_token for way in (True, False))
+        return drafted / alone if drafted and alone else self.given
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was measured."""
+        return not any(rate.tokens for rate in self._rates.values())
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both ways were measured."""
+        return all(rate.tokens for rate in self._rates.values())
+
+    @property
+    def best(self) -> bool:
+        """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected."""
+        if self.ratio is None:
+            return self.drafting and not self._is_hopeless
+        return self.ratio - self._doubt <= MARGIN
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether the draft is asked, and does not get in."""
+        return self.drafting and self._refused >= HOPELESS
+
+    @property
+    def _doubt(self) -> float:
+        """By how much the ratio of a lone run may easily be too high: the standard error of the draft's few steps."""
+        alone = self._rates[False].per_token
+        return self._rates[True].error / alone if self.lone and alone else 0.0
+
+    @property
+    def stands(self) -> bool:
+        """Whether the draft is asked but for a trial."""
+        return self.drafting != self.trial
+
+    def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
+        """Write the next steps in one of the two ways."""
+        self.drafting, self.trial, self.rounds, self.measured, self._refused = drafting, trial, 0.0, 0.0, 0
+
+    @property
+    def _pause(self) -> float:
+        """How many times as long as a trial to wait for the next one."""
+        ratio = self.ratio
+        if ratio is None:
+            return 1 if self.drafting else self._first
+        if not self.is_known:
+            return PAUSE
+        if self.drafting and self._least < PAUSE:
+            return self._least  # the base alone costs little to try
+        return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET)
