@@ -207,6 +207,41 @@ async def test_a_process_that_keeps_dying_is_given_up(monkeypatch: pytest.Monkey
     assert children() == before
 
 
+async def test_a_process_that_is_started_again_with_other_weights_is_not_used(tmp_path: Path) -> None:
+    before, folder = children(), tmp_path / "model"
+    shutil.copytree(FOLDER / "base", folder)
+    engine = TransformersEngine(str(folder))
+    async with engine:
+        opened = engine.describe()
+        shutil.copytree(FOLDER / "draft", folder, dirs_exist_ok=True)
+        psutil.Process((children() - before).pop()).kill()
+        for _ in range(2):
+            with pytest.raises(EngineError, match="changed while it was open"):
+                await engine.next_token([5], [0])
+        assert engine.describe() == opened
+    async with engine:
+        assert engine.describe() != opened
+    assert children() == before
+
+
+async def test_what_start_up_files_print_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with asyncio.timeout(60), fresh() as engine:
+        assert (await engine.next_token(prompt(engine), [0])).logprobs
+
+
+async def test_who_leaves_in_a_hurry_leaves_no_process_behind() -> None:
+    before, engine = children(), fresh()
+    await engine.__aenter__()
+    leaving = asyncio.create_task(engine.__aexit__())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert children() == before
+
+
 async def test_no_process_is_started_for_who_has_left() -> None:
     before, engine = children(), fresh()
     async with engine:

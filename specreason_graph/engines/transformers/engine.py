@@ -111,7 +111,8 @@ class TransformersEngine:
 
     async def __aenter__(self) -> Self:
         self._users += 1
-        self._deaths = 0 if self._users == 1 else self._deaths
+        if self._users == 1:
+            self._deaths, self._description = 0, None
         try:
             await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
         except BaseException:
@@ -135,7 +136,14 @@ class TransformersEngine:
             if self._deaths > RESTARTS:
                 raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
             self._process = process = self._process or await Process.start(self._load)
-        self._description = await asyncio.shield(process.ready)
+        description = await asyncio.shield(process.ready)
+        if self._description not in (None, description):
+            raise EngineError(
+                f"{self.name}: its files were changed while it was open: the process that was started again has "
+                f"{description.weights}, the one before it had {self._description.weights}",
+                engine=self.name, hint="open it again: its runs go on with what they were begun with, or are refused",
+            )  # fmt: skip
+        self._description = description
         return process
 
     async def _bury(self, process: Process) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Send = Callable[[Any, str, Any], None]
 SIZE = 4
 """Bytes before each message that tell how long it is."""
+BEGIN = b"\0specreason\0"
+"""Comes before the first answer: the interpreter's own start-up files may print whatever they like."""
 
 
 def packed(message: Any) -> bytes:
@@ -109,6 +111,7 @@ def _work() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the answers
+    answers.write(BEGIN)
 
     def send(number: int | None, kind: str, what: Any) -> None:
         answers.write(packed((number, kind, what)))

@@ -6,11 +6,12 @@ import asyncio
 import os
 import pickle
 import sys
+from contextlib import suppress
 from itertools import count
 from typing import Any, Self
 
 from specreason_graph.engines.base import EngineDescription, TokenCallback
-from specreason_graph.engines.transformers.host import SIZE, Load, packed
+from specreason_graph.engines.transformers.host import BEGIN, SIZE, Load, packed
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError
 
 END_SECONDS = 5.0
@@ -30,7 +31,7 @@ class Process(asyncio.SubprocessProtocol):
         self._ended = asyncio.Event()
         self._numbers = count(1)
         self._asked: dict[int, tuple[asyncio.Future[Any], TokenCallback | None]] = {}
-        self._came = bytearray()
+        self._came, self._begun = bytearray(), False
 
     @classmethod
     async def start(cls, load: Load) -> Self:
@@ -61,13 +62,15 @@ class Process(asyncio.SubprocessProtocol):
             del self._asked[number]
 
     async def end(self) -> None:
-        """End the process, and wait until it has ended."""
+        """End the process, and wait until it has ended, also when cancelled."""
         self._calls.close()
         try:
-            await asyncio.wait_for(self._ended.wait(), END_SECONDS)
-        except TimeoutError:
-            self._transport.kill()
-            await self._ended.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), END_SECONDS)
+        finally:
+            if not self.is_dead:
+                self._transport.kill()
+                await self._ended.wait()
 
     def _send(self, message: Any) -> None:
         if not self._calls.is_closing():  # else it has died: who waits is told when its answers end
@@ -81,6 +84,12 @@ class Process(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
         """Some of its answers came."""
         self._came += data
+        if not self._begun and BEGIN in self._came:
+            self._came, self._begun = self._came.partition(BEGIN)[2], True
+        if self._begun:
+            self._take_all()
+
+    def _take_all(self) -> None:
         while len(self._came) >= SIZE and len(self._came) >= (end := SIZE + int.from_bytes(self._came[:SIZE])):
             number, kind, what = pickle.loads(self._came[SIZE:end])  # noqa: S301 - from our own process
             del self._came[:end]
