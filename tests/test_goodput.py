@@ -190,7 +190,7 @@ def test_the_first_steps_of_a_trial_count_when_all_runs_begin_with_it(idle: bool
 
 def test_a_trial_among_fewer_runs_is_not_taken_for_a_faster_way() -> None:
     guard = Timed()
-    longest = "d" * (1 + length_of_trial(64))
+    longest = "d" * (2 + length_of_trial(64))  # one of them to see whether the draft gets in
     for _ in range(12):  # fewer at the end: each step takes less time then, in both ways
         assert longest not in go_on(guard, 2000, runs=64, drafted=0.12, alone=0.1)
         assert longest not in go_on(guard, 400, runs=44, drafted=0.12 * 0.75, alone=0.1 * 0.75)
@@ -281,19 +281,42 @@ def test_many_runs_begin_with_the_base_and_try_the_draft_when_that_is_cheap(draf
 
 
 @pytest.mark.parametrize("drafted", [0.05, 0.2])
-def test_many_runs_over_an_engine_that_does_not_batch_try_the_draft_soon(drafted: float) -> None:
+def test_many_runs_over_an_engine_that_does_not_batch_begin_with_the_draft(drafted: float) -> None:
     guard, runs = Timed(batches=False), 16
     told = go_on(guard, 100 * runs, runs=runs, drafted=drafted)
-    assert told.index("d") == pytest.approx(length_of_trial(runs), abs=1)
+    assert told.startswith((1 + length_of_trial(runs)) * "d" + "b")
     assert (told.count("d") > 80 * runs) == (drafted < 0.1)
 
 
-def test_a_draft_that_never_gets_in_is_not_tried_for_long_in_many_runs() -> None:
-    guard, runs = Timed(batches=False), 64
+@pytest.mark.parametrize("batches", [True, False])
+def test_a_draft_that_never_gets_in_is_not_tried_for_long_in_many_runs(batches: bool) -> None:
+    guard, runs = Timed(batches=batches), 64
     told = go_on(guard, 100 * runs, runs=runs, drafted=0.5, accepted=False)
     assert {len(trial) for trial in told.split("b") if trial} == {HOPELESS}
     assert told.count("d") <= 4 * HOPELESS  # and seldom again
-    assert told.startswith("b")
+    assert told.startswith("d") != batches
+
+
+def test_many_runs_do_not_all_wait_for_a_draft_that_may_be_bad() -> None:
+    guard, runs = Timed(batches=False), 64
+    own = guard.own()
+    asked = [guard.verdict(own, runs) is None for _ in range(runs)]
+    assert asked == HOPELESS * [True] + (runs - HOPELESS) * [False]
+    for _ in range(length_of_trial(runs)):  # none of them comes back, as their runs were cancelled
+        guard.add(committed(alone=True, seconds=0.1), own, runs)
+    assert sum(guard.verdict(own, runs) is None for _ in range(runs)) == 0
+
+
+def test_once_a_draft_gets_in_all_runs_ask_it_and_those_before_are_not_measured() -> None:
+    guard, runs = Timed(batches=False), 64
+    own = guard.own()
+    for alone in 63 * [True] + [False]:
+        guard.verdict(own, runs)
+        guard.now += 0.1 / runs
+        guard.add(committed(alone=alone, seconds=0.1), own, runs)
+    told = go_on(guard, 4 * runs, runs=runs)
+    assert told == 4 * runs * "d"
+    assert guard._level(runs).figures(runs).drafted == pytest.approx(0.02)
 
 
 def test_a_draft_that_never_gets_in_is_not_asked_until_it_is_measured() -> None:

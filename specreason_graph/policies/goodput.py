@@ -14,11 +14,11 @@ import math
 import time
 from collections.abc import Callable
 
-from specreason_graph.policies.level import PAUSE, Level, settling_in
+from specreason_graph.policies.level import Level, settling_in
 from specreason_graph.records import Goodput, Step
 
 FEW = 5
-"""Runs up to which the draft is asked before anything is known: more keep the base busy without it, and their trials
+"""Runs up to which the draft is asked before anything is known: more keep a base busy that batches, and their trials
 take long."""
 IDLE = 2
 """Times as long as a step takes after which a pair without steps had nothing to do."""
@@ -32,15 +32,17 @@ def load_of(runs: int) -> int:
 class Guard:
     """Decides for all runs of a pair, under each load by itself.
 
-    ``batches``: whether the base writes for more than a few runs together. Where it does not, the time of many runs is
-    all the base's own, a draft that gets in saves some of it, and is tried soon.
+    ``batches``: whether the base writes for more than a few runs together. Where it does not, a draft that gets in
+    saves time that others wait for: it is asked from the start, and what is known of a few runs is taken to hold for
+    many.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, *, batches: bool = True) -> None:
         self._clock, self._last = clock, -math.inf
-        self._first = PAUSE if batches else 1
+        self._batches = batches
         self._levels: dict[int, Level] = {}
-        self._load, self._drafting, self._since = 0, True, 0
+        self._load, self._since = 0, 0
+        self._way: bool | None = True
 
     def own(self) -> Level:
         """What a run that begins knows."""
@@ -55,8 +57,8 @@ class Guard:
         now, elapsed = self._clock(), step.elapsed or 0.0
         gap, self._last = now - self._last, now
         level, self._load = self._level(runs), self._load_of(runs)
-        self._since = 1 + (self._since if level.drafting == self._drafting else 0)
-        self._drafting = level.drafting
+        self._since = 1 + (self._since if level.way == self._way else 0)
+        self._way = level.way
         settling = settling_in(runs)
         if runs > 1 and gap > IDLE * elapsed:  # all begin, and none has a step to end that was begun the other way
             self._since += settling
@@ -69,11 +71,12 @@ class Guard:
         level = self._level(runs)
         if runs == 1 and not level.trial and level.drafting:
             level = own
-        return None if level.drafting else level.figures(runs)
+        return None if level.ask() else level.figures(runs)
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        new = Level(drafting=load <= load_of(FEW), lone=load == load_of(1), first=self._first)
+        crowded = load > load_of(FEW)
+        new = Level(drafting=not (crowded and self._batches), lone=load == load_of(1), crowded=crowded)
         level = self._levels.setdefault(load, new)
         if not (level.is_known or level.trial):
             self._liken(level, load)
@@ -85,17 +88,19 @@ class Guard:
         return fuller if runs > 1 and fuller == self._load else load_of(runs)
 
     def _liken(self, level: Level, load: int) -> None:
-        """Reckon by the nearest load; more runs are not trusted to draft without a trial, as it pays less there.
+        """Reckon by the nearest load.
 
-        Many more begin with the base alone.
+        Where the base batches, drafting pays less in more runs: they are not trusted without a trial, and many more
+        begin with the base alone.
         """
         known = {other: each for other, each in self._levels.items() if each.is_known}
         if not known:
             return
         nearest = min(known, key=lambda other: (abs(other - load), other))
         like = known[nearest]
-        level.given = None if like.stands and nearest < load else like.ratio
-        stands = like.stands and load <= max(nearest + 1, load_of(FEW))
+        doubtful = self._batches and nearest < load
+        level.given = None if like.stands and doubtful else like.ratio
+        stands = like.stands and not (doubtful and load > max(nearest + 1, load_of(FEW)))
         best = stands if level.is_new else level.best
         if level.drafting != best:
             level.change(best, trial=False)

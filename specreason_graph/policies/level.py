@@ -16,7 +16,8 @@ ROUNDS = 2
 """Steps of each run that a trial measures in several, and as many before them that it does not: the quick ones end
 first, and with a draft those are the accepted ones."""
 HOPELESS = 8
-"""Steps rejected in a row that end a trial of the draft: one that gets in half the time is that unlucky once in 256."""
+"""Steps rejected in a row that end a trial of the draft: one that gets in half the time is that unlucky once in 256. Of
+many runs no more than so many ask the draft before one of its steps has got in."""
 SOON, PAUSE = 4, 16
 """Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
 BUDGET = 0.01
@@ -75,7 +76,7 @@ class Level:
 
     def __init__(
         self, memory: float = MEMORY, *, drafting: bool = True, given: float | None = None, lone: bool = False,
-        first: float = PAUSE,
+        crowded: bool = False,
     ) -> None:  # fmt: skip
         self.drafting = drafting
         """Whether the draft is asked."""
@@ -88,8 +89,12 @@ class Level:
         self.given = given
         """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
         self._least = SOON
-        self._first = first
-        """How many times as long as a trial the base writes before the draft is tried for the first time."""
+        self._crowded = crowded
+        """Whether it is of many runs: they do not all wait for a draft that may be bad."""
+        self._asked = 0
+        """Steps since the last change for which the draft was to be asked."""
+        self._got_in = False
+        """Whether one of them was accepted."""
         self._refused = 0
         """Steps since the last change that were rejected, up to the last one that was accepted."""
         self.rounds = 0.0
@@ -120,17 +125,34 @@ class Level:
             rate.fade(self._memory ** (1 / enough))
             rate.add(seconds / stretch(runs), len(step.token_ids))
         if not is_alone(step):
-            self._refused = 0 if step.decision.accepted else self._refused + 1
+            self._judged(accepted=step.decision.accepted)
         if self.trial:
             self._end_trial(enough)
         elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
             self._rates[not self.drafting].fade(RECALL)
             self.change(not self.drafting, trial=True)
 
+    def _judged(self, *, accepted: bool) -> None:
+        if accepted and self.way is None:
+            self.rounds = 0.0
+        self._got_in |= accepted
+        self._refused = 0 if accepted else self._refused + 1
+
+    def ask(self) -> bool:
+        """Whether the draft is to be asked for the step that comes next in a run."""
+        self._asked += 1
+        return self.drafting and (self.way is not None or self._asked <= HOPELESS)
+
+    @property
+    def way(self) -> bool | None:
+        """Whether the draft is asked; None: for a few steps, as none has got in yet."""
+        unsure = self._crowded and (self.trial or self.ratio is None)
+        return None if self.drafting and unsure and not self._got_in else self.drafting
+
     def _end_trial(self, enough: int) -> None:
         """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
         if self.measured >= enough or self._is_hopeless:
-            self._least, self._first = min(PAUSE, 2 * self._least), PAUSE
+            self._least = min(PAUSE, 2 * self._least)
             self.change(self.best, trial=False)
         elif self.rounds >= SOON:
             self.change(not self.drafting, trial=False)
@@ -171,7 +193,7 @@ class Level:
     @property
     def _is_hopeless(self) -> bool:
         """Whether the draft is asked, and does not get in."""
-        return self.drafting and self._refused >= HOPELESS
+        return self.drafting and (self._refused >= HOPELESS or (self.way is None and self.rounds >= 1))
 
     @property
     def _doubt(self) -> float:
@@ -186,14 +208,15 @@ class Level:
 
     def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
         """Write the next steps in one of the two ways."""
-        self.drafting, self.trial, self.rounds, self.measured, self._refused = drafting, trial, 0.0, 0.0, 0
+        self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0.0
+        self._asked, self._got_in, self._refused = 0, False, 0
 
     @property
     def _pause(self) -> float:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
         if ratio is None:
-            return 1 if self.drafting else self._first
+            return 1 if self.drafting else PAUSE
         if not self.is_known:
             return PAUSE
         if self.drafting and self._least < PAUSE:
