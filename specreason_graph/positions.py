@@ -134,6 +134,11 @@ class Position:
         return self.behind[key]
 
     @property
+    def doubtful(self) -> int:
+        """Steps before this place of which nobody knows yet whether they will be committed."""
+        return (not self.standing) + (self.before.doubtful if self.before else 0)
+
+    @property
     def room(self) -> int:
         """Tokens left for steps, on both engines."""
         return min(self.rooms.values())

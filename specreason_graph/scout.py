@@ -39,11 +39,6 @@ class Scout:
             at.scout = asyncio.create_task(self._go_ahead(at))
             at.scout.add_done_callback(looked_at)
 
-    def reached(self, at: Position) -> None:
-        """The commit point has come to a place: the base may start there before it has judged the draft's version."""
-        if at.scout and not at.decided and not self._writes_alone(at) and self._races(at):
-            self._window.rewrite_at(at)
-
     async def _go_ahead(self, at: Position) -> None:
         while not self._may_start(at):
             await self._window.news.wait()
@@ -56,8 +51,7 @@ class Scout:
     async def _drafted(self, at: Position) -> bool:
         """Have a step drafted and judged, and work go on behind it; False when the base is to write it instead."""
         proposing = self._window.propose_at(at)
-        if self._races(at):
-            self._window.rewrite_at(at)
+        self._race(at)
         proposals = [each for each in await proposing.task if self._writer.can_judge(at, each)]
         if not proposals:
             return False
@@ -73,7 +67,12 @@ class Scout:
         if asks_human(decision, config.review):
             return True
         behind.standing = decision.accepted
-        if not decision.accepted:
+        if decision.accepted:
+            if not self._writes_alone(at):  # else the base's version is what the run waits for
+                self._window.drop_rewrite(at)
+            for place in behind.everywhere():
+                self._race(place)
+        else:
             self._window.give_up(behind, at.index)
         self._window.tell()
         return decision.accepted
@@ -97,9 +96,12 @@ class Scout:
         if not stop_reason(last, progress, self._writer.config):
             self.go(place)
 
-    def _races(self, at: Position) -> bool:
-        """Whether the base starts on its own version before it has judged the draft's."""
-        return at is self._window.at and self._has_room() and self._window.pace.races(self._window.runs())
+    def _race(self, at: Position) -> None:
+        """Have the base start on its own version of the next step before it has judged the draft's, where that pays."""
+        if at.doubtful or at.decided or at.scout is None or self._writes_alone(at):
+            return
+        if self._has_room() and self._window.pace.races(self._window.runs()):
+            self._window.rewrite_at(at)
 
     def _has_room(self) -> bool:
         """Whether the base has places left when each run has one: else what is ahead takes them from other runs."""
@@ -108,11 +110,7 @@ class Scout:
 
     def _may_start(self, at: Position) -> bool:
         """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
-        doubtful, place = 0, at
-        while place.before:
-            doubtful += not place.standing
-            place = place.before
-        return at.index - self._window.at.index <= self._most and doubtful <= self._depth()
+        return at.index - self._window.at.index <= self._most and at.doubtful <= self._depth()
 
     def _depth(self) -> int:
         """Steps that nobody has judged yet and that may have another one drafted behind them."""

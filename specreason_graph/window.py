@@ -128,7 +128,6 @@ class Window:
         self._move(self.writer.after(self.at, step))
         self.head = step.hash
         self.alone = alone
-        self._scout.reached(self.at)
         self.tell()
 
     def close(self) -> list[asyncio.Task[Any]]:
@@ -204,6 +203,12 @@ class Window:
                 self._lose(started, blame)
             each.calls.clear()
         place.behind.clear()
+
+    def drop_rewrite(self, at: Position) -> None:
+        """Stop what the base writes at a place where the draft's version was accepted."""
+        started = at.calls.pop(("regenerate",), None)
+        if started:
+            self._lose(started, at.index)
 
     def _lose(self, started: Started, blame: int) -> None:
         cost = started.give_up()
