@@ -151,13 +151,13 @@ def test_the_base_starts_early_as_soon_as_the_steps_before_are_decided() -> None
     doubts: list[int] = []
 
     def look() -> None:
-        for window in windows_of(pair)._open.values():
+        for window in windows_of(racing)._open.values():
             places = [place for place in window.at.everywhere() if ("regenerate",) in place.calls]
             doubts.extend(place.doubtful for place in places if place is not window.at and not place.decided)
 
-    with slow_pair((2, 9, 2, 9, 2), steps=40) as pair:
-        pair.base.enters = pair.draft.enters = look  # type: ignore[attr-defined]
-        create_specreason(pair, window=4).compile().invoke(QUESTION)
+    with slow_pair((2, 9, 2, 9, 2), steps=40) as racing:
+        racing.base.enters = racing.draft.enters = look  # type: ignore[attr-defined]
+        create_specreason(racing, window=4).compile().invoke(QUESTION)
     assert doubts
     assert not any(doubts)
 
