@@ -27,8 +27,8 @@ class Prepare(Stage):
         turns = read_conversation(question, messages)
         with self.windows.beginning():
             made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
-            guard = self.windows.guard
-            verdict = guard.verdict(guard.own(), self.windows.runs) if self.config.guard else None
+            guard, asked = self.windows.guard, self.config.guard and not self.config.first_steps_by_base
+            verdict = guard.verdict(guard.own(), self.windows.runs) if asked else None
         return begin(made, verdict.dump() if verdict else None)
 
     def _check_schema(self) -> None:

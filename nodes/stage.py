@@ -93,21 +93,22 @@ class Stage:
             repeats=1 + window.repeats(step.text),
             room=step.room or 0,
             draft_failed=step.decision.reason == "draft_failed",
-            goodput=self._goodput(step, window),
         )
-        return {**before, **asdict(progress), "stop_reason": stop_reason(step, progress, self.config)}
+        stop = stop_reason(step, progress, self.config)
+        asks = not (stop or progress.draft_failed) and steps >= self.config.first_steps_by_base
+        return {**before, **asdict(progress), "goodput": self._goodput(step, window, asks=asks), "stop_reason": stop}
 
     def reserve(self, window: Window) -> float | None:
         """Seconds that are kept for the answer, where there is a deadline."""
         return None if self.config.deadline_seconds is None else answer_reserve(window.pace)
 
-    def _goodput(self, step: Step, window: Window) -> Plain | None:
-        """The figures for which the base writes the next step alone, where the guard is on."""
+    def _goodput(self, step: Step, window: Window, *, asks: bool) -> Plain | None:
+        """The figures for which the base writes the next step alone, where the guard is on and there is a choice."""
         if not self.config.guard:
             return None
         windows = self.windows
         windows.guard.add(step, window.own, windows.runs)
-        verdict = windows.guard.verdict(window.own, windows.runs)
+        verdict = windows.guard.verdict(window.own, windows.runs) if asks else None
         return verdict.dump() if verdict else None
 
 

@@ -42,7 +42,7 @@ class Scout:
     async def _go_ahead(self, at: Position) -> None:
         while not self._may_start(at):
             await self._window.news.wait()
-        if not self._writes_alone(at) and await self._drafted(at):
+        if not (at.decided or self._writes_alone(at)) and await self._drafted(at):
             return
         at.decided = True
         written = await self._window.rewrite_at(at).task
@@ -59,6 +59,8 @@ class Scout:
         if len(proposals) == 1:
             self._hope(at, proposals[0])
         scores = await asyncio.gather(*judging)
+        if at.decided or self._writes_alone(at):  # by who waits for the base's version meanwhile
+            return False
         best, threshold = best_of(scores, config.reading), threshold_in_force(config, self._window.lateness)
         behind = self._hope(at, proposals[best])
         decision = decide(scores[best], threshold=threshold, reading=config.reading)
@@ -68,8 +70,7 @@ class Scout:
             return True
         behind.standing = decision.accepted
         if decision.accepted:
-            if not self._writes_alone(at):  # else the base's version is what the run waits for
-                self._window.drop_rewrite(at)
+            self._window.drop_rewrite(at)
             for place in behind.everywhere():
                 self._race(place)
         else:
@@ -98,7 +99,7 @@ class Scout:
 
     def _race(self, at: Position) -> None:
         """Have the base start on its own version of the next step before it has judged the draft's, where that pays."""
-        if at.doubtful or at.decided or at.scout is None or self._writes_alone(at):
+        if at.doubtful or at.decided or at.scout is None or self._writes_alone(at) or self._is_far(at):
             return
         if self._has_room() and self._window.pace.races(self._window.runs()):
             self._window.rewrite_at(at)
@@ -110,7 +111,11 @@ class Scout:
 
     def _may_start(self, at: Position) -> bool:
         """Whether the work at a position is near enough to the commit point, and likely enough to be of use."""
-        return at.index - self._window.at.index <= self._most and at.doubtful <= self._depth()
+        return not self._is_far(at) and at.doubtful <= self._depth()
+
+    def _is_far(self, at: Position) -> bool:
+        """Whether a place is farther from the commit point than the window goes."""
+        return at.index - self._window.at.index > self._most
 
     def _depth(self) -> int:
         """Steps that nobody has judged yet and that may have another one drafted behind them."""

@@ -74,6 +74,7 @@ class Window:
 
     async def rewrite(self) -> Proposal:
         """The next step as the base writes it."""
+        self.at.decided = True
         self._scout.go(self.at)
         written: Proposal = await self._ask(self.rewrite_at(self.at))
         return written

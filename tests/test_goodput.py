@@ -178,7 +178,7 @@ def test_under_load_all_runs_change_over_together_and_are_measured_after_that() 
 
 @pytest.mark.parametrize("idle", [True, False])
 def test_the_first_steps_of_a_trial_count_when_all_runs_begin_with_it(idle: bool) -> None:
-    guard, runs = Timed(), 8
+    guard, runs = Timed(), 4
     go_on(guard, 400, runs=runs, drafted=0.12)
     while guard.verdict(guard.own(), runs):
         go_on(guard, 1, runs=runs)
@@ -196,16 +196,18 @@ def test_a_trial_among_fewer_runs_is_not_taken_for_a_faster_way() -> None:
         assert longest not in go_on(guard, 400, runs=44, drafted=0.12 * 0.75, alone=0.1 * 0.75)
 
 
-def side_by_side(seed: int, runs: int) -> str:
+def side_by_side(
+    seed: int, runs: int, steps: int = 20_000, drafted: tuple[float, ...] = (0.03, 0.24), *, accepted: bool = True,
+) -> str:  # fmt: skip
     """As `go_on`, in runs that each end a step when it is done: drafted ones are quick or slow, 1.35 times a base's."""
     guard, rng, told = Timed(), random.Random(seed), ""
     own, ends = guard.own(), [(rng.random() * 0.1, "b", 0.1) for _ in range(runs)]
     heapq.heapify(ends)
-    for _ in range(20_000):
+    for _ in range(steps):
         guard.now, way, seconds = heapq.heappop(ends)
-        guard.add(committed(alone=way == "b", seconds=seconds), own, runs)
+        guard.add(committed(alone=way == "b", seconds=seconds, accepted=accepted), own, runs)
         way = "d" if guard.verdict(own, runs) is None else "b"
-        seconds = rng.uniform(0.7, 1.3) * (0.1 if way == "b" else rng.choice((0.03, 0.24)))
+        seconds = rng.uniform(0.7, 1.3) * (0.1 if way == "b" else rng.choice(drafted))
         heapq.heappush(ends, (guard.now + seconds, way, seconds))
         told += way
     return told
@@ -215,6 +217,12 @@ def side_by_side(seed: int, runs: int) -> str:
 def test_a_trial_is_not_taken_in_by_the_quick_steps_that_end_first(runs: int) -> None:
     by_base = sum(side_by_side(seed, runs).count("b") for seed in range(6))
     assert by_base > 0.95 * 6 * 20_000
+
+
+def test_a_bad_draft_among_many_runs_is_not_taken_for_a_quick_one_while_few_ask_it() -> None:
+    for seed in range(12):
+        told = side_by_side(seed, 64, 8_000, (0.25, 0.35), accepted=False)
+        assert told.count("d") <= 2 * HOPELESS, seed
 
 
 def test_drafting_that_gains_next_to_nothing_is_given_up() -> None:
@@ -307,6 +315,30 @@ def test_many_runs_do_not_all_wait_for_a_draft_that_may_be_bad() -> None:
     assert sum(guard.verdict(own, runs) is None for _ in range(runs)) == 0
 
 
+@pytest.mark.parametrize("runs", [4, 16])
+def test_what_is_known_of_one_run_does_not_keep_a_draft_that_never_gets_in(runs: int) -> None:
+    guard = Timed(batches=False)
+    go_on(guard, 60, drafted=0.05)
+    told = go_on(guard, 70 * runs, runs=runs, drafted=0.5, accepted=False)
+    assert told.count("d") <= 4 * HOPELESS
+
+
+def test_a_draft_that_never_gets_in_is_not_tried_anew_under_each_load() -> None:
+    guard = Timed(batches=False)
+    go_on(guard, 64 * 8, runs=64, drafted=0.5, accepted=False)
+    assert all(go_on(guard, 2 * runs, runs=runs, drafted=0.5, accepted=False) == 2 * runs * "b" for runs in (32, 8, 4))
+
+
+def test_a_step_that_ends_the_thinking_is_no_rejection() -> None:
+    guard, runs = Timed(batches=False), 16
+    own = guard.own()
+    last = committed(alone=False, seconds=0.1, accepted=False)
+    last = last.model_copy(update={"decision": last.decision.model_copy(update={"reason": "proposal_ends_thinking"})})
+    for _ in range(2 * HOPELESS):
+        guard.add(last, own, runs)
+    assert guard.verdict(own, runs) is None
+
+
 def test_once_a_draft_gets_in_all_runs_ask_it_and_those_before_are_not_measured() -> None:
     guard, runs = Timed(batches=False), 64
     own = guard.own()
@@ -333,6 +365,14 @@ def test_the_guard_knows_whether_the_base_batches() -> None:
             outcomes = asyncio.run(create_specreason(pair, guard=True).compile().abatch([QUESTION] * 48))
         told[at_once] = sum(step["author"] == "draft" for outcome in outcomes for step in outcome["trace"])
     assert told[2] > told[None] + 48, told
+
+
+def test_steps_that_the_base_is_to_write_anyway_are_not_counted_as_asked() -> None:
+    with slow_pair((9,)) as pair:
+        pair.base.at_once = 2  # type: ignore[misc]
+        graph = create_specreason(pair, guard=True, first_steps_by_base=1).compile()
+        outcomes = asyncio.run(graph.abatch([QUESTION] * 16))
+    assert sum(step["author"] == "draft" for outcome in outcomes for step in outcome["trace"]) > 16
 
 
 def test_the_first_of_many_runs_know_that_others_come() -> None:

@@ -225,7 +225,7 @@ async def test_a_process_that_is_started_again_with_other_weights_is_not_used(tm
 
 
 async def test_what_start_up_files_print_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    (tmp_path / "sitecustomize.py").write_text("print('hello', flush=True)")
     monkeypatch.syspath_prepend(tmp_path)
     async with asyncio.timeout(60), fresh() as engine:
         assert (await engine.next_token(prompt(engine), [0])).logprobs

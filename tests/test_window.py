@@ -256,6 +256,25 @@ def test_a_run_that_waits_for_a_human_leaves_no_work_and_goes_on() -> None:
         assert windows_of(pair)._open == {}
 
 
+def test_what_a_stage_waits_for_is_not_stopped_by_work_ahead() -> None:
+    saver = InMemorySaver()
+    thread: Any = {"configurable": {"thread_id": "one"}}
+    with slow_pair() as blank:
+        blank.draft._reply = lambda _: ""  # type: ignore[attr-defined]
+        create_specreason(blank).compile(checkpointer=saver, interrupt_before=["regenerate"]).invoke(QUESTION, thread)
+    with slow_pair((9,), draft=0.001, base=0.001) as back:  # the draft writes again, and quicker than the base
+        write = back.base.generate
+
+        async def late(*given: Any) -> Completion:
+            await asyncio.sleep(0.1)
+            return await write(*given)
+
+        back.base.generate = late  # type: ignore
+        outcome = create_specreason(back).compile(checkpointer=saver).invoke(None, thread)
+    assert outcome["trace"][0]["author"] == "base"
+    assert outcome["answer"]
+
+
 def test_an_engine_that_fails_ahead_is_asked_again() -> None:
     with slow_pair((9,)) as pair:
         drafting: Any = pair.draft

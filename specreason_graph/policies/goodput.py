@@ -67,7 +67,10 @@ class Guard:
             own.add(step, elapsed, runs)
 
     def verdict(self, own: Level, runs: int) -> Goodput | None:
-        """The figures for which the base shall write the next step alone; None where the draft is to be asked."""
+        """The figures for which the base shall write the next step alone; None where the draft is to be asked.
+
+        To be called once for each step for which it may be asked.
+        """
         level = self._level(runs)
         if runs == 1 and not level.trial and level.drafting:
             level = own
@@ -75,12 +78,16 @@ class Guard:
 
     def _level(self, runs: int) -> Level:
         load = self._load_of(runs)
-        crowded = load > load_of(FEW)
-        new = Level(drafting=not (crowded and self._batches), lone=load == load_of(1), crowded=crowded)
-        level = self._levels.setdefault(load, new)
-        if not (level.is_known or level.trial):
+        level = self._levels.get(load) or self._levels.setdefault(load, self._new_level(load))
+        if not (level.is_known or level.trial or level.given_up):
             self._liken(level, load)
         return level
+
+    def _new_level(self, load: int) -> Level:
+        """One of which nothing is known, but that a draft which does not get in does so under no load."""
+        crowded, given_up = load > load_of(FEW), any(level.given_up for level in self._levels.values())
+        drafting = not given_up and not (crowded and self._batches)
+        return Level(drafting=drafting, lone=load == load_of(1), crowded=crowded)
 
     def _load_of(self, runs: int) -> int:
         """A run less than there were may only mean that the next one is about to begin."""

@@ -96,9 +96,11 @@ class Level:
         self._got_in = False
         """Whether one of them was accepted."""
         self._refused = 0
-        """Steps since the last change that were rejected, up to the last one that was accepted."""
+        """Steps that were rejected in a row."""
+        self.given_up = False
+        """Whether nothing got in when the draft was asked last."""
         self.rounds = 0.0
-        """How many times as long as a trial takes at least it has been so."""
+        """How many times as long as a trial takes at least it has been so, or so since the first step got in."""
         self.measured = 0.0
         """Steps among them that count: begun since, and when no other run still worked the other way."""
 
@@ -119,12 +121,12 @@ class Level:
         """
         enough, counts = measured_in(runs), weight(step)
         self.rounds += counts / (settling_in(runs) + enough)
-        if settled and is_alone(step) != self.drafting:
+        if settled and self.way is not None and is_alone(step) != self.drafting:
             self.measured += counts
             rate = self._rates[self.drafting]
             rate.fade(self._memory ** (1 / enough))
             rate.add(seconds / stretch(runs), len(step.token_ids))
-        if not is_alone(step):
+        if not is_alone(step) and step.decision.reason != "proposal_ends_thinking":
             self._judged(accepted=step.decision.accepted)
         if self.trial:
             self._end_trial(enough)
@@ -139,7 +141,7 @@ class Level:
         self._refused = 0 if accepted else self._refused + 1
 
     def ask(self) -> bool:
-        """Whether the draft is to be asked for the step that comes next in a run."""
+        """Whether the draft is to be asked for the step that comes next in a run, which is counted."""
         self._asked += 1
         return self.drafting and (self.way is not None or self._asked <= HOPELESS)
 
@@ -153,7 +155,7 @@ class Level:
         """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
         if self.measured >= enough or self._is_hopeless:
             self._least = min(PAUSE, 2 * self._least)
-            self.change(self.best, trial=False)
+            self.change(self.best and not self._is_hopeless, trial=False)
         elif self.rounds >= SOON:
             self.change(not self.drafting, trial=False)
 
@@ -186,14 +188,15 @@ class Level:
     @property
     def best(self) -> bool:
         """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected."""
-        if self.ratio is None:
+        if not self.is_known and (self._is_hopeless or self.ratio is None):
             return self.drafting and not self._is_hopeless
-        return self.ratio - self._doubt <= MARGIN
+        return self.ratio is None or self.ratio - self._doubt <= MARGIN
 
     @property
     def _is_hopeless(self) -> bool:
         """Whether the draft is asked, and does not get in."""
-        return self.drafting and (self._refused >= HOPELESS or (self.way is None and self.rounds >= 1))
+        enough = self._refused >= HOPELESS or (self.way is None and self.rounds >= 1)
+        return self.drafting and not self._got_in and enough
 
     @property
     def _doubt(self) -> float:
@@ -208,6 +211,8 @@ class Level:
 
     def change(self, drafting: bool, *, trial: bool) -> None:  # noqa: FBT001
         """Write the next steps in one of the two ways."""
+        self.given_up = (self.given_up or self._is_hopeless) and not self._got_in
+        self.given = None if self.given_up else self.given
         self.drafting, self.trial, self.rounds, self.measured = drafting, trial, 0.0, 0.0
         self._asked, self._got_in, self._refused = 0, False, 0
 
@@ -218,7 +223,7 @@ class Level:
         if ratio is None:
             return 1 if self.drafting else PAUSE
         if not self.is_known:
-            return PAUSE
+            return SOON if self.drafting else PAUSE
         if self.drafting and self._least < PAUSE:
             return self._least  # the base alone costs little to try
         return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET)

@@ -137,7 +137,7 @@ class TransformersEngine:
                 raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
             self._process = process = self._process or await Process.start(self._load)
         description = await asyncio.shield(process.ready)
-        if self._description not in (None, description):
+        if self._description and self._description.weights != description.weights:
             raise EngineError(
                 f"{self.name}: its files were changed while it was open: the process that was started again has "
                 f"{description.weights}, the one before it had {self._description.weights}",
