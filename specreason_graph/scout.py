@@ -42,7 +42,7 @@ class Scout:
     async def _go_ahead(self, at: Position) -> None:
         while not self._may_start(at):
             await self._window.news.wait()
-        if not (at.decided or self._writes_alone(at)) and await self._drafted(at):
+        if self._is_open(at) and await self._drafted(at):
             return
         at.decided = True
         written = await self._window.rewrite_at(at).task
@@ -59,7 +59,7 @@ class Scout:
         if len(proposals) == 1:
             self._hope(at, proposals[0])
         scores = await asyncio.gather(*judging)
-        if at.decided or self._writes_alone(at):  # by who waits for the base's version meanwhile
+        if not self._is_open(at):  # decided by who waits for the base's version meanwhile
             return False
         best, threshold = best_of(scores, config.reading), threshold_in_force(config, self._window.lateness)
         behind = self._hope(at, proposals[best])
@@ -78,9 +78,9 @@ class Scout:
         self._window.tell()
         return decision.accepted
 
-    def _writes_alone(self, at: Position) -> bool:
-        """Whether the draft is not asked at a place."""
-        return self._window.alone or at.index < self._writer.config.first_steps_by_base
+    def _is_open(self, at: Position) -> bool:
+        """Whether the draft is asked at a place, and nobody knows yet who writes there."""
+        return not (at.decided or self._window.alone or at.index < self._writer.config.first_steps_by_base)
 
     def _hope(self, at: Position, proposal: Proposal) -> Position:
         """Work ahead behind a step that nobody has judged yet."""
@@ -99,7 +99,7 @@ class Scout:
 
     def _race(self, at: Position) -> None:
         """Have the base start on its own version of the next step before it has judged the draft's, where that pays."""
-        if at.doubtful or at.decided or at.scout is None or self._writes_alone(at) or self._is_far(at):
+        if at.doubtful or at.scout is None or self._is_far(at) or not self._is_open(at):
             return
         if self._has_room() and self._window.pace.races(self._window.runs()):
             self._window.rewrite_at(at)

@@ -269,7 +269,7 @@ def test_what_a_stage_waits_for_is_not_stopped_by_work_ahead() -> None:
             await asyncio.sleep(0.1)
             return await write(*given)
 
-        back.base.generate = late  # type: ignore
+        back.base.generate = late  # type: ignore[assignment, method-assign]
         outcome = create_specreason(back).compile(checkpointer=saver).invoke(None, thread)
     assert outcome["trace"][0]["author"] == "base"
     assert outcome["answer"]

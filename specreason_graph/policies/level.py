@@ -188,9 +188,9 @@ class Level:
     @property
     def best(self) -> bool:
         """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected."""
-        if not self.is_known and (self._is_hopeless or self.ratio is None):
-            return self.drafting and not self._is_hopeless
-        return self.ratio is None or self.ratio - self._doubt <= MARGIN
+        if self._is_hopeless and not self.is_known:
+            return False
+        return self.drafting if self.ratio is None else self.ratio - self._doubt <= MARGIN
 
     @property
     def _is_hopeless(self) -> bool:
