@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -57,7 +57,7 @@ def create_specreason(
     bench = Bench(pair, overridden(config or make_config(), settings), signer)
     graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
     for name, stage in STAGES.items():
-        graph.add_node(name, bench.node(name, stage))
+        graph.add_node(name, Node(name, stage, bench))
     graph.add_edge(START, "prepare")
     for name, choose in ROUTES.items():
         graph.add_conditional_edges(name, Route(choose), destinations(choose))
@@ -72,20 +72,7 @@ class Bench:
         self.pair, self.defaults, self.signer = pair, defaults, signer
         self._equipped = lru_cache(maxsize=SETTINGS)(self._equip)
 
-    def node(self, name: str, stage: type[Stage]) -> RunnableLambda[State, dict[str, Any]]:
-        """A node with one asynchronous core, on the engines' loop, for sync and async callers."""
-
-        def sync(state: State, config: RunnableConfig) -> dict[str, Any]:
-            work = self._ready(stage, state, config)
-            return self.pair.run(lambda: self._work(work, state))
-
-        async def concurrent(state: State, config: RunnableConfig) -> dict[str, Any]:
-            work = self._ready(stage, state, config)
-            return await self.pair.arun(lambda: self._work(work, state))
-
-        return RunnableLambda(sync, afunc=concurrent, name=name)
-
-    async def _work(self, stage: Stage, state: State) -> dict[str, Any]:
+    async def work(self, stage: Stage, state: State) -> dict[str, Any]:
         """Do a stage's work; when it ends the run, or the run is left, nothing goes on behind it."""
         run = state.get("progress", {}).get("run", "")
         try:
@@ -100,7 +87,8 @@ class Bench:
             windows_of(self.pair).leave(run, CALLS.get())
         return changes
 
-    def _ready(self, stage: type[Stage], state: State, config: RunnableConfig) -> Stage:
+    def ready(self, stage: type[Stage], state: State, config: RunnableConfig) -> Stage:
+        """The stage under the settings of the run it works for."""
         configurable = config.get("configurable", {})
         thread = configurable.get("thread_id")
         SESSION.set(str(thread) if thread is not None else None)
@@ -123,6 +111,26 @@ class Bench:
     def _equip(self, settings: str) -> tuple[SpecReasonConfig, Prompts]:
         config = SpecReasonConfig.model_validate_json(settings)
         return config, Prompts(self.pair, config)
+
+
+class Node(Runnable[State, dict[str, Any]]):
+    """A stage as LangGraph calls it: one asynchronous core, on the engines' loop, for sync and async callers.
+
+    A ``RunnableLambda`` would do, but tells tracers of each node twice and looks up its signature in every call.
+    """
+
+    def __init__(self, name: str, stage: type[Stage], bench: Bench) -> None:
+        self.name, self._stage, self._bench = name, stage, bench
+
+    def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
+        """The channels that the stage changes."""
+        stage = self._bench.ready(self._stage, input, config or {})
+        return self._bench.pair.run(lambda: self._bench.work(stage, input))
+
+    async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
+        """The channels that the stage changes."""
+        stage = self._bench.ready(self._stage, input, config or {})
+        return await self._bench.pair.arun(lambda: self._bench.work(stage, input))
 
 
 class CompiledSpecReason(CompiledStateGraph[State, SpecReasonConfig, Question, Outcome]):
