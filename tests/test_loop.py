@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, create_specreason
@@ -162,6 +164,24 @@ async def test_async_callers_get_the_same() -> None:
 async def test_sync_invoke_works_inside_a_running_loop() -> None:
     with EnginePair(FakeEngine(["one step.\n\n", CLOSE]), FakeEngine([CLOSE, "x"], [9])) as pair:
         assert create_specreason(pair).compile().invoke(QUESTION)["answer"] == "x"
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_tracers_are_told_of_each_node_once(*, concurrent: bool) -> None:
+    class Tracer(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def on_chain_start(self, *_: Any, name: str, **__: Any) -> None:
+            self.told.append(name)
+
+    tracer = Tracer()
+    draft, base = FakeEngine(["a fine step.\n\n"], name="draft"), FakeEngine([CLOSE, "It is 3."], [9], name="base")
+    with EnginePair(draft, base) as pair:
+        graph = create_specreason(pair, max_steps=1).compile()
+        config: Any = {"callbacks": [tracer]}
+        asyncio.run(graph.ainvoke(QUESTION, config)) if concurrent else graph.invoke(QUESTION, config)
+    assert tracer.told == ["specreason", "prepare", "draft", "score", "accept", "finalize"]
 
 
 def test_draft_may_write_the_answer() -> None:
