@@ -172,8 +172,8 @@ def test_tracers_are_told_of_each_node_once(*, concurrent: bool) -> None:
         def __init__(self) -> None:
             self.told: list[str] = []
 
-        def on_chain_start(self, *_: Any, name: str, **__: Any) -> None:
-            self.told.append(name)
+        def on_chain_start(self, *_: Any, **more: Any) -> None:
+            self.told.append(more["name"])
 
     tracer = Tracer()
     draft, base = FakeEngine(["a fine step.\n\n"], name="draft"), FakeEngine([CLOSE, "It is 3."], [9], name="base")
