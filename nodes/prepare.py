@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -16,8 +17,8 @@ from specreason_graph.prompting import Prompts
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State, begin
 
-PACKAGE_VERSION = version("specreason-graph")
-"""Of this package, as installed."""
+installed = cache(version)
+"""The version of a package, read from its files once and not in every run."""
 
 
 class Prepare(Stage):
@@ -48,7 +49,7 @@ def make_manifest(
 ) -> Manifest:
     """What holds for a run that begins now; `QuestionError` unless the conversation fits both models."""
     return Manifest(
-        schema_version=SCHEMA_VERSION, package_version=PACKAGE_VERSION, run=uuid4().hex,
+        schema_version=SCHEMA_VERSION, package_version=installed("specreason-graph"), run=uuid4().hex,
         started=datetime.now(UTC).isoformat(),
         question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=turns,
         asked_by_messages=asked_by_messages, config=prompts.config, engines=prompts.pair.describe(),
