@@ -72,24 +72,26 @@ def test_the_pace_is_the_median_of_an_engines_calls() -> None:
     assert pace_of([], "base") == 0
 
 
-def lap(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4) -> Lap:
+def lap(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4, traces: str = "ab") -> Lap:
     return Lap(seconds=seconds, running=2 * seconds, needed=needed, needed_alone=needed / 2, right=right,
-               proposals=proposals, accepted=proposals // 2)  # fmt: skip
+               proposals=proposals, accepted=proposals // 2, traces=list(traces))  # fmt: skip
 
 
 def test_ratios_are_taken_in_each_repeat() -> None:
     laps = {
         "base alone": [lap(10, 10, proposals=0), lap(100, 100, proposals=0), lap(10, 10, proposals=0)],
         "in turns": [lap(8, 8), lap(80, 80), lap(8, 8)],
-        "window 4": [lap(5, 4), lap(40, 60, right=0.7), lap(2, 2)],
+        "window 4": [lap(5, 4), lap(40, 60, right=0.7, traces="ac"), lap(2, 2)],
     }
     row = make_row(Way(name="window 4"), 2, laps, 7, "given", recomputed=0.25)
     assert (row.faster, row.faster_least, row.faster_most, row.faster_than_turns) == (2.5, 2, 5, 2)
     assert (row.seconds, row.efficiency_measured, row.efficiency_alone) == (5, 0.5, 0.25)
     assert row.right == pytest.approx(0.9)
     assert (row.base_right, row.accepted) == (1, 0.5)
+    assert row.same == pytest.approx(5 / 6)
     assert make_row(BASE, 2, laps, 7, "given").accepted is None
     assert make_row(BASE, 2, {BASE.name: laps[BASE.name]}, 7, "given").faster_than_turns is None
+    assert make_row(BASE, 2, {BASE.name: laps[BASE.name]}, 7, "given").same is None
     head, line = speed_lines([row])
     assert len(head) == len(line)
     assert line.split()[:5] == ["window", "4", "2", "5.00", "2.50"]
@@ -186,12 +188,13 @@ def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> 
 
 def test_bench_speed_from_the_command_line(command: Command) -> None:
     result = command("bench", "speed", "--problems", "2", "--repeats", "1", "--concurrency", "2",
-                     "--way", "in turns", "--json")  # fmt: skip
+                     "--way", "in turns", "--way", "adaptive", "--json")  # fmt: skip
     lines: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed"]
+    assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed", "speed"]
     assert lines[0]["cores"] >= 1
     assert lines[0]["base"].startswith("abacus-base float32")
-    assert {line["way"]: line["recomputed"] for line in lines[2:]} == {"base alone": 0, "in turns": 0}
+    assert {line["way"]: line["recomputed"] for line in lines[2:]} == {"base alone": 0, "in turns": 0, "adaptive": 0}
+    assert {line["way"]: line["same"] for line in lines[2:]} == {"base alone": 0, "in turns": 1, "adaptive": 1}
     assert all(line["at_once"] == 2 for line in lines[1:])
 
 

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import cast
 
 from langchain_core.runnables import RunnableConfig
@@ -45,6 +46,13 @@ class Played:
         """Whether the answer is the problem's."""
         return parse_answer(self.outcome["answer"]) == self.problem.answer
 
+    @property
+    def trace(self) -> str:
+        """A digest of who wrote which tokens, of those rejected and of the answer; of nothing that a clock tells."""
+        steps = [Step.load(step) for step in self.outcome["trace"]]
+        said = [(step.author, step.token_ids, step.discarded and step.discarded.token_ids) for step in steps]
+        return sha256(repr((said, self.outcome["answer"])).encode()).hexdigest()
+
 
 class Lap(Record):
     """Figures of all problems together."""
@@ -63,6 +71,8 @@ class Lap(Record):
     """Proposals judged."""
     accepted: int
     """Proposals committed."""
+    traces: list[str]
+    """Digests of the traces, one a problem: two runs with the same one differ in seconds at most."""
 
 
 def play(
@@ -83,6 +93,7 @@ def run_lap(graph: CompiledSpecReason, problems: Sequence[Problem], at_once: int
         needed_alone=sum(seconds_alone(each.costs, pace) for each in played),
         right=sum(each.is_right for each in played) / len(played),
         proposals=sum(total.proposals for total in totals), accepted=sum(total.accepted for total in totals),
+        traces=[each.trace for each in played],
     )  # fmt: skip
 
 

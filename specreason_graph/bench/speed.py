@@ -71,6 +71,9 @@ class Speed(Record):
     """The highest of the repeats."""
     faster_than_turns: float | None
     """Wall time of the loop in turns over this one's; None where that did not run."""
+    same: float | None
+    """Share of the runs whose trace is token for token that of the run in turns with the same seed, 0 to 1; None where
+    nothing ran in turns."""
     efficiency_measured: float
     """Seconds of the committed tokens over wall seconds of the runs, 0 to 1, as measured: engines that do several
     things at once stretch each, and this figure with it."""
@@ -168,6 +171,7 @@ def make_row(
         seconds=statistics.median(lap.seconds for lap in mine),
         faster=statistics.median(faster), faster_least=min(faster), faster_most=max(faster),
         faster_than_turns=statistics.median(_ratios(laps[TURNS.name], mine)) if TURNS.name in laps else None,
+        same=_same(laps[TURNS.name], mine) if TURNS.name in laps else None,
         efficiency_measured=statistics.median(lap.needed / lap.running for lap in mine),
         efficiency_alone=statistics.median(lap.needed_alone / lap.running for lap in mine),
         right=statistics.mean(lap.right for lap in mine), base_right=statistics.mean(lap.right for lap in alone),
@@ -178,6 +182,12 @@ def make_row(
 def _ratios(others: Sequence[Lap], mine: Sequence[Lap]) -> list[float]:
     """How many times as fast as the other way, repeat by repeat."""
     return [other.seconds / lap.seconds for other, lap in zip(others, mine, strict=True)]
+
+
+def _same(others: Sequence[Lap], mine: Sequence[Lap]) -> float:
+    """Share of the traces that are those of the other way."""
+    pairs = [zip(other.traces, lap.traces, strict=True) for other, lap in zip(others, mine, strict=True)]
+    return statistics.mean(one == another for traces in pairs for one, another in traces)
 
 
 def _median(paces: Sequence[Calibration]) -> Calibration:

@@ -8,8 +8,8 @@ from specreason_graph.bench.length import Length
 from specreason_graph.bench.speed import Calibration, Speed
 
 SPEED = (
-    "way", "at once", "seconds", "times base alone", "(from, to)", "times in turns", "efficiency measured", "alone",
-    "right", "base right", "accepted", "recomputed",
+    "way", "at once", "seconds", "times base alone", "(from, to)", "times in turns", "same trace",
+    "efficiency measured", "alone", "right", "base right", "accepted", "recomputed",
 )  # fmt: skip
 LENGTH = ("saver", "steps", "ms a step", "times shortest", "CPU ms a step", "times shortest", "seconds", "peak MB")
 
@@ -43,8 +43,8 @@ def _speed(row: Speed) -> list[str]:
     return [
         row.way, str(row.at_once), f"{row.seconds:.2f}", f"{row.faster:.2f}",
         f"({row.faster_least:.2f}, {row.faster_most:.2f})", _number(row.faster_than_turns),
-        f"{row.efficiency_measured:.2f}", f"{row.efficiency_alone:.2f}", f"{row.right:.1%}", f"{row.base_right:.1%}",
-        _share(row.accepted), _share(row.recomputed),
+        _share(row.same), f"{row.efficiency_measured:.2f}", f"{row.efficiency_alone:.2f}", f"{row.right:.1%}",
+        f"{row.base_right:.1%}", _share(row.accepted), _share(row.recomputed),
     ]  # fmt: skip
 
 
