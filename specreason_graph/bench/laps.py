@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import cast
 
@@ -31,6 +32,11 @@ class Played:
     outcome: Outcome
     """What the graph returned."""
 
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The committed steps."""
+        return [Step.load(step) for step in self.outcome["trace"]]
+
     @property
     def total(self) -> Summary:
         """What it took."""
@@ -39,7 +45,7 @@ class Played:
     @property
     def costs(self) -> list[Cost]:
         """The engine work behind the committed tokens."""
-        return committed_costs([Step.load(step) for step in self.outcome["trace"]], self.total)
+        return committed_costs(self.steps, self.total)
 
     @property
     def is_right(self) -> bool:
@@ -49,8 +55,7 @@ class Played:
     @property
     def trace(self) -> str:
         """A digest of who wrote which tokens, of those rejected and of the answer; of nothing that a clock tells."""
-        steps = [Step.load(step) for step in self.outcome["trace"]]
-        said = [(step.author, step.token_ids, step.discarded and step.discarded.token_ids) for step in steps]
+        said = [(step.author, step.token_ids, step.discarded and step.discarded.token_ids) for step in self.steps]
         return sha256(repr((said, self.outcome["answer"])).encode()).hexdigest()
 
 

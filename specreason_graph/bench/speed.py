@@ -163,15 +163,15 @@ def make_row(
     way: Way, at_once: int, laps: dict[str, list[Lap]], problems: int, draft: Draft, recomputed: float | None = None
 ) -> Speed:
     """The figures of a way, from the laps of all."""
-    mine, alone = laps[way.name], laps[BASE.name]
+    mine, alone, turns = laps[way.name], laps[BASE.name], laps.get(TURNS.name)
     faster = _ratios(alone, mine)
     proposals = sum(lap.proposals for lap in mine)
     return Speed(
         draft=draft, at_once=at_once, way=way.name, settings=way.settings, problems=problems, repeats=len(mine),
         seconds=statistics.median(lap.seconds for lap in mine),
         faster=statistics.median(faster), faster_least=min(faster), faster_most=max(faster),
-        faster_than_turns=statistics.median(_ratios(laps[TURNS.name], mine)) if TURNS.name in laps else None,
-        same=_same(laps[TURNS.name], mine) if TURNS.name in laps else None,
+        faster_than_turns=statistics.median(_ratios(turns, mine)) if turns else None,
+        same=_same(turns, mine) if turns else None,
         efficiency_measured=statistics.median(lap.needed / lap.running for lap in mine),
         efficiency_alone=statistics.median(lap.needed_alone / lap.running for lap in mine),
         right=statistics.mean(lap.right for lap in mine), base_right=statistics.mean(lap.right for lap in alone),
