@@ -15,7 +15,7 @@ from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
 from specreason_graph.policies.goodput import FEW, Guard
-from specreason_graph.policies.level import BUDGET, ENOUGH, HOPELESS, PAUSE, measured_in, pays, settling_in
+from specreason_graph.policies.level import BUDGET, ENOUGH, HOPELESS, PAUSE, RARE, SOON, measured_in, pays, settling_in
 from specreason_graph.policies.pace import Pace
 from specreason_graph.records import Decision, Goodput
 from tests.test_window import QUESTION, slow_pair
@@ -130,9 +130,9 @@ def length_of_trial(runs: int) -> int:
 
 def test_trials_cost_a_hundredth_at_most_and_one_that_succeeds_ends_them() -> None:
     guard, length = Timed(), length_of_trial(1)
-    for slower, pause in [(1.5, 1.5 - 1), (4.0, 4.0 - 1)]:
+    for slower, pause in [(1.02, SOON), (1.5, (1.5 - 1) / BUDGET), (4.0, (4.0 - 1) / BUDGET)]:
         stretches = [len(stretch) for stretch in go_on(guard, 900 * length, drafted=0.1 * slower).split("d") if stretch]
-        assert stretches[-2] == pytest.approx(length * pause / BUDGET, rel=0.05)
+        assert stretches[-2] == pytest.approx(length * pause, rel=0.05)
     assert go_on(guard, 900 * length, drafted=0.01).endswith("d" * PAUSE)
 
 
@@ -355,6 +355,24 @@ def test_a_draft_that_never_gets_in_is_not_asked_until_it_is_measured() -> None:
     guard, runs = Timed(), FEW
     told = go_on(guard, 8 * length_of_trial(runs), runs=runs, drafted=0.5, accepted=False)
     assert told.rstrip("b") == HOPELESS * "d"
+
+
+def test_a_draft_that_never_gets_in_is_tried_ever_more_rarely_until_something_gets_in() -> None:
+    guard, length = Timed(), length_of_trial(1)
+    pauses = [len(pause) for pause in go_on(guard, 900 * length, drafted=0.12, accepted=False).split("d") if pause]
+    assert pauses.count(RARE // 2 * length) == 1
+    assert pauses[-2] == RARE * length
+    pauses = [len(pause) for pause in go_on(guard, 900 * length, drafted=0.12).split("d") if pause]
+    assert pauses[-2] == pytest.approx(length * 0.2 / BUDGET, rel=0.05)
+
+
+def test_the_first_steps_after_a_change_do_not_turn_it_back() -> None:
+    guard, runs = Timed(batches=False), 16
+    told = ""
+    while not told.endswith("bd"):
+        told += go_on(guard, 1, runs=runs, drafted=0.09)
+    length = length_of_trial(runs)
+    assert go_on(guard, length, runs=runs, drafted=0.3) == (length - 1) * "d" + "b"
 
 
 def test_the_guard_knows_whether_the_base_batches() -> None:

@@ -72,8 +72,8 @@ class Speed(Record):
     faster_than_turns: float | None
     """Wall time of the loop in turns over this one's; None where that did not run."""
     same: float | None
-    """Share of the runs whose trace is token for token that of the run in turns with the same seed, 0 to 1; None where
-    nothing ran in turns."""
+    """Share of the runs whose trace is token for token that of the run in turns with the same seed, 0 to 1; None for
+    base alone and where nothing ran in turns."""
     efficiency_measured: float
     """Seconds of the committed tokens over wall seconds of the runs, 0 to 1, as measured: engines that do several
     things at once stretch each, and this figure with it."""
@@ -171,7 +171,7 @@ def make_row(
         seconds=statistics.median(lap.seconds for lap in mine),
         faster=statistics.median(faster), faster_least=min(faster), faster_most=max(faster),
         faster_than_turns=statistics.median(_ratios(turns, mine)) if turns else None,
-        same=_same(turns, mine) if turns else None,
+        same=_same(turns, mine) if turns and way is not BASE else None,
         efficiency_measured=statistics.median(lap.needed / lap.running for lap in mine),
         efficiency_alone=statistics.median(lap.needed_alone / lap.running for lap in mine),
         right=statistics.mean(lap.right for lap in mine), base_right=statistics.mean(lap.right for lap in alone),

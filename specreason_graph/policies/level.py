@@ -19,7 +19,10 @@ HOPELESS = 8
 """Steps rejected in a row that end a trial of the draft: one that gets in half the time is that unlucky once in 256. Of
 many runs no more than so many ask the draft before one of its steps has got in."""
 SOON, PAUSE = 4, 16
-"""Times as long as a trial takes that pass between two, at least: at first, as one may mislead, and later."""
+"""Times as long as a trial takes that pass between two: at least, and with the draft from the second trial of the base
+on: one may mislead, and that of the base costs little. Also what passes before a way of which nothing is known."""
+RARE = 128
+"""The least after trials of a draft of which nothing got in; each such trial doubles it as far as that."""
 BUDGET = 0.01
 """Share of the time that later trials may cost: those of a way that is much slower are rarer."""
 RECALL = 0.25
@@ -88,7 +91,10 @@ class Level:
         self._rates = {way: Rate() for way in (True, False)}
         self.given = given
         """How many times as long a token takes with the draft elsewhere: holds until both ways have been measured."""
+        self._next = SOON
+        """Times as long as a trial that pass before the base is tried, while it has been tried seldom."""
         self._least = SOON
+        """Times as long as a trial that pass before the next one at least."""
         self._crowded = crowded
         """Whether it is of many runs: they do not all wait for a draft that may be bad."""
         self._asked = 0
@@ -107,7 +113,7 @@ class Level:
     def own(self) -> Level:
         """That of a run, which begins with some of what is known of its pair."""
         own = Level(OWN_MEMORY, drafting=self.stands, given=self.given, lone=True)
-        own._least = self._least
+        own._next, own._least = self._next, self._least
         own._rates = {way: replace(rate) for way, rate in self._rates.items()}
         for rate in own._rates.values():
             rate.fade(OWN_RECALL)
@@ -130,9 +136,15 @@ class Level:
             self._judged(accepted=step.decision.accepted)
         if self.trial:
             self._end_trial(enough)
-        elif self.best != self.drafting or (self.measured >= enough and self.rounds >= self._pause):
+        elif self._is_due(enough):
             self._rates[not self.drafting].fade(RECALL)
             self.change(not self.drafting, trial=True)
+
+    def _is_due(self, enough: int) -> bool:
+        """Whether to change over: not before as much was measured as in a trial, as the first steps may mislead."""
+        if self.measured < enough:
+            return self._is_hopeless and not self.best
+        return self.best != self.drafting or self.rounds >= self._pause
 
     def _judged(self, *, accepted: bool) -> None:
         if accepted and self.way is None:
@@ -154,7 +166,8 @@ class Level:
     def _end_trial(self, enough: int) -> None:
         """End a trial that has shown enough, or that cannot: a draft that is dead, a load that comes and goes."""
         if self.measured >= enough or self._is_hopeless:
-            self._least = min(PAUSE, 2 * self._least)
+            self._next = min(PAUSE, 2 * self._next)
+            self._least = min(RARE, 2 * self._least) if self.drafting and not self._got_in else SOON
             self.change(self.best and not self._is_hopeless, trial=False)
         elif self.rounds >= SOON:
             self.change(not self.drafting, trial=False)
@@ -224,6 +237,6 @@ class Level:
             return 1 if self.drafting else PAUSE
         if not self.is_known:
             return SOON if self.drafting else PAUSE
-        if self.drafting and self._least < PAUSE:
-            return self._least  # the base alone costs little to try
+        if self.drafting and self._next < PAUSE:
+            return self._next  # the base alone costs little to try
         return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET)
