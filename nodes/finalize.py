@@ -59,8 +59,11 @@ class Finalize(Stage):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         fields = self._answer(plan, prompter, completion.generations[0], state) | timed
         fields["reserve"] = self.reserve(window)
-        window.pace.took("answer", time.perf_counter() - begun)
+        elapsed = time.perf_counter() - begun
+        window.pace.took("answer", elapsed)
         self.windows.finished(len(state["trace"]))
+        if self.config.guard:
+            self.windows.guard.answered(completion.usage.generated_tokens, elapsed, self.windows.runs)
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
         stream.finish(answer.text)
         return self._outcome(state, answer)

@@ -375,6 +375,16 @@ def test_the_first_steps_after_a_change_do_not_turn_it_back() -> None:
     assert go_on(guard, length, runs=runs, drafted=0.3) == (length - 1) * "d" + "b"
 
 
+def test_answers_that_are_written_meanwhile_do_not_count_against_the_draft() -> None:
+    guard, runs, told = Timed(batches=False), 16, ""
+    for _ in range(4 * length_of_trial(runs)):
+        told += go_on(guard, 1, runs=runs, drafted=0.08)
+        if told.endswith("d"):
+            guard.now += 0.1 / runs
+            guard.answered(10, 0.1, runs)
+    assert told.strip("d") == length_of_trial(runs) * "b"
+
+
 def test_the_guard_knows_whether_the_base_batches() -> None:
     told: dict[int | None, int] = {}
     for at_once in (2, None):

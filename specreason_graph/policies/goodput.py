@@ -54,8 +54,7 @@ class Guard:
         It took of the time of all runs what has passed since the step before it, whoever's that was. The seconds of the
         single steps would mislead: those that a trial sees end are the quick ones, which with a draft are the accepted.
         """
-        now, elapsed = self._clock(), step.elapsed or 0.0
-        gap, self._last = now - self._last, now
+        gap, elapsed = self._gap(), step.elapsed or 0.0
         level, self._load = self._level(runs), self._load_of(runs)
         self._since = 1 + (self._since if level.way == self._way else 0)
         self._way = level.way
@@ -65,6 +64,20 @@ class Guard:
         level.add(step, runs * min(elapsed, gap), runs, settled=self._since > settling)
         if runs == 1:
             own.add(step, elapsed, runs)
+
+    def answered(self, tokens: int, elapsed: float, runs: int) -> None:
+        """Take note of an answer of one of ``runs`` runs, which takes of the time of all, whoever writes their steps.
+
+        Answers come in waves: left out, they would count against the way in which the most are written.
+        """
+        gap = self._gap()
+        if runs > 1 and self._since > settling_in(runs):
+            self._level(runs).wrote(tokens, runs * min(elapsed, gap), runs)
+
+    def _gap(self) -> float:
+        """Seconds since something was written last."""
+        before, self._last = self._last, self._clock()
+        return self._last - before
 
     def verdict(self, own: Level, runs: int) -> Goodput | None:
         """The figures for which the base shall write the next step alone; None where the draft is to be asked.

@@ -129,9 +129,8 @@ class Level:
         self.rounds += counts / (settling_in(runs) + enough)
         if settled and self.way is not None and is_alone(step) != self.drafting:
             self.measured += counts
-            rate = self._rates[self.drafting]
-            rate.fade(self._memory ** (1 / enough))
-            rate.add(seconds / stretch(runs), len(step.token_ids))
+            self._rates[self.drafting].fade(self._memory ** (1 / enough))
+            self.wrote(len(step.token_ids), seconds, runs)
         if not is_alone(step) and step.decision.reason != "proposal_ends_thinking":
             self._judged(accepted=step.decision.accepted)
         if self.trial:
@@ -139,6 +138,11 @@ class Level:
         elif self._is_due(enough):
             self._rates[not self.drafting].fade(RECALL)
             self.change(not self.drafting, trial=True)
+
+    def wrote(self, tokens: int, seconds: float, runs: int) -> None:
+        """Take note of tokens that one of ``runs`` runs got in ``seconds`` of the time of all."""
+        if self.way is not None:
+            self._rates[self.drafting].add(seconds / stretch(runs), tokens)
 
     def _is_due(self, enough: int) -> bool:
         """Whether to change over: not before as much was measured as in a trial, as the first steps may mislead."""
