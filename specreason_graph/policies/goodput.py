@@ -70,9 +70,9 @@ class Guard:
 
         Answers come in waves: left out, they would count against the way in which the most are written.
         """
-        gap = self._gap()
-        if runs > 1 and self._since > settling_in(runs):
-            self._level(runs).wrote(tokens, runs * min(elapsed, gap), runs)
+        gap, level = self._gap(), self._level(runs)
+        if runs > 1 and level.way is not None and self._since > settling_in(runs):
+            level.wrote(tokens, runs * min(elapsed, gap), runs)
 
     def _gap(self) -> float:
         """Seconds since something was written last."""

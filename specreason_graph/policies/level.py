@@ -141,8 +141,7 @@ class Level:
 
     def wrote(self, tokens: int, seconds: float, runs: int) -> None:
         """Take note of tokens that one of ``runs`` runs got in ``seconds`` of the time of all."""
-        if self.way is not None:
-            self._rates[self.drafting].add(seconds / stretch(runs), tokens)
+        self._rates[self.drafting].add(seconds / stretch(runs), tokens)
 
     def _is_due(self, enough: int) -> bool:
         """Whether to change over: not before as much was measured as in a trial, as the first steps may mislead."""
