@@ -162,7 +162,7 @@ class Goodput(Record):
     runs: int
     """How many runs were under way over the same engines."""
     trial: bool = False
-    """Whether the base wrote the step whatever the figures said: to see how fast it is, or until a draft gets in."""
+    """Whether the base wrote the step whatever the figures say: to see how fast it is, or until a draft gets in."""
 
 
 class Decision(Record):

@@ -14,6 +14,8 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.policies.acceptance import decide_unscored
 from specreason_graph.policies.goodput import FEW, Guard
 from specreason_graph.policies.level import BUDGET, ENOUGH, HOPELESS, PAUSE, RARE, SOON, measured_in, pays, settling_in
 from specreason_graph.policies.pace import Pace
@@ -364,6 +366,36 @@ def test_a_draft_that_never_gets_in_is_tried_ever_more_rarely_until_something_ge
     assert pauses[-2] == RARE * length
     pauses = [len(pause) for pause in go_on(guard, 900 * length, drafted=0.12).split("d") if pause]
     assert pauses[-2] == pytest.approx(length * 0.2 / BUDGET, rel=0.05)
+
+
+def test_a_draft_that_turned_bad_is_not_tried_again_and_again_on_the_figures_of_better_days() -> None:
+    guard, runs = Timed(), 4
+    go_on(guard, 20 * runs, runs=runs, drafted=0.11)
+    told = go_on(guard, 400 * runs, runs=runs, drafted=0.5, alone=0.15, accepted=False)
+    assert 0 < told.count("d") <= 8 * HOPELESS
+
+
+def test_in_many_runs_too_a_draft_that_never_gets_in_is_tried_ever_more_rarely() -> None:
+    guard, runs = Timed(), 16
+    length = length_of_trial(runs)
+    pauses = [len(pause) for pause in go_on(guard, 600 * length, runs=runs, accepted=False).split("d") if pause]
+    assert max(pauses) == pytest.approx(RARE * length, rel=0.02)
+
+
+def test_a_base_that_goes_on_until_it_was_measured_says_so() -> None:
+    guard, told = Timed(), []
+    own = guard.own()
+    for number in range(400):
+        found = guard.verdict(own, 1)
+        told += [decide_unscored(None, SpecReasonConfig(guard=True), goodput=found)] if found else []
+        seconds = (0.2 if number % 3 else 0.02) if found else 0.12
+        guard.now += seconds
+        guard.add(committed(alone=found is not None, seconds=seconds), own, 1)
+    assert {decision.reason for decision in told} == {ALONE, TIMED}
+    for decision in told:
+        assert decision.goodput
+        assert (decision.reason == TIMED) == (decision.goodput.trial or pays(decision.goodput))
+        assert decision.goodput.trial or not pays(decision.goodput)
 
 
 def test_the_first_steps_after_a_change_do_not_turn_it_back() -> None:

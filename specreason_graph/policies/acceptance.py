@@ -64,10 +64,8 @@ def decide_unscored(
     the figures in ``goodput``, or the base model is timed for them.
     """
     reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
-    if goodput and goodput.trial:
-        reason = "base_is_timed"
-    elif goodput and not pays(goodput):
-        reason = "drafting_does_not_pay"
+    if goodput:
+        reason = "base_is_timed" if goodput.trial or pays(goodput) else "drafting_does_not_pay"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"

@@ -183,7 +183,8 @@ class Level:
             drafted = self.given * alone
         elif self.given and drafted and not alone:
             alone = drafted / self.given
-        return Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial or drafted is None or alone is None)
+        found = Goodput(drafted=drafted, alone=alone, runs=runs, trial=self.trial)
+        return found.model_copy(update={"trial": True}) if pays(found) else found  # it stands until it was measured
 
     @property
     def ratio(self) -> float | None:
@@ -203,8 +204,8 @@ class Level:
 
     @property
     def best(self) -> bool:
-        """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected."""
-        if self._is_hopeless and not self.is_known:
+        """Whether to draft; as it is now while nobody knows, unless all that is drafted is rejected, or was last."""
+        if (self._is_hopeless and not self.is_known) or (self.given_up and not self.drafting):
             return False
         return self.drafting if self.ratio is None else self.ratio - self._doubt <= MARGIN
 
@@ -236,10 +237,8 @@ class Level:
     def _pause(self) -> float:
         """How many times as long as a trial to wait for the next one."""
         ratio = self.ratio
-        if ratio is None:
-            return 1 if self.drafting else PAUSE
-        if not self.is_known:
-            return SOON if self.drafting else PAUSE
+        if ratio is None or not self.is_known:
+            return (1 if ratio is None else SOON) if self.drafting else max(PAUSE, self._least)
         if self.drafting and self._next < PAUSE:
             return self._next  # the base alone costs little to try
         return max(self._least, (max(ratio, 1 / ratio) - 1) / BUDGET)
