@@ -29,9 +29,10 @@ class ScoreProposal(Stage):
         threshold = threshold_in_force(self.config, state["progress"].get("lateness", 0.0))
         decision = decide(score, threshold=threshold, reading=self.config.reading)
         self.tell(Scored(index=len(state["trace"]), score=score, decision=decision))
+        uncertain = asks_human(decision, self.config.review)
         found_out = {
             "proposal": proposals[best].dump(), "score": score.dump(), "decision": decision.dump(),
-            "uncertain": asks_human(decision, self.config.review),
+            "uncertain": uncertain, **(self.window(state).pause() if uncertain else {}),
         }  # fmt: skip
         rest = [Alternative(proposal=p, score=s).dump() for p, s in zip(proposals, scores, strict=True)]
         more = {"alternatives": rest[:best] + rest[best + 1 :]} if others else {}

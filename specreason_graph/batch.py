@@ -137,10 +137,9 @@ def _ask(place: str, number: int, found: dict[str, Any], launch: Launch) -> Aske
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
-    if config.review:
-        raise ConfigError("review is set, and there is no human to be asked", hint="leave it out")
     settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
     asked = Asked(place=place, id=name, launch=launch.model_copy(update=settled))
+    asked.launch.check_unattended()
     asked.launch.check_known()
     return asked
 

@@ -77,8 +77,8 @@ class Bench:
         run = state.get("progress", {}).get("run", "")
         try:
             changes = await stage(state)
-        except Overdue:
-            return {"pending": {}, "progress": {**state["progress"], "stop_reason": "deadline"}}
+        except Overdue as late:
+            return {"pending": {}, "progress": {**state["progress"], "seconds": late.used, "stop_reason": "deadline"}}
         except BaseException:
             if ending := windows_of(self.pair).leave(run, CALLS.get()):
                 await asyncio.wait(ending, timeout=CANCELLING)

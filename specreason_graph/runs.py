@@ -25,7 +25,7 @@ from specreason_graph.config import make_config
 from specreason_graph.conversation import read_conversation
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.memory import MemoryPlan
-from specreason_graph.errors import QuestionError, ThreadError, UsageError
+from specreason_graph.errors import ConfigError, QuestionError, ThreadError, UsageError
 from specreason_graph.events import Accepted, Event, Regenerated, read_event
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.models.abacus.problems import knows
@@ -83,6 +83,11 @@ class Launch(Record):
                 "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
                 hint="name real models with --base MODEL --draft MODEL, each a folder or a Hugging Face name",
             )
+
+    def check_unattended(self) -> None:
+        """`ConfigError` when a human would be asked, and nobody could answer."""
+        if make_config(**self.settings).review:
+            raise ConfigError("review is set, and there is no human to be asked", hint="leave it out")
 
     def check_fits(self, pair: EnginePair) -> None:
         """`QuestionError` when the question does not fit the models."""

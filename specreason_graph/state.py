@@ -73,7 +73,7 @@ class State(TypedDict, total=False):
     """The committed steps, stored as deltas."""
     pending: Plain
     """The proposal in flight: keys ``proposal``, ``judgeable``, ``score``, ``decision``, ``uncertain``, as far as it
-    has come."""
+    has come, and ``seconds`` and ``lost``, what it took and work in vain cost, while a human is asked."""
     progress: Plain
     """Running totals, as `policies.Progress` names them, ``stop_reason`` (None while it goes on) and ``run``, an id."""
     result: Plain

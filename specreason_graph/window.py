@@ -22,7 +22,7 @@ from specreason_graph.policies.pace import Pace
 from specreason_graph.positions import Position, Written
 from specreason_graph.records import Cost, Proposal, Score, Step
 from specreason_graph.scout import Scout
-from specreason_graph.state import State
+from specreason_graph.state import Plain, State
 from specreason_graph.writer import AUTHORS, Writer
 
 T = TypeVar("T")
@@ -33,7 +33,11 @@ LATER = 10.0
 
 
 class Overdue(Exception):  # noqa: N818 - no error: the thinking ends
-    """There is no more time for what was asked."""
+    """There is no more time for what was asked; ``used``: seconds that the run has taken."""
+
+    def __init__(self, used: float) -> None:
+        super().__init__(used)
+        self.used = used
 
 
 class Window:
@@ -48,18 +52,24 @@ class Window:
         self._scout = Scout(self)
         self.at = Position.start(writer.prompts, state["manifest"]["head_ids"])
         self.texts: Counter[str] = Counter()
-        self._lost: defaultdict[int, list[Cost]] = defaultdict(list)
+        pending = state.get("pending") or {}
+        self._lost = defaultdict(list, {len(state["trace"]): [Cost.load(cost) for cost in pending.get("lost", ())]})
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for step in map(Step.load, state["trace"]):
             self._move(writer.after(self.at, step))
         self.head = head_of(state["manifest"], state["trace"])
-        self._committed = time.perf_counter()
+        self._committed = time.perf_counter() - float(pending.get("seconds", 0.0))
 
     def fits(self, state: State) -> bool:
-        """Whether this is the window of a run that has come as far as ``state``."""
-        here = self.at.index == len(state["trace"]) and self.head == head_of(state["manifest"], state["trace"])
-        return here and self.head is not None and self._loop is asyncio.get_running_loop()
+        """Whether this is the window of a run that has come as far as ``state``.
+
+        Runs of schema version 1 have no hashes: their last text is looked at.
+        """
+        trace = state["trace"]
+        here = self.at.index == len(trace) and self.head == head_of(state["manifest"], trace)
+        same = self.head is not None or self.at.text == (trace[-1]["text"].strip() if trace else "")
+        return here and same and self._loop is asyncio.get_running_loop()
 
     async def propose(self) -> list[Proposal]:
         """The draft's next step, in as many versions as the settings want."""
@@ -123,6 +133,12 @@ class Window:
         self.give_up(self.at, self.at.index)
         return [cost for costs in self._lost.values() for cost in costs]
 
+    def pause(self) -> Plain:
+        """Give up what is ahead, as a human is asked: the seconds of the step so far, and the cost of that."""
+        self.give_up(self.at, self.at.index)
+        lost = [cost.dump() for cost in self._lost[self.at.index]]
+        return {"seconds": time.perf_counter() - self._committed, "lost": lost}
+
     def commit(self, step: Step, *, alone: bool, lateness: float) -> None:
         """Move on behind a step; ``alone``: the base writes the next one, and the draft is not asked."""
         self.lateness = lateness
@@ -154,7 +170,7 @@ class Window:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise Overdue from None
+            raise Overdue(self.used) from None
         started.asked = True
         return outcome
 

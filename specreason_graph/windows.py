@@ -35,7 +35,9 @@ class Caller:
 
     def cancel(self) -> None:
         """It has left; from any thread."""
-        if not self.loop.is_closed():
+        if self.loop.is_closed():  # with all that was under way
+            self.windows.leave(self.run, self.calls)
+        else:
             self.loop.call_soon_threadsafe(self.windows.leave, self.run, self.calls)
 
 

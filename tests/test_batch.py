@@ -22,6 +22,7 @@ from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.verify import verify
 from specreason_graph.batch import Asked, Result, answer_all, read_questions
 from specreason_graph.cli.app import run
+from specreason_graph.cli.batch import answer_file
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, QuestionError, UsageError
 from specreason_graph.lock import alone
@@ -374,6 +375,19 @@ def test_two_commands_do_not_write_the_same_runs(monkeypatch: pytest.MonkeyPatch
         answered(questions, database)
     assert engine.calls == []
     assert len(answered(questions, database)) == 1
+
+
+def test_results_of_before_stay_until_there_are_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use(monkeypatch, Counted())
+    output, database = tmp_path / "answers.jsonl", tmp_path / "runs.sqlite"
+    output.write_text("of before\n")
+    file = written(tmp_path, {"question": "Think 1"}, {"question": "Think 2"})
+    with alone(database), pytest.raises(UsageError, match="another command is answering"):
+        answer_file(file, FAKE, database, output, at_once=1, as_json=False)
+    assert output.read_text() == "of before\n"
+    for _ in range(2):
+        answer_file(file, FAKE, database, output, at_once=1, as_json=False)
+        assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [1, 2]
 
 
 def test_what_is_no_engines_failure_ends_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

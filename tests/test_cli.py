@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from specreason_graph.cli.app import run
 from specreason_graph.events import AnswerToken
 from specreason_graph.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out, parse_answer
@@ -108,6 +109,7 @@ BAD: list[tuple[list[str], str]] = [
     ),
     (["solve", "--set", "treshold=3", PROBLEM.question], "unknown setting 'treshold'; known settings: threshold,"),
     (["solve", "--set", "threshold", PROBLEM.question], "is not NAME=VALUE"),
+    (["solve", "--set", 'review={"low": 4, "high": 7}', PROBLEM.question], "there is no human to be asked"),
     (["solve", "--engine", "abacus", PROBLEM.question], "unknown engine 'abacus'; known engines: transformers"),
     (["solve", "--config", "missing.toml", PROBLEM.question], "cannot read config file missing.toml"),
     (["solve", "--db", "README.md", PROBLEM.question], "database README.md cannot be used: file is not a database"),
@@ -120,13 +122,20 @@ BAD: list[tuple[list[str], str]] = [
 @pytest.mark.parametrize(
     ("arguments", "message"), BAD, ids=lambda value: None if isinstance(value, list) else value[:40]
 )
-def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list[str], message: str) -> None:
-    result = command(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stdout == ""
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.out == ""
 
 
 def test_unknown_key_in_a_config_file(command: Command, tmp_path: Path) -> None:

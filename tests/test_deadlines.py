@@ -18,7 +18,7 @@ from specreason_graph.audit.verify import verify
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.engines.turns import Turns
-from specreason_graph.errors import ConfigError
+from specreason_graph.errors import ConfigError, EngineError
 from specreason_graph.policies.deadlines import answer_tokens, lateness, proposals_in_force, threshold_in_force
 from specreason_graph.policies.pace import Pace
 from tests.test_window import QUESTION, idle, slow_pair
@@ -54,6 +54,28 @@ def test_a_step_that_takes_too_long_is_cut_short_and_the_answer_is_written() -> 
     calls = sum(cost.usage.calls for cost in run.answer.lost) + 1
     assert calls == len(pair.base.calls) + len(pair.draft.calls)  # type: ignore[attr-defined]
     assert verify(run).ok
+    assert replay(run).differences == []
+
+
+def test_the_time_of_a_step_that_was_cut_short_is_used_up_when_the_answer_comes_later() -> None:
+    saver = InMemorySaver()
+    with slow_pair((9,), draft=0.01, base=5.0) as pair:
+        answering: Any = pair.base
+        works = answering.generate
+
+        async def breaks(*_: Any) -> Any:
+            raise EngineError("it is gone", engine="base")
+
+        answering.generate = breaks
+        graph = create_specreason(pair, deadline_seconds=0.3).compile(checkpointer=saver)
+        with pytest.raises(EngineError, match="it is gone"):
+            graph.invoke(QUESTION, THREAD)
+        answering.generate, answering.delay = works, 0.0
+        graph.invoke(None, THREAD)
+    (run,) = read_runs(saver, "one")
+    assert run.stop_reason == "deadline"
+    assert run.answer
+    assert (run.answer.begun or 0.0) >= 0.3 - (run.answer.reserve or 0.0)
     assert replay(run).differences == []
 
 

@@ -195,6 +195,20 @@ async def test_a_process_that_is_killed_is_started_again_and_the_call_made_again
     assert children() == before
 
 
+def test_it_is_started_again_after_each_death_on_whatever_loop_it_was_opened() -> None:
+    engine = fresh()
+
+    async def killed_under_two_calls() -> None:
+        before = children()
+        async with engine:
+            calls = [asyncio.create_task(engine.next_token(prompt(engine), [0])) for _ in range(2)]
+            psutil.Process((children() - before).pop()).kill()
+            await asyncio.gather(*calls)
+
+    for _ in range(2):
+        asyncio.run(killed_under_two_calls())
+
+
 async def test_a_process_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specreason_graph.engines.transformers.engine.RESTARTS", 0)
     before = children()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
 from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
@@ -36,7 +37,7 @@ def done(prompt: str) -> int:
 class Slow(FakeEngine):
     """Takes its time over every call, and keeps count of those that are under way."""
 
-    running = most = finished = 0
+    running = most = finished = begun = 0
     enters: Callable[[], None] = staticmethod(lambda: None)
 
     async def generate(self, prompt_ids: Any, sampling: Sampling, on_token: Any = None) -> Completion:
@@ -49,6 +50,7 @@ class Slow(FakeEngine):
 
     def __enter__(self) -> None:
         self.running += 1
+        self.begun += 1
         self.most = max(self.most, self.running)
         self.enters()
 
@@ -254,6 +256,40 @@ def test_a_run_that_waits_for_a_human_leaves_no_work_and_goes_on() -> None:
         assert outcome["__interrupt__"]
         assert idle(pair)
         assert windows_of(pair)._open == {}
+
+
+@pytest.mark.parametrize("depth", [0, 8])
+def test_what_a_step_took_before_a_human_was_asked_counts(depth: int) -> None:
+    with slow_pair((9, 9, 6), draft=0.02, base=0.1) as pair:
+        graph = create_specreason(pair, window=depth, review=Band(low=5, high=7)).compile(checkpointer=InMemorySaver())
+        config: Any = {"configurable": {"thread_id": "one"}}
+        graph.invoke(QUESTION, config)
+        begun = pair.base.begun + pair.draft.begun  # type: ignore[attr-defined]
+        time.sleep(0.5)  # that a human takes their time does not
+        outcome = graph.invoke(Command(resume="accept"), config)
+    steps = [Step.load(step) for step in outcome["trace"][:3]]
+    costs = [cost for step in steps for cost in step.costs]
+    assert sum(cost.usage.calls for cost in costs) == begun
+    assert any(cost.lost for cost in steps[2].costs) == (depth > 0)
+    assert depth or 0.1 < (steps[2].elapsed or 0.0) < 0.5
+
+
+async def test_a_stream_that_is_left_after_its_pair_was_closed_leaves_no_window() -> None:
+    async with slow_pair() as pair:
+        stream = create_specreason(pair, window=8).compile().astream(QUESTION, stream_mode="updates")
+        async for update in stream:
+            if "accept" in update:
+                break
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert windows_of(pair)._open == {}
+
+
+def test_a_run_of_the_first_schema_works_ahead_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specreason_graph.state.seal_manifest", lambda manifest: manifest)
+    with slow_pair((9,), draft=0.0, base=0.05) as pair:
+        outcome = create_specreason(pair, window=4).compile().invoke(QUESTION)
+        assert pair.base.most == 5  # type: ignore[attr-defined]  # its own score and those ahead
+    assert outcome["trace"][0].get("hash") is None
 
 
 def test_what_a_stage_waits_for_is_not_stopped_by_work_ahead() -> None:

@@ -28,6 +28,8 @@ def answer_file(
 
         def report(result: Result) -> None:
             progress.make_room()
+            if output and not progress.told and out.seekable():
+                out.truncate(0)
             line = _whole(result) if as_json else result.line()
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
             out.flush()
@@ -54,7 +56,7 @@ def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
     if output.resolve() in [each.resolve() for each in kept]:
         raise UsageError(f"{output} would be overwritten with the results", hint="name another file with --output")
     try:
-        opened = output.open("w", encoding="utf-8")
+        opened = output.open("a", encoding="utf-8")  # until there is a result, what it holds is kept
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another file with --output") from None
     with opened:
@@ -81,6 +83,11 @@ class Progress:
             return
         goes_on = "; the same command goes on with the rest" if self.done < self.total else ""
         typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{goes_on}", err=True)
+
+    @property
+    def told(self) -> int:
+        """Questions that are done, or have failed."""
+        return self.done + self.failed
 
     def make_room(self) -> None:
         """Take the bar away for a line on standard output, which may be the same terminal."""

@@ -101,6 +101,7 @@ def solve(
         raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = options.make_launch(asked, config, models, settings, engine_options)
+    launch.check_unattended()
     with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
         work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
 

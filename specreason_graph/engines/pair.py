@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from specreason_graph.engines.base import Engine, EngineDescription
 from specreason_graph.engines.turns import Turns, Urgency
@@ -119,7 +120,7 @@ class EnginePair:
 
     def __init__(self, draft: Engine, base: Engine) -> None:
         self.draft, self.base = draft, base
-        self._turns: dict[Engine, Turns] = {}
+        self._turns: WeakKeyDictionary[Engine, Turns] = WeakKeyDictionary()
         self._by_urgency = True
         self._thread = LoopThread()
         self._gate = asyncio.Lock()

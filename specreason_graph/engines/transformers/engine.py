@@ -112,7 +112,7 @@ class TransformersEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            self._deaths, self._description = 0, None
+            self._deaths, self._description, self._starting = 0, None, asyncio.Lock()  # it may be another loop
         try:
             await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
         except BaseException:
