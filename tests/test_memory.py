@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from specreason_graph.diagnosis import memory
 from specreason_graph.engines.memory import GIB, Device, Footprint, MemoryPlan, footprint, plan_memory, weight_bytes
 from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.engines.vllm import devices
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
 
@@ -107,9 +110,19 @@ def test_the_reference_pair_takes_little_of_a_machine() -> None:
         plan_memory(base, draft, Device(kind="cpu", total=4 * GIB, free=2 * GIB))
 
 
+def test_files_that_were_read_are_not_taken_for_memory_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "CGROUP", str(tmp_path))
+    (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * GIB}\n")
+    assert devices._memory().free == GIB
+    (tmp_path / "memory.stat").write_text(f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB // 2}\n")
+    assert devices._memory().free == 2 * GIB + GIB // 2
+
+
 def test_one_engine_for_both_roles_is_counted_once() -> None:
     options = VLLMOptions()
     alone = plan_memory(print_of(R1_1_5B, options), None, gpu(24))
     both = plan_memory(print_of(R1_1_5B, options), print_of(R1_1_5B, options), gpu(24))
     assert alone.draft == alone.base
+    assert (len(memory(alone)), len(memory(both))) == (1, 2)
     assert alone.base.tokens > 2 * both.base.tokens

@@ -221,6 +221,30 @@ async def test_a_process_that_keeps_dying_is_given_up(monkeypatch: pytest.Monkey
     assert children() == before
 
 
+async def test_a_model_that_is_gone_when_its_process_is_started_again_is_a_failure_of_the_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("specreason_graph.engines.transformers.engine.RESTARTS", 1)
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER / "draft", folder)
+    before = children()
+    async with TransformersEngine(str(folder)) as engine:
+        (folder / "model.safetensors").unlink()
+        psutil.Process((children() - before).pop()).kill()
+        with pytest.raises(EngineDeadError, match="cannot be loaded"):
+            await engine.next_token([5], [0])
+    assert children() == before
+
+
+async def test_what_was_cached_is_forgotten_when_asked() -> None:
+    async with fresh() as engine:
+        ids = prompt(engine)
+        await engine.next_token(ids, [0])
+        assert (await engine.next_token(ids, [0])).usage.cached_tokens == len(ids) - 1
+        await engine.forget()
+        assert (await engine.next_token(ids, [0])).usage.cached_tokens == 0
+
+
 async def test_a_process_that_is_started_again_with_other_weights_is_not_used(tmp_path: Path) -> None:
     before, folder = children(), tmp_path / "model"
     shutil.copytree(FOLDER / "base", folder)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from specreason_graph import ChatSpecReason, EnginePair, open_pair
+from specreason_graph.bench.prefixes import forget
 from specreason_graph.bench.starts import measure_starts
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
@@ -79,6 +80,20 @@ def test_sixty_steps_find_what_each_engine_has_seen(smollm2: Path) -> None:
     assert {step["author"] for step in outcome["trace"]} == {"base", "draft"}
     for engine in (base, draft):
         assert engine.excess <= 0.05 * engine.prompts
+
+
+def test_what_was_cached_is_forgotten_when_asked(pair: EnginePair) -> None:
+    async def ask() -> list[int]:
+        cached = []
+        for forgotten in (False, False, True):
+            if forgotten:
+                await forget(pair)
+            cached.append((await pair.base.next_token(ids(pair) * 2, [0])).usage.cached_tokens)
+        return cached
+
+    found = pair.run(ask)
+    assert found[1] > 0
+    assert found[2] == 0
 
 
 def test_next_token_is_a_distribution(pair: EnginePair) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from specreason_graph.bench.prefixes import forget
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.models.abacus.problems import Problem
@@ -70,6 +71,7 @@ def measure_punctuality(pair: EnginePair, problems: Sequence[Problem], load: flo
     found = []
     for by_urgency in (False, True):
         pair.order_calls(by_urgency=by_urgency)
+        pair.run(lambda: forget(pair))
         found.append(asyncio.run(_play(graph, arrivals, alone, load, by_urgency=by_urgency)))
     return found
 

@@ -112,6 +112,13 @@ class Recorder:
         return self._runs[SESSION.get()]
 
 
+async def forget(pair: EnginePair) -> None:
+    """Empty the prefix caches, so that no way finds there what another one has shown; a server keeps what it has."""
+    for engine in dict.fromkeys((pair.base, pair.draft)):
+        if forgets := getattr(engine, "forget", None):
+            await forgets()
+
+
 @contextmanager
 def recording(pair: EnginePair) -> Iterator[list[Recorder]]:
     """Put recorders in the place of a pair's engines, for as long as nothing is timed."""

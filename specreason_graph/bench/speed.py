@@ -1,7 +1,7 @@
 """The loop against the base model alone: the same problems, every way in turn, again and again.
 
-Ways are only compared with each other inside one repeat, where they ran one right after the other; what is told are the
-medians of those ratios. A machine that is slower an hour later changes nothing then.
+Ways are only compared with each other inside one repeat, where they ran one right after the other, each with empty
+prefix caches; what is told are the medians of those ratios: a machine that is slower an hour later changes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from specreason_graph.bench.efficiency import Pace, pace_of
 from specreason_graph.bench.laps import Lap, play, run_lap
-from specreason_graph.bench.prefixes import Reuse, recording
+from specreason_graph.bench.prefixes import Reuse, forget, recording
 from specreason_graph.bench.ways import BASE, SHORT, TURNS, Draft, Way, rotated
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason, create_specreason
@@ -130,6 +130,7 @@ class Bench:
             paces.append(self._calibrate(at_once))
             pace: Pace = {"draft": paces[-1].draft_seconds, "base": paces[-1].base_seconds}
             for way in rotated(self.ways, turn):
+                self.pair.run(lambda: forget(self.pair))
                 seed = turn * len(self.problems)  # answers that are right are counted over as many different runs
                 laps[way.name].append(run_lap(graphs[way.name], self.problems, at_once, pace, seed))
             took = ", ".join(f"{name} {of[-1].seconds:.2f} s" for name, of in laps.items())
@@ -154,6 +155,7 @@ class Bench:
 
     def _reuse(self, graph: CompiledSpecReason, at_once: int) -> Reuse:
         """What the caches kept, on a few problems that nobody times."""
+        self.pair.run(lambda: forget(self.pair))
         with recording(self.pair) as recorders:
             play(graph, self.problems[: max(SAMPLE, at_once)], at_once)
         return sum((recorder.total for recorder in recorders), Reuse())

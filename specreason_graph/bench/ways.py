@@ -64,6 +64,6 @@ def with_draft(ways: Sequence[Way], draft: Draft) -> list[Way]:
 
 
 def rotated(ways: Sequence[Way], turns: int) -> list[Way]:
-    """The ways with another one first at each turn, so that none always runs after the same one."""
+    """The ways with another one first at each turn, so that none always comes first or last."""
     first = turns % len(ways)
     return [*ways[first:], *ways[:first]]

@@ -24,7 +24,7 @@ from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.transformers.host import Load
 from specreason_graph.engines.transformers.process import Process
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
-from specreason_graph.errors import EngineDeadError, EngineError
+from specreason_graph.errors import EngineDeadError, EngineError, ModelError
 
 LOADING = threading.Lock()
 """Held while transformers loads something: two threads may not import it side by side."""
@@ -103,6 +103,10 @@ class TransformersEngine:
 
         return await with_retries(judge, RETRIES)
 
+    async def forget(self) -> None:
+        """Empty its caches, for who measures."""
+        await (await self._running()).ask("forget")
+
     def describe(self) -> EngineDescription:
         """What this engine is; known once it has been opened."""
         if self._description is None:
@@ -136,7 +140,13 @@ class TransformersEngine:
             if self._deaths > RESTARTS:
                 raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
             self._process = process = self._process or await Process.start(self._load)
-        description = await asyncio.shield(process.ready)
+        try:
+            description = await asyncio.shield(process.ready)
+        except ModelError as error:
+            if not self._deaths:
+                raise
+            again = self._deaths < RESTARTS  # it was loaded before: there may be no memory for it just now
+            raise EngineDeadError(error.args[0], engine=self.name, retryable=again, hint=error.hint) from error
         if self._description and self._description.weights != description.weights:
             raise EngineError(
                 f"{self.name}: its files were changed while it was open: the process that was started again has "

@@ -74,6 +74,9 @@ class Desk:
             _, passes = self._under_way.pop(number, (None, None))
             if passes:
                 passes.close()
+        elif kind == "forget":
+            self._model.forget()
+            self._send(number, "done", None)
         elif kind == "judge":
             self._under_way[number] = kind, self._model.judge(*given)
         else:

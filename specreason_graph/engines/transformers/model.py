@@ -63,6 +63,10 @@ class Model:
         on_gpu = self._model.device.type != "cpu"
         return on_gpu and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
 
+    def forget(self) -> None:
+        """Empty the KV caches."""
+        self._slots.forget()
+
     def describe(self) -> EngineDescription:
         """What this model is."""
         import transformers

@@ -49,13 +49,13 @@ class Process(asyncio.SubprocessProtocol):
         return self._ended.is_set()
 
     async def ask(self, kind: str, *given: Any, on_token: TokenCallback | None = None) -> Any:
-        """Have the model work on something; who is cancelled cancels the work."""
+        """Have the model work on something; who is cancelled, or fails at a token, cancels the work."""
         number, answer = next(self._numbers), asyncio.get_running_loop().create_future()
         self._asked[number] = answer, on_token
         try:
             self._send((number, kind, given, on_token is not None))
             return await answer
-        except asyncio.CancelledError:
+        except BaseException:  # where the process told of it, there is nothing left to cancel
             self._send((number, "cancel", (), False))
             raise
         finally:

@@ -72,6 +72,10 @@ class Slots:
         finally:
             slot.busy = False
 
+    def forget(self) -> None:
+        """Forget all slots that no call works with."""
+        self._slots = [slot for slot in self._slots if slot.busy]
+
     def drop(self, slot: Slot) -> None:
         """Forget a slot whose cache may be torn."""
         self._slots.remove(slot)

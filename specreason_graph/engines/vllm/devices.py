@@ -35,8 +35,9 @@ def _memory() -> Device:
 
     memory = psutil.virtual_memory()
     limit, used = (_number(Path(CGROUP, name)) for name in ("memory.max", "memory.current"))
+    used = (used or 0) - _cached(Path(CGROUP, "memory.stat"))
     total = min(memory.total, limit or memory.total)
-    free = min(memory.available, limit - (used or 0)) if limit else memory.available
+    free = min(memory.available, limit - used) if limit else memory.available
     return Device(kind="cpu", total=total, free=max(0, free))
 
 
@@ -45,6 +46,15 @@ def _number(file: Path) -> int | None:
         return int(file.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _cached(file: Path) -> int:
+    """Bytes of files that were read, which count as used and are given up when memory is needed."""
+    try:
+        found = dict(line.split() for line in file.read_text().splitlines())
+        return int(found.get("inactive_file", 0)) + int(found.get("active_file", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _gpus() -> list[Device]:

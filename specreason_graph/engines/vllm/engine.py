@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
+IDLE_SECONDS = 0.01
+"""How often to look whether nothing is under way."""
 WATCH_SECONDS = 0.5
 """How often an engine is looked at for having died."""
 log = logging.getLogger(__name__)
@@ -101,6 +103,11 @@ class VLLMEngine:
         given = {token: entry.logprob for token, entry in (output.outputs[0].logprobs or [{}])[0].items()}
         found, other = pick(given, candidates, self.name, chosen=self._chosen)
         return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
+
+    async def forget(self) -> None:
+        """Empty the prefix cache, once nothing is under way any more; for who measures."""
+        while not await (await self._running()).reset_prefix_cache():
+            await asyncio.sleep(IDLE_SECONDS)
 
     def _check_draws(self, sampling: Sampling) -> None:
         """Raise `EngineRequestError` where vLLM 0.32 would write nonsense: its temperatures are lost on the way."""
