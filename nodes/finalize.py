@@ -21,7 +21,7 @@ from specreason_graph.prompting import Prompter
 from specreason_graph.records import Answer, Engine, Step
 from specreason_graph.state import State
 from specreason_graph.summary import summarise
-from specreason_graph.tool_calls import ToolFormat, find_format, forced_start, read_reply
+from specreason_graph.tool_calls import ToolFormat, plan_calls, read_reply
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class Finalize(Stage):
     def _plan(self, state: State) -> Plan:
         role, config = self._author(state), self.config
         engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
-        form = find_format(prompter.vocabulary, engine.name) if config.tools and config.tool_choice != "none" else None
-        start = forced_start(form, config.tool_choice, config.tools) if form else ""
+        form, start = plan_calls(prompter.vocabulary, engine.name, config)
         window = self.window(state)
         tokens = answer_tokens(config, window.pace, window.left)
         closing = [*prompter.closing_ids(), *prompter.vocabulary.encode_template(start)]

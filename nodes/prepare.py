@@ -16,6 +16,7 @@ from specreason_graph.nodes.stage import Stage
 from specreason_graph.prompting import Prompts
 from specreason_graph.records import SCHEMA_VERSION
 from specreason_graph.state import State, begin
+from specreason_graph.tool_calls import plan_calls
 
 installed = cache(version)
 """The version of a package, read from its files once and not in every run."""
@@ -26,17 +27,19 @@ class Prepare(Stage):
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Reset every channel and record what holds for the whole run."""
-        self._check_schema()
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
         with self.windows.beginning():
             made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
+            self._check_answer()
             guard, asked = self.windows.guard, self.config.guard and not self.config.first_steps_by_base
             verdict = guard.verdict(guard.own(), self.windows.runs) if asked else None
         return begin(made, verdict.dump() if verdict else None)
 
-    def _check_schema(self) -> None:
+    def _check_answer(self) -> None:
+        """Whether the answer can be as it is wanted: known before the thinking, not behind it."""
         engine = self.pair.engine(self.config.answer_by)
+        plan_calls(engine.vocabulary, engine.name, self.config)
         if self.config.answer_schema and not engine.constrains:
             raise ConfigError(
                 f"{engine.name!r} runs on an engine that cannot make an answer follow a JSON schema",

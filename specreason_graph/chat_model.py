@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from specreason_graph.callbacks import abegun, begun, callbacks_below, streamed
 from specreason_graph.chunks import Chunks
-from specreason_graph.config import SpecReasonConfig, make_config, overridden
+from specreason_graph.config import SpecReasonConfig, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
@@ -215,7 +215,7 @@ class ChatSpecReason(BaseChatModel):
                 f"model {kwargs['model']!r} cannot be chosen in a call: the base is {self.pair.base.name!r}",
                 hint="open another pair",
             )
-        return _unreviewed(make_config(**_settings({**kwargs, **({"stop": stop} if stop else {})})))
+        return _unreviewed(overridden(self.settings, _settings({**kwargs, **({"stop": stop} if stop else {})})))
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Prompter:
     def judge_ids(self) -> list[int]:
         """What is put behind a trace to ask for a score: the turn's end, the instruction and the start of the reply."""
         speakers = ("user", "assistant", "user")
-        pieces = self._rendered([Turn(speaker=speaker, text=str(i)) for i, speaker in enumerate(speakers)])
+        pieces = self._rendered([Turn(speaker=speaker, text=str(i)) for i, speaker in enumerate(speakers)], [])
         _, _, back, reply = (piece.text for piece in pieces if not piece.plain)
         return (
             self.vocabulary.encode_template(back)
@@ -117,7 +117,7 @@ class Prompter:
 
     def head_ids(self, turns: Sequence[Turn]) -> list[int]:
         """The prompt up to and with the opened thinking."""
-        *pieces, last = self._rendered(turns)
+        *pieces, last = self._rendered(turns, self._tools)
         return self._encoded([*pieces, Piece(self._opened(last.text))])
 
     def question_ids(self, question: str) -> list[int]:
@@ -135,11 +135,11 @@ class Prompter:
         """What is put behind the last step to start the answer."""
         return self.close_ids + self.vocabulary.encode(BLANK_LINE)
 
-    def _rendered(self, turns: Sequence[Turn]) -> list[Piece]:
+    def _rendered(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> list[Piece]:
         """The template's text around the contents, in order; it begins and ends with template text."""
         marks = Marks(self.vocabulary.control_texts)
         messages = [turn.message(marks.content, marks.argument) for turn in turns]
-        text = self.vocabulary.render(messages, [within(tool, marks.argument) for tool in self._tools])
+        text = self.vocabulary.render(messages, [within(tool, marks.argument) for tool in tools])
         first, *rest = MARKS.split(text)
         shown = [int(number) for number in rest[::2]]
         if sorted(set(shown) & marks.contents) != sorted(marks.contents) or len(set(shown)) != len(shown):

@@ -87,7 +87,7 @@ class Launch(Record):
     def check_unattended(self) -> None:
         """`ConfigError` when a human would be asked, and nobody could answer."""
         if make_config(**self.settings).review:
-            raise ConfigError("review is set, and there is no human to be asked", hint="leave it out")
+            raise ConfigError("review is set, and there is no human to be asked", hint="set it to null")
 
     def check_fits(self, pair: EnginePair) -> None:
         """`QuestionError` when the question does not fit the models."""

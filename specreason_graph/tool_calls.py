@@ -13,6 +13,7 @@ from typing import Any
 
 from langchain_core.messages import InvalidToolCall, ToolCall
 
+from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Vocabulary
 from specreason_graph.errors import ConfigError, ModelError
 
@@ -93,6 +94,14 @@ def find_format(vocabulary: Vocabulary, model: str) -> ToolFormat:
         f"the chat template of {model!r} writes tool calls in a way that is not known here",
         hint=f"known signs: {', '.join(form.sign for form in FORMATS)}",
     )
+
+
+def plan_calls(vocabulary: Vocabulary, model: str, config: SpecReasonConfig) -> tuple[ToolFormat | None, str]:
+    """How an answer may call tools, and what it is made to begin with; None and nothing where it may not."""
+    if not config.tools or config.tool_choice == "none":
+        return None, ""
+    form = find_format(vocabulary, model)
+    return form, forced_start(form, config.tool_choice, config.tools)
 
 
 def forced_start(form: ToolFormat, choice: str | None, tools: Sequence[Mapping[str, Any]]) -> str:

@@ -7,15 +7,20 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
+from specreason_graph.audit.reader import read_runs
 from specreason_graph.cli.app import run
+from specreason_graph.cli.audit.places import engines_of
+from specreason_graph.errors import ConfigError
 from specreason_graph.runs import Launch, Runs
 from tests.audited import meddling, think
 from tests.databases import opened
@@ -94,6 +99,9 @@ def test_a_fork_is_a_run_like_any_other(solved: Path, threads: list[str], capsys
     assert run(["audit", "fork", threads[-1], "--at", "1", "--text", "As I say.", "--json", "--db", str(solved)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["steps"][0]["text"] == "As I say.\n\n"
+    asks = ["--set", 'review={"low": 1, "high": 9}']
+    assert run(["audit", "fork", threads[-1], "--at", "1", *asks, "--db", str(solved)]) == 2
+    assert "no human to be asked; set it to null" in capsys.readouterr().err
     assert run(["resume", document["thread"], "--db", str(solved), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == document["steps"]
     assert run(["audit", "verify", document["thread"], "--db", str(solved)]) == 0
@@ -105,6 +113,7 @@ def test_a_finding_has_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     file = str(tmp_path / "runs.sqlite")
     with opened(file) as saver:
         think(saver, "one")
+        think(saver, "two")
     with meddling(file) as meddler:
         rows = meddler.steps("one")
         meddler.write("one", rows[2], bytes(rows[2][3]).replace(b"Step 2", b"Step X"))
@@ -112,6 +121,38 @@ def test_a_finding_has_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "step 3: is not what was written" in capsys.readouterr().out
     assert run(["audit", "verify", "one", "--db", file, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["step"] == 2
+    page = str(tmp_path / "page.html")
+    assert run(["audit", "report", "two", "--compare", "one", "-o", page, "--db", file]) == 1
+    assert run(["audit", "report", "two", "-o", page, "--db", file]) == 0
+
+
+def test_pages_stay_in_their_folder_however_runs_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, folder = str(tmp_path / "runs.sqlite"), tmp_path / "a" / "pages"
+    with opened(file) as saver:
+        think(saver, "one")
+        (found,) = read_runs(saver, "one")
+    outside = replace(found, manifest={**found.manifest, "run": "../../x"})
+    monkeypatch.setattr("specreason_graph.cli.audit.share.read_all_runs", lambda _: [outside, found, found])
+    assert run(["audit", "report", "-o", str(folder), "--db", file]) == 1
+    written = [path for path in tmp_path.rglob("*.html") if path.name != "index.html"]
+    assert {path.parent for path in written} == {folder}
+    assert len(written) == 3
+
+
+def test_engines_are_opened_as_the_manifest_names_them() -> None:
+    saver = InMemorySaver()
+    think(saver, "one", 2)
+
+    def launch(engine: str, named: dict[str, str]) -> Launch:
+        (found,) = read_runs(saver, "one")
+        found.manifest["engines"]["base"] |= {"engine": engine, "dtype": engine, "options": {"context": 512}}
+        return engines_of(found, "postgresql://not/asked", named, None)
+
+    assert (launch("vllm", {}).engine, launch("vllm", {}).base_options) == ("vllm", {"context": 512})
+    assert launch("vllm", {"engine": "transformers"}).base_options == {}
+    assert (launch("server", {"base_url": "http://x"}).engine, launch("server", {}).dtype) == ("server", None)
+    with pytest.raises(ConfigError, match="give --base-url"):
+        launch("server", {}).open_pair()
 
 
 def test_runs_on_postgresql_are_read_by_url(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:

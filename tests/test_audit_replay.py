@@ -99,6 +99,16 @@ def test_a_record_that_says_otherwise_is_told_at_the_step() -> None:
     assert not replay(short).ok
 
 
+@pytest.mark.parametrize("totals", [{}, {"stepz": 3}, [1], None])
+def test_totals_that_are_none_are_told(totals: Any) -> None:
+    saver = InMemorySaver()
+    think(saver, "one", 3)
+    (run,) = read_runs(saver, "one")
+    run.values["trace_summary"] = totals
+    (found,) = replay(run).differences
+    assert found.problem.startswith(f"summary: recorded {totals!r}, computed ")
+
+
 def test_settings_of_every_kind_replay() -> None:
     for settings in (
         {"first_steps_by_base": 3}, {"max_steps": 4}, {"thinking_tokens": 40}, {"reading": "greedy"},
@@ -227,6 +237,19 @@ def test_a_fork_into_other_vocabularies_keeps_the_text(runs: list[RecordedRun]) 
         rescore(runs[0], pair)
 
 
+def test_what_a_fork_took_over_is_not_judged_again_by_its_own_judge() -> None:
+    saver = InMemorySaver()
+    with by_prompt(6) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        graph.invoke({"question": "What?"}, {"configurable": {"thread_id": "one"}})
+        (run,) = read_runs(saver, "one")
+        graph.invoke(None, fork(graph, "other", plan_fork(run, pair, at=2, judge_instruction="Is it right?")))
+        (forked,) = read_runs(saver, "other")
+        again = rescore(forked, pair)
+    assert [each.step for each in again.steps] == [step.index for step in forked.steps[2:] if step.score]
+    assert again.drift == 0
+
+
 def test_what_cannot_be_forked_or_run_again_is_said() -> None:
     saver = InMemorySaver()
     think(saver, "one", 3)
@@ -270,6 +293,27 @@ def test_another_policy_is_exact_up_to_the_first_change() -> None:
     assert what_if(run, first_steps_by_base=1).changed[0].would_be is False
     with pytest.raises(ConfigError, match="threshold = 10"):
         what_if(run, threshold=10)
+
+
+def test_another_reading_may_be_about_another_version() -> None:
+    run = judged([9, 6, 9])
+    for step in run.trace[:2]:
+        other = {**step["score"], "mean": step["score"]["mean"] - 0.1, "greedy": 9}
+        step["score"]["greedy"] = 6
+        step["alternatives"] = [{"proposal": step["discarded"] or run.trace[1]["discarded"], "score": other}]
+    assert what_if(run).changed == []
+    changed = what_if(run, reading="greedy").changed
+    assert [(each.step, each.recorded, each.would_be, each.number) for each in changed] == [
+        (0, True, True, 9), (1, False, True, 9),
+    ]  # fmt: skip
+    assert all(each.another for each in changed)
+
+
+def test_a_step_of_a_late_run_keeps_the_threshold_it_had() -> None:
+    run = judged([9, 9, 9])
+    run.trace[1]["score"]["mean"], run.trace[1]["decision"]["threshold"] = 6.0, 5.0
+    assert what_if(run).changed == []
+    assert what_if(run, threshold=7).first_divergence == 1
 
 
 def test_first_steps_that_the_base_wrote_tell_nothing_of_the_draft() -> None:

@@ -183,6 +183,14 @@ def test_an_unfinished_run_is_verified_as_far_as_it_goes(tmp_path: Path) -> None
     assert len(run.trace) == 1
 
 
+def test_a_manifest_that_was_emptied_is_found() -> None:
+    saver = InMemorySaver()
+    think(saver, "one", 4)
+    (run,) = read_runs(saver, "one")
+    found = verify(replace(run, manifest={}), head=run.head)
+    assert [finding.problem for finding in found.findings] == ["the manifest is not what was written"]
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

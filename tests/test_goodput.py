@@ -14,6 +14,7 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.replay import replay
 from specreason_graph.audit.verify import verify
+from specreason_graph.audit.whatif import what_if
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.policies.acceptance import decide_unscored
 from specreason_graph.policies.goodput import FEW, Guard
@@ -78,6 +79,7 @@ def test_a_switch_is_recorded_with_its_figures_and_decided_again_from_them() -> 
         assert (figures.runs, step.author, step.discarded) == (1, "base", None)
     assert verify(run).ok
     assert replay(run).differences == []
+    assert what_if(run).changed == []
 
 
 def test_figures_that_speak_for_drafting_are_found_in_the_replay() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
+
+from pydantic import ValidationError
 
 from specreason_graph.audit.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
@@ -141,6 +144,14 @@ class Totals:
         return answer is None or (answer.begun or 0.0) + (answer.reserve or 0.0) >= deadline
 
 
+def _told(totals: Any) -> Any:
+    """The totals that callers were given, as they are where they are none."""
+    try:
+        return Summary.load(totals)
+    except ValidationError:
+        return totals
+
+
 def _ending(run: RecordedRun) -> Iterator[Finding]:
     """The answer and the totals that callers were given."""
     if run.answer is None:
@@ -151,7 +162,7 @@ def _ending(run: RecordedRun) -> Iterator[Finding]:
         ("answer", kept.get("answer"), run.answer.text),
         ("answer's seed", run.answer.seed, call_seed(run.typed_manifest.config.seed, "answer", 0)),
         ("closed by force", run.answer.forced_close, kept.get("stop_reason") != "answered"),
-        ("summary", Summary.load(kept.get("trace_summary")), summary),
+        ("summary", _told(kept.get("trace_summary")), summary),
     ]
     for what, recorded, again in expected:
         if recorded != again:

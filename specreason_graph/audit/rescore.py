@@ -1,4 +1,4 @@
-"""Asking the base model again about every recorded proposal: one token each, from the recorded token ids."""
+"""Asking the base model again about the proposals that were decided on: one token each, from the recorded token ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rescoring(Record):
     """What came of judging again."""
 
     steps: list[Rescored]
-    """All steps that had a score."""
+    """All steps that had a score; of a fork those that are its own."""
     changed_engines: list[Engine]
     """Engines that are not the ones that were recorded."""
 
@@ -48,8 +48,9 @@ class Rescoring(Record):
 
 
 def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
-    """Judge every scored proposal of a run again; ``pair`` needs the vocabularies of the record.
+    """Judge the proposal that each decision was about again; ``pair`` needs the vocabularies of the record.
 
+    What a fork took over was judged for the run before, perhaps by another model in another prompt, and is left out.
     `ThreadError` when the run is damaged, or the engines' token ids mean something else.
     """
     check_readable(run)
@@ -67,9 +68,10 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     """Each prompt extends the one before, so the engine's prefix cache holds most of it."""
     prompts, manifest = Prompts(pair, run.typed_manifest.config), run.typed_manifest
     ids, digits = list(manifest.head_ids["base"]), prompts.base.digit_ids
+    taken_over = manifest.forked_from.step if manifest.forked_from else 0
     found = []
     for step in run.steps:
-        if step.score:
+        if step.score and step.index >= taken_over:
             prompt = [*ids, *prompts.step_ids("base", step.discarded or step), *manifest.judge_ids]
             answer = await pair.base.next_token(prompt, digits)
             logprobs = [answer.logprobs[token] for token in digits]

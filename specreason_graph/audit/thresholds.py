@@ -27,6 +27,8 @@ class Point(Record):
     """Mean engine seconds of a run's steps, estimated."""
     same: int
     """Runs that would be the same to the last token."""
+    runs: int
+    """Runs with scores, which it is about."""
 
 
 class Suggestion(Record):
@@ -105,7 +107,7 @@ def _point(threshold: float, runs: Sequence[RecordedRun], reading: Reading | Non
     return Point(
         threshold=threshold, acceptance=fmean(each.acceptance for each in found) if found else 0.0,
         seconds=fmean(each.seconds for each in found) if found else 0.0,
-        same=sum(each.first_divergence is None for each in found),
+        same=sum(each.first_divergence is None for each in found), runs=len(found),
     )  # fmt: skip
 
 
@@ -113,4 +115,4 @@ def _let_in(run: RecordedRun, threshold: float, reading: Reading | None) -> floa
     """Share of the scored steps that the threshold would take and the recorded policy did not."""
     scored = sum(_tells(step) for step in run.steps)
     changed = what_if(run, threshold=threshold, reading=reading).changed
-    return sum(bool(each.would_be) for each in changed) / scored if scored else 0.0
+    return sum(bool(each.would_be) and not each.recorded for each in changed) / scored if scored else 0.0

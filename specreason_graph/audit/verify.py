@@ -119,7 +119,7 @@ def _broken_links(run: RecordedRun) -> list[Finding]:
     """Entries whose hash is not the one of what is stored behind the hash before."""
     findings = []
     head = run.manifest.get("hash")
-    if run.manifest and (head is None or seal_manifest(run.manifest)["hash"] != head):
+    if head is None or seal_manifest(run.manifest)["hash"] != head:
         findings.append(Finding(step=None, problem="the manifest is not what was written"))
     for position, step in enumerate(run.trace):
         if isinstance(step, Damaged):

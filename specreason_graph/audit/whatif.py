@@ -6,14 +6,13 @@ would have been written behind it nobody knows; there the run is taken to go on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from specreason_graph.audit.recorded import RecordedRun, check_readable
 from specreason_graph.config import Reading
 from specreason_graph.errors import ConfigError
-from specreason_graph.policies import decide
-from specreason_graph.policies.level import UNASKED
+from specreason_graph.policies import best_of, decide
 from specreason_graph.records import Record, Score, Step, Usage
 
 
@@ -21,7 +20,7 @@ class Policy(Record):
     """What is asked about."""
 
     threshold: float
-    """Score from which a proposal would be accepted, 0 to 9."""
+    """Score from which a proposal would be accepted, 0 to 9; that of a late run's own steps where none was given."""
     reading: Reading
     """How the score would be read."""
     first_steps_by_base: int
@@ -39,6 +38,8 @@ class Changed(Record):
     """Whether it would be; None where the draft was not asked, so nobody knows."""
     number: float | None
     """The score as the policy reads it; None where the step has none."""
+    another: bool = False
+    """Whether it would be about another of the versions that the draft wrote."""
 
 
 class WhatIf(Record):
@@ -72,16 +73,16 @@ def what_if(
     ``rewriting``: seconds the base model takes for a token, for the estimate; None takes what it took in this run.
     `ThreadError` when the record is damaged, `ConfigError` for a threshold that is none.
     """
-    config = check_readable(run).typed_manifest.config
+    config, given = check_readable(run).typed_manifest.config, threshold is not None
     policy = Policy(
         threshold=_checked(config.threshold if threshold is None else threshold), reading=reading or config.reading,
         first_steps_by_base=config.first_steps_by_base if first_steps_by_base is None else first_steps_by_base,
     )  # fmt: skip
-    verdicts = [_verdict(step, policy) for step in run.steps]
+    verdicts = [_verdict(step, policy, policy.threshold if given else step.decision.threshold) for step in run.steps]
     changed = [
-        Changed(step=step.index, recorded=_drafted(step), would_be=verdict, number=_number(step.score, policy))
+        each
         for step, verdict in zip(run.steps, verdicts, strict=True)
-        if verdict != _drafted(step) and not step.decision.review
+        for each in _change(step, policy, verdict=verdict)
     ]
     scored = [verdict for step, verdict in zip(run.steps, verdicts, strict=True) if step.score and verdict is not None]
     return WhatIf(
@@ -101,19 +102,30 @@ def _drafted(step: Step) -> bool:
     return step.author == "draft"
 
 
-def _number(score: Score | None, policy: Policy) -> float | None:
-    return decide(score, threshold=policy.threshold, reading=policy.reading).number if score else None
+def _change(step: Step, policy: Policy, *, verdict: bool | None) -> Iterator[Changed]:
+    """What would change at a step, if anything."""
+    score = _best(step, policy.reading)
+    another = score is not step.score
+    if not step.decision.review and (verdict != _drafted(step) or (verdict and another)):
+        number = decide(score, threshold=0, reading=policy.reading).number if score else None
+        yield Changed(step=step.index, recorded=_drafted(step), would_be=verdict, number=number, another=another)
 
 
-def _verdict(step: Step, policy: Policy) -> bool | None:
+def _best(step: Step, reading: Reading) -> Score | None:
+    """The score of the version that would be decided on."""
+    scores = [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
+    return scores[best_of(scores, reading)] if scores else None
+
+
+def _verdict(step: Step, policy: Policy, threshold: float) -> bool | None:
     """Whether the draft's step would be taken; None where the record does not say, and where a human decided."""
     if step.decision.review:
         return None
     if step.index < policy.first_steps_by_base:
         return False
-    if step.score:
-        return decide(step.score, threshold=policy.threshold, reading=policy.reading).accepted
-    return None if step.decision.reason in UNASKED else False
+    if score := _best(step, policy.reading):
+        return decide(score, threshold=threshold, reading=policy.reading).accepted
+    return None if step.decision.reason == "first_steps_by_base" else False
 
 
 def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], rewriting: float) -> float:

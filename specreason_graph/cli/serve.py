@@ -33,7 +33,7 @@ def serve_engines(
     if any(option.lora for option in chosen):
         raise ConfigError("adapters are not served", hint="serve a merged model, or start vLLM with --lora-modules")
     plan, chosen = plan_pair((base, draft), chosen), share_cores((base, draft), chosen)
-    key = os.environ.get("SPECREASON_API_KEY")
+    key = (os.environ.get("SPECREASON_API_KEY") or "").strip() or None  # as clients read it
     places = [("base", base, base_port, plan.base), ("draft", draft, draft_port, plan.draft)]
     servers = [
         server(role, name, locate(name), option, share, host=host, port=port, key=key)

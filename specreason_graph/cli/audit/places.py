@@ -13,8 +13,9 @@ from specreason_graph.audit.reader import read_runs
 from specreason_graph.audit.readonly import open_database
 from specreason_graph.audit.recorded import RecordedRun, choose_run
 from specreason_graph.cli import options
-from specreason_graph.engines import BUILT_IN
+from specreason_graph.engines import BUILT_IN, KINDS
 from specreason_graph.errors import ThreadError
+from specreason_graph.prompting import ROLES
 from specreason_graph.records import Record
 from specreason_graph.runs import Launch, default_database, read_launch
 
@@ -42,6 +43,8 @@ def engines_of(run: RecordedRun, db: str | None, models: dict[str, Any], engine_
     """How to open the engines of a run: as it was launched, else as its manifest names them, or as is said now."""
     launch = _launched(run, db) or _from_manifest(run)
     named = {name: value for name, value in models.items() if value is not None}
+    if named.get("engine", launch.engine) != launch.engine:
+        launch = launch.model_copy(update={"base_options": {}, "draft_options": {}})
     tables = options.parse_engine_options(engine_options)
     for name, table in tables.items():
         named[name] = {**getattr(launch, name), **table}
@@ -64,6 +67,7 @@ def _launched(run: RecordedRun, db: str | None) -> Launch | None:
 
 def _from_manifest(run: RecordedRun) -> Launch:
     base, draft = (run.typed_manifest.engines[role] for role in ("base", "draft"))
-    kind = base.engine if base.engine in ("transformers", "vllm") else "transformers"
-    dtype = base.dtype if base.model not in BUILT_IN else None
-    return Launch(question=run.question, base=base.model, draft=draft.model, engine=kind, dtype=dtype)
+    kind = base.engine if base.engine in KINDS else KINDS[0]
+    options = {f"{role}_options": run.typed_manifest.engines[role].options for role in ROLES} if kind == "vllm" else {}
+    dtype = base.dtype if base.model not in BUILT_IN and kind != "server" else None
+    return Launch(question=run.question, base=base.model, draft=draft.model, engine=kind, dtype=dtype, **options)

@@ -108,6 +108,7 @@ def fork(
     launch = engines_of(found, db, models, engine_options).model_copy(
         update={"question": found.question, "settings": config.model_dump(mode="json")}
     )
+    launch.check_unattended()
     with launch.open_pair() as pair:
         channels = plan_fork(found, pair, at=at, edit=edit, **settings)
         with Runs.open(into or _own(db)) as runs:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ from specreason_graph.cli.audit.places import DatabaseOption, RunOption, ThreadA
 from specreason_graph.cli.options import JsonOption
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
+PLAIN = re.compile("[^0-9A-Za-z]")
+"""What of a run's id, which a database may spell as it likes, is not put into the name of a file."""
+
 
 def report(
     thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs and an index page.")] = None,
@@ -36,14 +40,11 @@ def report(
     if thread is None:
         written, sound = _all_pages(output, db)
     else:
-        found = find_run(thread, run, db)
-        checked = _checked(found)
-        if other:
-            second = find_run(other, None, db)
-            page = render_comparison(found, second, checked, _checked(second))
-        else:
-            page = render_run(found, checked)
-        written, sound = _write(output, page), checked is None or checked.ok
+        shown = [find_run(thread, run, db), *([find_run(other, None, db)] if other else [])]
+        checked = [_checked(each) for each in shown]
+        both = (shown[0], shown[-1], checked[0], checked[-1])
+        page = render_comparison(*both) if other else render_run(shown[0], checked[0])
+        written, sound = _write(output, page), _are_sound(shown, checked)
     typer.echo(json.dumps({"written": str(written), "ok": sound}) if as_json else f"written to {written}")
     return 0 if sound else 1
 
@@ -111,11 +112,16 @@ def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
     if folder.suffix == ".html":
         folder = folder.with_suffix("")
     checked = [_checked(run) for run in runs]
-    names = [f"{run.run[:12] or run.checkpoint_id}.html" for run in runs]
+    names = [f"{number:04}-{PLAIN.sub('', run.run)[:12]}.html" for number, run in enumerate(runs, 1)]
     for run, found, name in zip(runs, checked, names, strict=True):
         _write(folder / name, render_run(run, found))
     written = _write(folder / "index.html", render_index(list(zip(runs, names, strict=True))))
-    return written, all(found is None or found.ok for found in checked)
+    return written, _are_sound(runs, checked)
+
+
+def _are_sound(runs: Sequence[RecordedRun], checked: Sequence[Verification | None]) -> bool:
+    """Whether nothing was found in any of the runs; those without a ledger can be damaged, too."""
+    return all(not run.findings and (found is None or found.ok) for run, found in zip(runs, checked, strict=True))
 
 
 def _write(file: Path, text: str) -> Path:

@@ -53,7 +53,8 @@ def whatif(
         would = {True: "accepted", False: "rejected", None: "asked of the draft, which nobody did"}[change.would_be]
         number = "" if change.number is None else f"{change.number:.1f} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before were the same)"
-        typer.echo(f"step {change.step + 1}: {number}would be {would}{sure}")
+        about = "another version, " if change.another else ""
+        typer.echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
     typer.echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     typer.echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
 
@@ -82,7 +83,7 @@ def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidenc
     typer.echo("threshold  acceptance  seconds a run  unchanged runs")
     for point in points:
         typer.echo(
-            f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {len(scored)}"
+            f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}"
         )
 
 
