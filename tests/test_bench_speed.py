@@ -16,7 +16,7 @@ from specreason_graph.bench.laps import Lap, play
 from specreason_graph.bench.length import run_length
 from specreason_graph.bench.prefixes import Prefixes, Reuse, recording, reuse
 from specreason_graph.bench.random_draft import write_random_draft
-from specreason_graph.bench.speed import Bench, make_row
+from specreason_graph.bench.speed import Bench, make_row, parts
 from specreason_graph.bench.table import length_lines, speed_lines
 from specreason_graph.bench.ways import BASE, TURNS, WAYS, Way, choose, rotated, with_draft
 from specreason_graph.engines.fake import FakeEngine
@@ -95,6 +95,17 @@ def test_ratios_are_taken_in_each_repeat() -> None:
     head, line = speed_lines([row])
     assert len(head) == len(line)
     assert line.split()[:5] == ["window", "4", "2", "5.00", "2.50"]
+
+
+def test_ways_have_their_turns_with_parts_of_the_problems() -> None:
+    problems = held_out()[:100]
+    for at_once, sizes in [(1, 10 * [10]), (4, [33, 33, 34]), (16, [100]), (64, [100])]:
+        found = parts(problems, at_once)
+        assert [len(part) for _, part in found] == sizes
+        assert [problem for _, part in found for problem in part] == list(problems)
+        assert all(part[0] is problems[first] for first, part in found)
+    whole = lap(4, 2, right=0.5) + lap(2, 1)
+    assert (whole.seconds, whole.running, whole.needed, whole.right, len(whole.traces)) == (6, 12, 3, 0.75, 4)
 
 
 def test_ways() -> None:

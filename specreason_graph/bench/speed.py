@@ -1,7 +1,7 @@
 """The loop against the base model alone: the same problems, every way in turn, again and again.
 
-Ways are only compared with each other inside one repeat, where they ran one right after the other, each with empty
-prefix caches; what is told are the medians of those ratios: a machine that is slower an hour later changes nothing.
+Ways are only compared with each other inside one repeat, where they have their turns with a few problems each, and each
+with empty prefix caches; what is told are the medians of those ratios: a machine that gets slower changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from specreason_graph.bench.efficiency import Pace, pace_of
@@ -22,7 +23,8 @@ from specreason_graph.records import Record
 
 SAMPLE = 8
 """Problems of a calibration, and at least those behind the figures of the cache."""
-
+PART, PARTS = 10, 8
+"""Problems that one way is asked before the next one has its turn: at least, and times as many as there are at once."""
 CALIBRATING = {"window": 0, "max_steps": 6, "answer_tokens": 64, **SHORT}
 """Settings of a calibration: one call at a time, and short."""
 
@@ -129,15 +131,24 @@ class Bench:
         for turn in range(self.repeats):
             paces.append(self._calibrate(at_once))
             pace: Pace = {"draft": paces[-1].draft_seconds, "base": paces[-1].base_seconds}
-            for way in rotated(self.ways, turn):
-                self.pair.run(lambda: forget(self.pair))
-                seed = turn * len(self.problems)  # answers that are right are counted over as many different runs
-                laps[way.name].append(run_lap(graphs[way.name], self.problems, at_once, pace, seed))
+            for name, lap in self._repeat(graphs, at_once, pace, turn).items():
+                laps[name].append(lap)
             took = ", ".join(f"{name} {of[-1].seconds:.2f} s" for name, of in laps.items())
             self.tell(f"{at_once} at once, repeat {turn + 1} of {self.repeats}: {took}")
         shares = {name: self._reuse(graph, at_once).share for name, graph in graphs.items()} if self.cache else {}
         rows = [make_row(way, at_once, laps, len(self.problems), self.draft, shares.get(way.name)) for way in self.ways]
         return Figures(_median(paces), rows)
+
+    def _repeat(self, graphs: dict[str, CompiledSpecReason], at_once: int, pace: Pace, turn: int) -> dict[str, Lap]:
+        """Each way over all problems, some of them at a time: when the machine slows down, all ways do."""
+        laps: dict[str, Lap] = {}
+        for number, (first, part) in enumerate(parts(self.problems, at_once)):
+            for way in rotated(self.ways, turn + number):
+                self.pair.run(lambda: forget(self.pair))
+                seed = turn * len(self.problems) + first  # those right are counted over as many different runs
+                lap = run_lap(graphs[way.name], part, at_once, pace, seed)
+                laps[way.name] = laps[way.name] + lap if way.name in laps else lap
+        return laps
 
     def _calibrate(self, at_once: int) -> Calibration:
         """Time the engines alone: the draft with all it writes accepted, and the base writing everything."""
@@ -159,6 +170,13 @@ class Bench:
         with recording(self.pair) as recorders:
             play(graph, self.problems[: max(SAMPLE, at_once)], at_once)
         return sum((recorder.total for recorder in recorders), Reuse())
+
+
+def parts(problems: Sequence[Problem], at_once: int) -> list[tuple[int, Sequence[Problem]]]:
+    """The problems in parts, each with its first one's number: so long that few of the runs are at an end of one."""
+    count = max(1, len(problems) // max(PART, PARTS * at_once))
+    edges = [len(problems) * each // count for each in range(count + 1)]
+    return [(first, problems[first:end]) for first, end in pairwise(edges)]
 
 
 def make_row(
