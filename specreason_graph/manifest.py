@@ -60,3 +60,8 @@ class Manifest(Record):
     """The run this one was forked from; None where it began by itself."""
     hash: str | None = None
     """Hash of the first entry of the ledger; None in runs of schema version 1, which have none."""
+
+    @property
+    def taken_over(self) -> int:
+        """How many of the first steps a fork took over from the run before."""
+        return self.forked_from.step if self.forked_from else 0

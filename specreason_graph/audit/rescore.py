@@ -68,10 +68,9 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     """Each prompt extends the one before, so the engine's prefix cache holds most of it."""
     prompts, manifest = Prompts(pair, run.typed_manifest.config), run.typed_manifest
     ids, digits = list(manifest.head_ids["base"]), prompts.base.digit_ids
-    taken_over = manifest.forked_from.step if manifest.forked_from else 0
     found = []
     for step in run.steps:
-        if step.score and step.index >= taken_over:
+        if step.score and step.index >= manifest.taken_over:
             prompt = [*ids, *prompts.step_ids("base", step.discarded or step), *manifest.judge_ids]
             answer = await pair.base.next_token(prompt, digits)
             logprobs = [answer.logprobs[token] for token in digits]
