@@ -11,8 +11,8 @@ lint:  ## Style and likely mistakes
 types:  ## Static types, strict
 	$(PYTHON) -m mypy
 
-test:  ## All tests, with branch coverage of the package and the stages
-	$(PYTHON) -m pytest --cov --cov-report=term
+test:  ## All tests, two files at a time, with branch coverage of the package and the stages
+	$(PYTHON) -m pytest -n 2 --dist loadfile --durations=25 --cov --cov-report=term
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
