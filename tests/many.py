@@ -1,20 +1,27 @@
-"""Many runs at once over one pair, some of which are cancelled and some of which fail."""
+"""Many runs at once over one pair, some of which are cancelled and some of which fail, and an engine that dies."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specreason_graph import EnginePair, create_specreason
-from specreason_graph.errors import EngineError
-from specreason_graph.windows import windows_of
-from tests.traces import Before
+import psutil
 
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.config import make_config
+from specreason_graph.errors import EngineError
+from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
+from specreason_graph.prompting import Prompter
+from specreason_graph.windows import windows_of
+from tests.traces import Before, around
+
+QUESTIONS = int(os.environ.get("SPECREASON_QUESTIONS", "60"))
 AT_ONCE = 32
 CANCELLED, FAILING = 0.10, 0.05
 
@@ -74,6 +81,41 @@ async def ask_all(
 
     await asyncio.gather(*map(ask, range(len(questions))))
     return ended
+
+
+def assert_all_others_are_right(pair: EnginePair, strike: Callable[[], None]) -> None:
+    """Ask held-out problems; each twentieth fails for good after its first steps, and ``strike`` kills the base."""
+    problems, memory, base = [held_out()[number % 500] for number in range(QUESTIONS)], [], pair.base
+
+    def half() -> None:
+        memory.append(psutil.Process().memory_info().rss)
+        strike()
+
+    _ask_problems(pair, problems[:16], strike)  # what is opened once is open now
+    before = handles()
+    ended = _ask_problems(pair, problems, half)
+    right = sum(parse_answer(answer) == problems[number].answer for number, answer in ended.answers.items())
+    assert right >= 0.9 * len(ended.answers)
+    assert len(ended.answers) >= 0.75 * QUESTIONS
+    assert 0 < len(ended.failed) <= round(FAILING * QUESTIONS) + 1
+    assert ended.cancelled
+    assert base._deaths == 1  # type: ignore[attr-defined]
+    assert_nothing_is_left(pair)
+    assert handles() <= before + 12  # the client of an engine that died last may not have been collected yet
+    assert psutil.Process().memory_info().rss - memory[0] < 64 * 2**20
+
+
+def _ask_problems(pair: EnginePair, problems: Sequence[Problem], half: Callable[[], None]) -> Ended:
+    base: Any = pair.base
+    base._deaths = 0
+    prompts = Prompter(base.vocabulary, make_config())
+    heads = {tuple(prompts.question_ids(problem.question)) for problem in problems[7 :: round(1 / FAILING)]}
+
+    def fails(prompt: Any) -> bool:
+        return any(tuple(prompt[: len(head)]) == head and len(prompt) > len(head) + 20 for head in heads)
+
+    failing, questions = around(pair, base=Failing(base, fails)), [problem.question for problem in problems]
+    return asyncio.run(ask_all(failing, questions, longest=3.0, half=half, temperature=0))
 
 
 def assert_nothing_is_left(pair: EnginePair) -> None:

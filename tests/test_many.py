@@ -6,17 +6,25 @@ import asyncio
 import gc
 import os
 import re
+import signal
 import tracemalloc
 from typing import Any
 
-from specreason_graph import EnginePair
-from specreason_graph.models.abacus.problems import held_out, parse_answer
+from specreason_graph import EnginePair, open_pair
 from tests.audited import CLOSE
-from tests.many import CANCELLED, FAILING, Failing, ask_all, assert_nothing_is_left, handles
+from tests.many import (
+    CANCELLED,
+    FAILING,
+    QUESTIONS,
+    Failing,
+    ask_all,
+    assert_all_others_are_right,
+    assert_nothing_is_left,
+    handles,
+)
 from tests.test_window import Slow, done
 from tests.traces import around
 
-QUESTIONS = int(os.environ.get("SPECREASON_QUESTIONS", "120"))
 STEPS = 6
 
 
@@ -78,9 +86,7 @@ async def test_all_others_finish_right_and_nothing_is_left_behind() -> None:
     assert memory[-1] - memory[0] < 0.25 * memory[0] + 1000 * QUESTIONS  # the answers are kept, and no run
 
 
-async def test_many_runs_of_the_reference_pair(abacus: EnginePair) -> None:
-    problems = held_out()[:16]
-    ended = await ask_all(abacus, [problem.question for problem in problems], longest=1.0, temperature=0)
-    right = [parse_answer(answer) == problems[number].answer for number, answer in ended.answers.items()]
-    assert sum(right) >= 0.8 * len(right) > 0
-    await asyncio.to_thread(assert_nothing_is_left, abacus)
+def test_many_runs_live_through_cancellations_failures_and_a_restart() -> None:
+    with open_pair() as pair:
+        base: Any = pair.base
+        assert_all_others_are_right(pair, lambda: os.kill(base._process._transport.get_pid(), signal.SIGKILL))
