@@ -21,9 +21,13 @@ from specreason_graph.prompting import Prompter
 from specreason_graph.windows import windows_of
 from tests.traces import Before, around
 
-QUESTIONS = int(os.environ.get("SPECREASON_QUESTIONS", "60"))
 AT_ONCE = 32
 CANCELLED, FAILING = 0.10, 0.05
+
+
+def how_many(usual: int) -> int:
+    """Questions to ask: as many as ``SPECREASON_QUESTIONS`` says."""
+    return int(os.environ.get("SPECREASON_QUESTIONS", usual))
 
 
 @dataclass
@@ -85,7 +89,8 @@ async def ask_all(
 
 def assert_all_others_are_right(pair: EnginePair, strike: Callable[[], None]) -> None:
     """Ask held-out problems; each twentieth fails for good after its first steps, and ``strike`` kills the base."""
-    problems, memory, base = [held_out()[number % 500] for number in range(QUESTIONS)], [], pair.base
+    count, memory, base = how_many(60), [], pair.base
+    problems = [held_out()[number % 500] for number in range(count)]
 
     def half() -> None:
         memory.append(psutil.Process().memory_info().rss)
@@ -96,8 +101,8 @@ def assert_all_others_are_right(pair: EnginePair, strike: Callable[[], None]) ->
     ended = _ask_problems(pair, problems, half)
     right = sum(parse_answer(answer) == problems[number].answer for number, answer in ended.answers.items())
     assert right >= 0.9 * len(ended.answers)
-    assert len(ended.answers) >= 0.75 * QUESTIONS
-    assert 0 < len(ended.failed) <= round(FAILING * QUESTIONS) + 1
+    assert len(ended.answers) >= 0.75 * count
+    assert 0 < len(ended.failed) <= round(FAILING * count) + 1
     assert ended.cancelled
     assert base._deaths == 1  # type: ignore[attr-defined]
     assert_nothing_is_left(pair)

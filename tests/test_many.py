@@ -15,17 +15,17 @@ from tests.audited import CLOSE
 from tests.many import (
     CANCELLED,
     FAILING,
-    QUESTIONS,
     Failing,
     ask_all,
     assert_all_others_are_right,
     assert_nothing_is_left,
     handles,
+    how_many,
 )
 from tests.test_window import Slow, done
 from tests.traces import around
 
-STEPS = 6
+QUESTIONS, STEPS = how_many(120), 6
 
 
 def asked(prompt: str) -> int:

@@ -50,10 +50,9 @@ def replay(run: RecordedRun) -> Replay:
 
 def _steps(run: RecordedRun) -> Iterator[Finding]:
     config, totals = run.typed_manifest.config, Totals(run)
+    taken_over = run.typed_manifest.taken_over  # decided under the settings of the run before
     for step in run.steps:
-        own = (
-            step.index >= run.typed_manifest.taken_over
-        )  # what a fork took over was decided under the settings of the run before
+        own = step.index >= taken_over
         for what, recorded, again in chain(_of_step(step, config, own=own), totals.take(step, own=own)):
             if recorded != again:
                 yield Finding(step=step.index, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
