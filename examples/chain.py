@@ -17,7 +17,7 @@ ASKED = {"name": "Zoe", "boxes": 25, "each": 18, "sold": 65}
 
 def main() -> int:
     """Ask once as a stream and once for the number; the number."""
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         chat = ChatSpecReason(pair, threshold=7, temperature=0)
         for chunk in (PROMPT | chat).stream(ASKED):
             for block in chunk.content_blocks:

@@ -11,7 +11,7 @@ QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How 
 
 def main() -> str:
     """Solve one problem; the answer."""
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         graph = create_specreason(pair, threshold=7, seed=1).compile(checkpointer=InMemorySaver())
         config: Any = {"configurable": {"thread_id": "zoe"}}
         outcome = graph.invoke({"question": QUESTION}, config)

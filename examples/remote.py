@@ -9,8 +9,8 @@ import sys
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
-from specreason_graph.events import Finished, read_event
-from specreason_graph.live_view import LiveView
+from specreason_graph.cli.live_view import LiveView
+from specreason_graph.record.events import Finished, read_event
 
 QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
 

@@ -24,7 +24,7 @@ def ask(asked: Any) -> Any:
 
 def main(human: Callable[[Any], Any] = ask) -> list[Step]:
     """Solve one problem with a human in the band from 5 to 7.5; the steps."""
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         graph = create_specreason(pair, review={"low": 5, "high": 7.5}).compile(checkpointer=InMemorySaver())
         config: Any = {"configurable": {"thread_id": "zoe"}}
         outcome = graph.invoke({"question": QUESTION}, config)

@@ -26,7 +26,7 @@ class Plan(TypedDict, total=False):
 def main() -> str:
     """Work through the task; the report."""
     saver = InMemorySaver()
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         loop = create_specreason(pair, seed=1).compile()
 
         def think(asked: Any) -> Any:

@@ -1,30 +1,34 @@
-"""Let the draft model propose the next step."""
+"""Let the draft model write the next step."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from specreason_graph.errors import EngineError
-from specreason_graph.events import Proposed
-from specreason_graph.nodes.stage import Stage
-from specreason_graph.records import Alternative
-from specreason_graph.state import State
+from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.stage import Stage, emit
+from specreason_graph.record.events import Drafted
+from specreason_graph.record.progress import Pending
+from specreason_graph.record.records import Alternative
+from specreason_graph.record.state import State
 
 
 class Draft(Stage):
     """Writes a proposal."""
 
-    async def __call__(self, state: State) -> dict[str, Any]:
-        """Put a proposal into ``pending``, and whether it can be judged; the trace is not touched."""
+    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+        """Put a proposal into ``pending``, and whether it can be scored; the trace is not touched."""
         try:
-            proposals = await self.window(state).propose()
+            proposals = await lookahead.draft()
         except EngineError as error:
             if self.pair.draft is self.pair.base or not self.config.continue_without_draft:
                 raise
-            return {"pending": {"judgeable": False, "error": str(error)}}
+            return {"pending": Pending(error=str(error)).dump()}
         for proposal in proposals:
-            self.tell(Proposed(index=len(state["trace"]), proposal=proposal))
-        at, (first, *others) = self.window(state).at, proposals
-        pending = {"proposal": first.dump(), "judgeable": any(self.writer.can_judge(at, each) for each in proposals)}
-        more = {"alternatives": [Alternative(proposal=each, score=None).dump() for each in others]} if others else {}
-        return {"pending": {**pending, **more}}
+            emit(Drafted(index=lookahead.node.index, proposal=proposal))
+        first, *others = proposals
+        pending = Pending(
+            proposal=first, alternatives=[Alternative(proposal=each, score=None) for each in others],
+            scorable=any(self.sampler.can_score(lookahead.node, each) for each in proposals),
+        )  # fmt: skip
+        return {"pending": pending.dump()}

@@ -8,20 +8,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.answer_stream import AnswerStream
-from specreason_graph.audit.ledger import head_of, seal_answer
 from specreason_graph.engines.base import Generation, Sampling
-from specreason_graph.events import AnswerToken, Finished
-from specreason_graph.messages import reply_message
-from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies import call_seed
+from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
-from specreason_graph.positions import Prompt
-from specreason_graph.prompting import Prompter
-from specreason_graph.records import Answer, Engine, Step
-from specreason_graph.state import State
-from specreason_graph.summary import summarise
-from specreason_graph.tool_calls import ToolFormat, plan_calls, read_reply
+from specreason_graph.policies.seeds import call_seed
+from specreason_graph.prompting.answer_stream import AnswerStream
+from specreason_graph.prompting.messages import reply_message
+from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.tool_calls import ToolFormat, plan_calls, read_reply
+from specreason_graph.record.events import AnswerToken, Finished
+from specreason_graph.record.ledger import head_of, seal_answer
+from specreason_graph.record.records import Answer, Engine, Step
+from specreason_graph.record.state import State
+from specreason_graph.record.summary import summarise
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     """How it may call tools."""
     start: str
     """What it is made to begin with."""
-    prompt: Prompt
+    prompt: list[int]
     """The thinking, closed, and the start."""
     sampling: Sampling
     """How it is written."""
@@ -43,39 +43,42 @@ class Plan:
 class Finalize(Stage):
     """Writes the answer; a thinking that a budget ended is closed by force first."""
 
-    async def __call__(self, state: State) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
-        plan = self._plan(state)
-        prompter = self.prompts.prompter(plan.role)
+        plan = self._plan(state, lookahead)
+        prompter = self.sampler.prompts.prompter(plan.role)
         context = contextvars.copy_context()  # the engine's thread knows nothing of this run
         stream = AnswerStream(
-            prompter.vocabulary, lambda text: context.run(self.tell, AnswerToken(text=text)),
+            prompter.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
             [*self.config.stop, *([plan.form.opening] if plan.form else [])], plan.sampling.stop_token_ids,
             start=plan.start,
         )  # fmt: skip
-        window, begun = self.window(state), time.perf_counter()
-        timed = {"lost": window.end(), "begun": window.used if self.config.deadline_seconds else None}
-        async with self.pair.turn(plan.role, window.urgency(window.at)):
+        timed = self._timing(lookahead)
+        begun = time.perf_counter()
+        async with self.pair.slot(plan.role, lookahead.commit_point.priority(lookahead.node)):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
+        lookahead.estimates.took("answer", time.perf_counter() - begun)
+        self.registry.finished(len(state["trace"]))
         fields = self._answer(plan, prompter, completion.generations[0], state) | timed
-        fields["reserve"] = self.reserve(window)
-        elapsed = time.perf_counter() - begun
-        window.pace.took("answer", elapsed)
-        self.windows.finished(len(state["trace"]))
-        if self.config.guard:
-            self.windows.guard.answered(completion.usage.generated_tokens, elapsed, self.windows.runs)
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
         stream.finish(answer.text)
         return self._outcome(state, answer)
 
-    def _plan(self, state: State) -> Plan:
-        role, config = self._author(state), self.config
-        engine, prompter = self.pair.engine(role), self.prompts.prompter(role)
+    def _timing(self, lookahead: Lookahead) -> dict[str, Any]:
+        """What was wasted before the answer and, where there is a deadline, the time at which it is begun."""
+        wasted, late = lookahead.end(), self.config.deadline_seconds is not None
+        return {
+            "wasted": wasted, "begun": lookahead.commit_point.seconds_used if late else None,
+            "reserve": lookahead.estimates.answer_seconds if late else None,
+        }  # fmt: skip
+
+    def _plan(self, state: State, lookahead: Lookahead) -> Plan:
+        role, config = self._author(state, lookahead), self.config
+        engine, prompter = self.pair.engine(role), self.sampler.prompts.prompter(role)
         form, start = plan_calls(prompter.vocabulary, engine.name, config)
-        window = self.window(state)
-        tokens = answer_tokens(config, window.pace, window.left)
-        closing = [*prompter.closing_ids(), *prompter.vocabulary.encode_template(start)]
-        prompt = window.at.prompts[role].extended(closing)
+        tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
+        closing = [*prompter.closing_ids, *prompter.vocabulary.encode_template(start)]
+        prompt = lookahead.node.prompts[role] + closing
         opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
             max_tokens=min(tokens, engine.context - len(prompt)), temperature=config.temperature,
@@ -104,7 +107,7 @@ class Finalize(Stage):
         reason, steps = state["progress"]["stop_reason"], [Step.load(step) for step in state["trace"]]
         answer = self._sealed(state, answer, reason)
         summary = summarise(steps, answer)
-        self.tell(Finished(answer=answer, stop_reason=reason, summary=summary))
+        emit(Finished(answer=answer, stop_reason=reason, summary=summary))
         outcome = {
             "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump()
         }  # fmt: skip
@@ -119,11 +122,11 @@ class Finalize(Stage):
             return sealed
         return sealed.model_copy(update={"signature": self.signer.sign(sealed.hash)})
 
-    def _author(self, state: State) -> Engine:
+    def _author(self, state: State, lookahead: Lookahead) -> Engine:
         """Who writes the answer: the base where the one chosen has failed or has no room."""
         chosen = self.config.answer_by
         failed = chosen == "draft" and state["progress"]["draft_failed"]
-        return "base" if failed or self.window(state).at.rooms[chosen] < 0 else chosen
+        return "base" if failed or lookahead.node.tokens_left_on[chosen] < 0 else chosen
 
 
 def _before(text: str, stops: list[str]) -> str:

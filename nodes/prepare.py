@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from specreason_graph.conversation import Turn, read_conversation
 from specreason_graph.errors import ConfigError
-from specreason_graph.manifest import Lineage, Manifest
-from specreason_graph.nodes.stage import Stage
-from specreason_graph.prompting import Prompts
-from specreason_graph.records import SCHEMA_VERSION
-from specreason_graph.state import State, begin
-from specreason_graph.tool_calls import plan_calls
+from specreason_graph.lookahead.registry import LookaheadRegistry
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.prompting.tool_calls import plan_calls
+from specreason_graph.record.manifest import Lineage, Manifest, Turn
+from specreason_graph.record.records import SCHEMA_VERSION
+from specreason_graph.record.state import State, begin
 
 installed = cache(version)
 """The version of a package, read from its files once and not in every run."""
 
 
-class Prepare(Stage):
-    """The first node."""
+@dataclass(frozen=True)
+class Prepare:
+    """The first node; there is no lookahead yet that it could be given, as other stages are."""
+
+    sampler: StepSampler
+    """How the engines are asked, under the settings of the run."""
+    registry: LookaheadRegistry
+    """The work on all runs over the pair."""
 
     async def __call__(self, state: State) -> dict[str, Any]:
         """Reset every channel and record what holds for the whole run."""
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
-        with self.windows.beginning():
-            made = await asyncio.to_thread(make_manifest, self.prompts, turns, asked_by_messages=not question)
+        config, registry = self.sampler.config, self.registry
+        with registry.starting():
+            made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)
             self._check_answer()
-            guard, asked = self.windows.guard, self.config.guard and not self.config.first_steps_by_base
-            verdict = guard.verdict(guard.own(), self.windows.runs) if asked else None
-        return begin(made, verdict.dump() if verdict else None)
+            chooses = config.speculation_control and not config.first_steps_by_base
+            return begin(made, registry.controller.figures_for_base(registry.runs) if chooses else None)
 
     def _check_answer(self) -> None:
         """Whether the answer can be as it is wanted: known before the thinking, not behind it."""
-        engine = self.pair.engine(self.config.answer_by)
-        plan_calls(engine.vocabulary, engine.name, self.config)
-        if self.config.answer_schema and not engine.constrains:
+        config = self.sampler.config
+        engine = self.sampler.pair.engine(config.answer_by)
+        plan_calls(engine.vocabulary, engine.name, config)
+        if config.answer_schema and not engine.supports_json_schema:
             raise ConfigError(
                 f"{engine.name!r} runs on an engine that cannot make an answer follow a JSON schema",
                 hint="use vLLM, or with_structured_output(..., method='function_calling')",
@@ -48,14 +57,15 @@ class Prepare(Stage):
 
 
 def make_manifest(
-    prompts: Prompts, turns: list[Turn], *, asked_by_messages: bool, forked_from: Lineage | None = None
+    sampler: StepSampler, turns: Sequence[Turn], *, asked_by_messages: bool, forked_from: Lineage | None = None
 ) -> Manifest:
     """What holds for a run that begins now; `QuestionError` unless the conversation fits both models."""
+    pair, heads = sampler.pair, sampler.check(turns)
     return Manifest(
         schema_version=SCHEMA_VERSION, package_version=installed("specreason-graph"), run=uuid4().hex,
         started=datetime.now(UTC).isoformat(),
-        question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=turns,
-        asked_by_messages=asked_by_messages, config=prompts.config, engines=prompts.pair.describe(),
-        shares_vocabulary=prompts.pair.shares_vocabulary, head_ids=prompts.check(turns),
-        judge_ids=prompts.base.judge_ids, digit_ids=prompts.base.digit_ids, forked_from=forked_from,
+        question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=list(turns),
+        asked_by_messages=asked_by_messages, config=sampler.config, engines=pair.describe(),
+        shares_vocabulary=pair.shares_vocabulary, head_ids=heads, judge_ids=sampler.judge.suffix_ids,
+        digit_ids=sampler.judge.digit_ids, forked_from=forked_from,
     )  # fmt: skip

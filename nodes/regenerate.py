@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from specreason_graph.events import Regenerated, Rejected
-from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies import decide_unscored
-from specreason_graph.records import Decision, Goodput, Proposal, Score
-from specreason_graph.state import State
+from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.commit import commit
+from specreason_graph.nodes.stage import Stage, emit
+from specreason_graph.policies.acceptance import decide_unscored
+from specreason_graph.record.events import Regenerated, Rejected
+from specreason_graph.record.progress import Pending, Progress
+from specreason_graph.record.records import Decision
+from specreason_graph.record.state import State
 
 
 class Regenerate(Stage):
     """Writes a step with the base model and appends it to the trace."""
 
-    async def __call__(self, state: State) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
         """Write and commit; a rejected proposal stays in the step's evidence."""
-        pending = state.get("pending") or {}
-        decision = self._decision(state, pending)
-        if pending.get("proposal"):
-            self.tell(Rejected(index=len(state["trace"]), decision=decision))
-        written = await self.window(state).rewrite()
-        score = Score.load(pending["score"]) if pending.get("score") else None
-        step, changes = self.commit(state, written, score, decision)
-        self.tell(Regenerated(step=step))
+        pending = Pending.load(state.get("pending") or {})
+        decision = pending.decision or self._unscored(pending, Progress.load(state["progress"]))
+        if pending.proposal:
+            emit(Rejected(index=lookahead.node.index, decision=decision))
+        written = await lookahead.regenerate()
+        step, changes = commit(self, state, lookahead, written, decision)
+        emit(Regenerated(step=step))
         return changes
 
-    def _decision(self, state: State, pending: dict[str, Any]) -> Decision:
-        if pending.get("decision"):
-            return Decision.load(pending["decision"])
-        proposal = Proposal.load(pending["proposal"]) if pending.get("proposal") else None
-        failed = "" if state["progress"]["draft_failed"] else None
-        goodput = None if failed is not None or pending else state["progress"].get("goodput")
-        figures = Goodput.load(goodput) if goodput else None
-        return decide_unscored(proposal, self.config, pending.get("error", failed), figures)
+    def _unscored(self, pending: Pending, progress: Progress) -> Decision:
+        """Why the base writes although nothing was scored."""
+        error = pending.error or ("" if progress.draft_failed else None)
+        drafted = pending.proposal is not None or error is not None
+        return decide_unscored(pending.proposal, self.config, error, None if drafted else progress.goodput)

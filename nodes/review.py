@@ -7,10 +7,12 @@ from typing import Any
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
+from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.policies import decide_reviewed
-from specreason_graph.records import Decision, Proposal, Review, Usage
-from specreason_graph.state import State
+from specreason_graph.policies.acceptance import decide_reviewed
+from specreason_graph.record.progress import Pending
+from specreason_graph.record.records import Proposal, Review, Usage
+from specreason_graph.record.state import State
 
 ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "reviewer" and "note" may go with each'
 
@@ -18,26 +20,29 @@ ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "revi
 class AskHuman(Stage):
     """Interrupts the run until a human has settled the step; resumed with ``Command(resume=...)``."""
 
-    async def __call__(self, state: State) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
         """Put the human's decision into ``pending``; an answer that cannot be read is asked for again."""
-        pending, trace = state["pending"], state["trace"]
+        pending, trace = Pending.load(state["pending"]), state["trace"]
+        assert pending.proposal is not None  # noqa: S101 - the route here is behind score
+        assert pending.score is not None  # noqa: S101
+        assert pending.decision is not None  # noqa: S101
         asked = {
             "kind": "specreason_review",
             "index": len(trace),
             "question": state["manifest"]["question"],
             "before": trace[-1]["text"] if trace else "",
-            "proposal": pending["proposal"]["text"],
-            "score": pending["score"],
-            "decision": pending["decision"],
+            "proposal": pending.proposal.text,
+            "score": pending.score.dump(),
+            "decision": pending.decision.dump(),
             "allowed": ALLOWED,
         }
         review = interrupt(asked)
-        while isinstance(found := self._read(review, state), str):
+        while isinstance(found := self._read(review, lookahead), str):
             review = interrupt({**asked, "problem": found})
-        decision = decide_reviewed(Decision.load(pending["decision"]), found)
-        return {"pending": {**pending, "decision": decision.dump(), "uncertain": False}}
+        settled = {"decision": decide_reviewed(pending.decision, found), "needs_review": False}
+        return {"pending": pending.model_copy(update=settled).dump()}
 
-    def _read(self, answer: Any, state: State) -> Review | str:
+    def _read(self, answer: Any, lookahead: Lookahead) -> Review | str:
         """What a human said, or what is wrong with it."""
         try:
             review = Review.load({"verdict": answer} if isinstance(answer, str) else answer)
@@ -46,12 +51,12 @@ class AskHuman(Stage):
             return f"{'.'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}; {ALLOWED}"
         if (review.verdict == "edit") != bool(review.text and review.text.strip()):
             return 'a text belongs to "edit", and only to it; ' + ALLOWED
-        if review.text and (excess := self._excess(review.text, state)) > 0:
+        if review.text and (excess := self._excess(review.text, lookahead)) > 0:
             return f"the text is {excess} tokens too long for what is left of the context; shorten it"
         return review
 
-    def _excess(self, text: str, state: State) -> int:
+    def _excess(self, text: str, lookahead: Lookahead) -> int:
         """Tokens that a human's step has too many."""
-        ids = self.prompts.base.vocabulary.encode(text)
+        ids = self.sampler.prompts.base.vocabulary.encode(text)
         step = Proposal(author="human", token_ids=ids, text=text, ending="blank_line", seed=0, usage=Usage())
-        return -self.writer.after(self.window(state).at, step).room
+        return -self.sampler.after(lookahead.node, step).tokens_left

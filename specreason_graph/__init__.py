@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specreason_graph.chat_model import ChatSpecReason
     from specreason_graph.config import SpecReasonConfig
     from specreason_graph.engines import EnginePair, open_pair
     from specreason_graph.errors import SpecReasonError
-    from specreason_graph.events import read_event
     from specreason_graph.graph import create_specreason
-    from specreason_graph.records import Answer, Step
-    from specreason_graph.threads import afind_runs, find_runs
+    from specreason_graph.langchain.chat_model import ChatSpecReason
+    from specreason_graph.record.events import read_event
+    from specreason_graph.record.records import Answer, Step
+    from specreason_graph.runs.find import afind_runs, find_runs
 
 __all__ = [
     "Answer",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "records", "ChatSpecReason": "chat_model", "EnginePair": "engines", "SpecReasonConfig": "config",
-    "SpecReasonError": "errors", "Step": "records", "afind_runs": "threads", "create_specreason": "graph",
-    "find_runs": "threads", "open_pair": "engines", "read_event": "events",
+    "Answer": "record.records", "ChatSpecReason": "langchain.chat_model", "EnginePair": "engines",
+    "SpecReasonConfig": "config", "SpecReasonError": "errors", "Step": "record.records", "afind_runs": "runs.find",
+    "create_specreason": "graph", "find_runs": "runs.find", "open_pair": "engines", "read_event": "record.events",
 }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from specreason_graph.errors import ConfigError
 
+CONFIG_KEY = "specreason"
+"""Key of ``config["configurable"]`` under which a call's own settings are looked for."""
 Count = Annotated[int, Field(ge=1)]
-Reading = Literal["mean", "greedy"]
+ScoreReduction = Literal["mean", "greedy"]
 Author = Literal["base", "draft"]
 
 JUDGE_INSTRUCTION = "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
@@ -61,13 +63,13 @@ class SpecReasonConfig(BaseModel):
 
     threshold: Annotated[float, Field(ge=0, le=9)] = 7.0
     """Score from which a proposal is accepted, 0 (accept everything) to 9."""
-    reading: Reading = "mean"
-    """How the score is read: ``mean`` weighs the digits by probability, ``greedy`` takes the likeliest."""
+    score_reduction: ScoreReduction = "mean"
+    """How ten digits become one number: ``mean`` weighs them by probability, ``greedy`` takes the likeliest."""
     proposals: Annotated[int, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
-    window: Annotated[int, Field(ge=0, le=64)] | None = None
+    lookahead: Annotated[int, Field(ge=0, le=64)] | None = None
     """Steps worked on ahead of the commit point; None goes by acceptance and load. No token depends on it."""
-    guard: bool = False
+    speculation_control: bool = False
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[int, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""

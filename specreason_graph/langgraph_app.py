@@ -13,10 +13,8 @@ import threading
 from functools import cache
 from pathlib import Path
 
-from specreason_graph.audit.signing import Signer
-from specreason_graph.cli.options import make_launch
-from specreason_graph.config import make_config
-from specreason_graph.graph import CompiledSpecReason, create_specreason
+from specreason_graph.graph import CompiledSpecReason
+from specreason_graph.runs.launch import make_launch
 
 CONFIG = "SPECREASON_CONFIG"
 _opening = threading.Lock()
@@ -35,7 +33,7 @@ def _compiled() -> CompiledSpecReason:
 @cache
 def _open() -> CompiledSpecReason:
     file = os.environ.get(CONFIG)
-    launch = make_launch("", Path(file) if file else None, {}, {})
+    launch = make_launch("", Path(file) if file else None)
     pair = launch.open_pair()
     atexit.register(pair.close)
-    return create_specreason(pair, config=make_config(**launch.settings), signer=Signer.from_environment()).compile()
+    return launch.compile(pair)

@@ -28,7 +28,7 @@ POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 @pytest.fixture(scope="session")
 def abacus() -> Iterator[EnginePair]:
     """The reference pair on the embedded engine."""
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         yield pair
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from specreason_graph.audit.alignment import align, divergence
-from specreason_graph.audit.wording import difference
-from specreason_graph.records import Decision, Step
+from specreason_graph.audit.ask.alignment import align, divergence
+from specreason_graph.audit.show.text_diff import difference
+from specreason_graph.record.records import Decision, Step
 
-DECISION = Decision(accepted=True, reason="score_reaches_threshold", number=9, reading="mean", threshold=7)
+DECISION = Decision(accepted=True, reason="score_reaches_threshold", number=9, score_reduction="mean", threshold=7)
 
 
 def steps(texts: str) -> list[Step]:

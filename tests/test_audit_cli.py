@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inspect_ai.log import read_eval_log
@@ -17,13 +18,15 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
-from specreason_graph.audit.reader import read_runs
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
-from specreason_graph.cli.audit.places import engines_of
+from specreason_graph.cli.audit.locate import engines_of
+from specreason_graph.cli.options import ModelOptions
 from specreason_graph.errors import ConfigError
-from specreason_graph.runs import Launch, Runs
-from tests.audited import meddling, think
-from tests.databases import opened
+from specreason_graph.runs.launch import BUILT_IN, Launch
+from specreason_graph.runs.store import RunStore
+from tests.support.audited import meddling, think
+from tests.support.databases import opened
 
 OLD = Path(__file__).parent / "data" / "schema1.sqlite"
 QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
@@ -132,7 +135,7 @@ def test_pages_stay_in_their_folder_however_runs_are_called(tmp_path: Path, monk
         think(saver, "one")
         (found,) = read_runs(saver, "one")
     outside = replace(found, manifest={**found.manifest, "run": "../../x"})
-    monkeypatch.setattr("specreason_graph.cli.audit.share.read_all_runs", lambda _: [outside, found, found])
+    monkeypatch.setattr("specreason_graph.cli.audit.export.read_all_runs", lambda _: [outside, found, found])
     assert run(["audit", "report", "-o", str(folder), "--db", file]) == 1
     written = [path for path in tmp_path.rglob("*.html") if path.name != "index.html"]
     assert {path.parent for path in written} == {folder}
@@ -143,10 +146,10 @@ def test_engines_are_opened_as_the_manifest_names_them() -> None:
     saver = InMemorySaver()
     think(saver, "one", 2)
 
-    def launch(engine: str, named: dict[str, str]) -> Launch:
+    def launch(engine: str, named: Any) -> Launch:
         (found,) = read_runs(saver, "one")
         found.manifest["engines"]["base"] |= {"engine": engine, "dtype": engine, "options": {"context": 512}}
-        return engines_of(found, "postgresql://not/asked", named, None)
+        return engines_of(found, "postgresql://not/asked", ModelOptions(**named))
 
     assert (launch("vllm", {}).engine, launch("vllm", {}).base_options) == ("vllm", {"context": 512})
     assert launch("vllm", {"engine": "transformers"}).base_options == {}
@@ -187,9 +190,9 @@ def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
         graph.add_edge(START, "n")
         graph.compile(checkpointer=saver).invoke({"answer": ""}, {"configurable": {"thread_id": "t"}})
         think(saver, "ours", 2)
-    with Runs.open(begun) as runs:
+    with RunStore.open(begun) as runs:
         runs.saver.setup()
-        thread = runs.add(Launch(question=QUESTION))
+        thread = runs.add(Launch(**BUILT_IN, question=QUESTION))
     for verb in ("show", "verify", "replay", "whatif"):
         yield [verb, "t", "--db", str(nothing)], "there is no database"
         yield [verb, "t", "--db", str(text)], "cannot be read"

@@ -17,15 +17,15 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from specreason_graph import create_specreason
+from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.fork import fork, plan_fork
-from specreason_graph.audit.ledger import entries, head_of, seal_answer, seal_manifest, seal_step
-from specreason_graph.audit.reader import aread_runs, read_runs
-from specreason_graph.audit.recorded import RecordedRun, check_readable
-from specreason_graph.audit.signing import Signer, read_public_key
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.read.reader import aread_runs, read_runs
+from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.errors import ConfigError, ThreadError
-from tests.audited import Meddler, meddling, recorded, scripted, think
-from tests.databases import opened
+from specreason_graph.record.ledger import entries, head_of, seal_answer, seal_manifest, seal_step
+from specreason_graph.record.signing import Signer, read_public_key
+from tests.support.audited import Meddler, meddling, recorded, scripted, think
+from tests.support.databases import opened
 
 FLIPS = int(os.environ.get("SPECREASON_FLIPS", "100"))
 STEPS = 8

@@ -18,21 +18,22 @@ from typing import Any
 import pytest
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.verify import verify
-from specreason_graph.batch import Asked, Result, answer_all, read_questions
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
 from specreason_graph.cli.batch import answer_file
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, QuestionError, UsageError
-from specreason_graph.lock import alone
 from specreason_graph.models.abacus.problems import held_out, parse_answer
-from specreason_graph.runs import Launch, Runs
-from specreason_graph.threads import read_values
+from specreason_graph.runs.batch import Asked, Result, answer_all, read_questions
+from specreason_graph.runs.find import read_values
+from specreason_graph.runs.launch import Launch, make_launch
+from specreason_graph.runs.lock import exclusive
+from specreason_graph.runs.store import RunStore
 
 PROBLEMS = sorted(held_out()[:40], key=lambda problem: len(problem.operations))
 EASY, HARD = PROBLEMS[:3], PROBLEMS[-6:]
-FAKE = Launch(question="", base="fake", draft="fake", settings={"window": 0})
+FAKE = Launch(question="", base="fake", draft="fake", settings={"lookahead": 0})
 
 
 def think(prompt: str) -> str:
@@ -89,14 +90,14 @@ def thinking(folder: Path, *steps: int) -> list[Asked]:
     return read_questions(written(folder, *({"question": f"Think {count}"} for count in steps)), FAKE)
 
 
-def answered(questions: list[Asked], database: Path, at_once: int = 8) -> list[Result]:
+def answered(questions: list[Asked], database: Path, max_concurrency: int = 8) -> list[Result]:
     results: list[Result] = []
-    answer_all(questions, database, results.append, at_once)
+    answer_all(questions, database, results.append, max_concurrency)
     return results
 
 
 def kept(database: Path, questions: list[Asked]) -> list[list[Any]]:
-    with Runs.open(database) as runs:
+    with RunStore.open(database) as runs:
         return [values.get("trace", []) for values in read_values(runs.saver, (each.thread for each in questions))]
 
 
@@ -121,19 +122,19 @@ def together(count: int) -> Callable[[str], Any]:
     return wait
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_so_many_at_once_and_never_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: int) -> None:
-    engine = Counted(at_call=together(at_once))
+@pytest.mark.parametrize("max_concurrency", [1, 3])
+def test_so_many_at_once_and_never_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, max_concurrency: int) -> None:
+    engine = Counted(at_call=together(max_concurrency))
     use(monkeypatch, engine)
-    results = answered(thinking(tmp_path, *[2] * 6), tmp_path / "runs.sqlite", at_once)
+    results = answered(thinking(tmp_path, *[2] * 6), tmp_path / "runs.sqlite", max_concurrency)
     assert [result.error for result in results] == [None] * 6
-    assert engine.most == at_once
+    assert engine.most == max_concurrency
 
 
 def test_abatch_is_the_same_in_python() -> None:
     engine = Counted(at_call=together(3))
     with EnginePair(engine, engine) as pair:
-        graph = create_specreason(pair, window=0).compile()
+        graph = create_specreason(pair, lookahead=0).compile()
         asked: list[Any] = [{"question": f"Think {count}"} for count in (3, 2, 1, 2, 3, 1)]
         outcomes = asyncio.run(graph.abatch(asked, config={"max_concurrency": 3}))
     assert [len(outcome["trace"]) for outcome in outcomes] == [4, 3, 2, 3, 4, 2]
@@ -169,7 +170,7 @@ def test_a_failure_stops_nothing_else_and_goes_on_later(
     engine = Counted(at_call=fail)
     use(monkeypatch, engine)
     questions = thinking(tmp_path, 2, 4, 3)
-    arguments = ["solve", "-f", str(tmp_path / "questions.jsonl"), "--set", "window=0", "--set", "seed=0"]
+    arguments = ["solve", "-f", str(tmp_path / "questions.jsonl"), "--set", "lookahead=0", "--set", "seed=0"]
     arguments += ["--db", str(database), "--base", "fake", "--draft", "fake"]
     assert run(arguments) == 1
     output = capsys.readouterr()
@@ -201,7 +202,7 @@ def test_an_interrupt_says_that_it_can_go_on(
     try:
         questions, database = thinking(tmp_path, 1, 9, 9), tmp_path / "runs.sqlite"
         code = run(["solve", "-f", str(tmp_path / "questions.jsonl"), "--db", str(database), "--base", "fake",
-                    "--draft", "fake", "--set", "window=0"])  # fmt: skip
+                    "--draft", "fake", "--set", "lookahead=0"])  # fmt: skip
     finally:
         signal.signal(signal.SIGINT, before)
     output = capsys.readouterr()
@@ -223,9 +224,9 @@ def test_kill_and_go_on(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch, tmp
     first = json.loads(child.stdout.readline())
     child.kill()
     child.communicate()
-    questions = read_questions(file, make_launch(seed=3))
+    questions = read_questions(file, make_launch("", settings={"seed": 3}))
     before = kept(database, questions)
-    with Runs.open(database) as runs:
+    with RunStore.open(database) as runs:
         done = [values.get("stop_reason") for values in read_values(runs.saver, [each.thread for each in questions])]
     assert first["thread"] in [each.thread for each, reason in zip(questions, done, strict=True) if reason]
     assert any(trace and not reason for trace, reason in zip(before, done, strict=True)), "nothing was half finished"
@@ -237,19 +238,12 @@ def test_kill_and_go_on(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch, tmp
     whole = {result.asked.thread: result for result in answered(questions, tmp_path / "whole.sqlite")}
     for result in results:
         assert tokens(result) == tokens(whole[result.asked.thread])
-    with Runs.open(database) as runs:
+    with RunStore.open(database) as runs:
         assert all(verify(read_runs(runs.saver, each.thread)[0]).ok for each in questions)
 
 
 def tokens(result: Result) -> Any:
     return [step["token_ids"] for step in result.values["trace"]], result.values["answer"]
-
-
-def make_launch(**settings: Any) -> Launch:
-    """As the command line launches."""
-    from specreason_graph.cli.options import make_launch
-
-    return make_launch("", None, {}, settings)
 
 
 def test_the_command_answers_into_a_file(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -269,7 +263,7 @@ def test_the_command_answers_into_a_file(command: Callable[..., Any], tmp_path: 
 
 def test_settings_of_a_line_are_put_over_those_of_the_command(tmp_path: Path) -> None:
     file = written(tmp_path, {"question": "a", "settings": {"seed": 7}}, "", {"question": " b ", "id": "x"})
-    one, two = read_questions(file, Launch(question="", base="m", settings={"seed": 3, "threshold": 5.0}))
+    one, two = read_questions(file, Launch(question="", base="m", draft="d", settings={"seed": 3, "threshold": 5.0}))
     assert [(each.id, each.launch.question) for each in (one, two)] == [(1, "a"), ("x", "b")]
     assert [each.launch.settings["seed"] for each in (one, two)] == [7, 3]
     assert [each.launch.settings["threshold"] for each in (one, two)] == [5.0, 5.0]
@@ -371,7 +365,7 @@ def test_two_commands_do_not_write_the_same_runs(monkeypatch: pytest.MonkeyPatch
     engine, database = Counted(), tmp_path / "runs.sqlite"
     use(monkeypatch, engine)
     questions = thinking(tmp_path, 1)
-    with alone(database), pytest.raises(UsageError, match=r"another command is answering .* --db"):
+    with exclusive(database), pytest.raises(UsageError, match=r"another command is answering .* --db"):
         answered(questions, database)
     assert engine.calls == []
     assert len(answered(questions, database)) == 1
@@ -382,11 +376,11 @@ def test_results_of_before_stay_until_there_are_others(monkeypatch: pytest.Monke
     output, database = tmp_path / "answers.jsonl", tmp_path / "runs.sqlite"
     output.write_text("of before\n")
     file = written(tmp_path, {"question": "Think 1"}, {"question": "Think 2"})
-    with alone(database), pytest.raises(UsageError, match="another command is answering"):
-        answer_file(file, FAKE, database, output, at_once=1, as_json=False)
+    with exclusive(database), pytest.raises(UsageError, match="another command is answering"):
+        answer_file(file, FAKE, database, output, concurrency=1, as_json=False)
     assert output.read_text() == "of before\n"
     for _ in range(2):
-        answer_file(file, FAKE, database, output, at_once=1, as_json=False)
+        answer_file(file, FAKE, database, output, concurrency=1, as_json=False)
         assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [1, 2]
 
 

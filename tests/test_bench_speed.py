@@ -10,44 +10,44 @@ from typing import Any
 
 import pytest
 
+from benchmarks.length import length_lines, run_length
 from specreason_graph import EnginePair, Step, create_specreason, open_pair
-from specreason_graph.bench.efficiency import committed_costs, pace_of, seconds_alone, seconds_measured
-from specreason_graph.bench.laps import Lap, play
-from specreason_graph.bench.length import run_length
-from specreason_graph.bench.prefixes import Prefixes, Reuse, recording, reuse
+from specreason_graph.bench.efficiency import committed_costs, seconds_alone, seconds_measured, seconds_per_token
+from specreason_graph.bench.prefix_cache import Prefixes, Reuse, recording, reuse
 from specreason_graph.bench.random_draft import write_random_draft
-from specreason_graph.bench.speed import Bench, make_row, parts
-from specreason_graph.bench.table import length_lines, speed_lines
-from specreason_graph.bench.ways import BASE, TURNS, WAYS, Way, choose, rotated, with_draft
+from specreason_graph.bench.scenarios import BASE_ONLY, SCENARIOS, SEQUENTIAL, Scenario, choose, rotated, with_draft
+from specreason_graph.bench.speed import SpeedBenchmark, make_row, parts
+from specreason_graph.bench.table import speed_lines
+from specreason_graph.bench.workload import Workload, run_all
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import UsageError
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.records import Author, Cost, Decision, Engine, Purpose, Usage
-from specreason_graph.summary import Summary
-from tests.audited import CLOSE
+from specreason_graph.record.records import Author, Cost, Decision, Engine, Purpose, Usage
+from specreason_graph.record.summary import Summary
+from tests.support.audited import CLOSE
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 4
 
 
-def cost(engine: Engine, purpose: Purpose, seconds: float, tokens: int, *, lost: bool = False) -> Cost:
+def cost(engine: Engine, purpose: Purpose, seconds: float, tokens: int, *, wasted: bool = False) -> Cost:
     usage = Usage(calls=1, prompt_tokens=50, generated_tokens=tokens, seconds=seconds)
-    return Cost(engine=engine, purpose=purpose, usage=usage, lost=lost)
+    return Cost(engine=engine, purpose=purpose, usage=usage, wasted=wasted)
 
 
 def step(author: Author, costs: list[Cost]) -> Step:
-    decision = Decision(accepted=author == "draft", reason="score_reaches_threshold", number=9, reading="mean",
+    decision = Decision(accepted=author == "draft", reason="score_reaches_threshold", number=9, score_reduction="mean",
                         threshold=7)  # fmt: skip
     return Step(index=0, author=author, text="x\n\n", token_ids=[1], ending="blank_line", seed=0, decision=decision,
                 score=None, discarded=None, costs=costs)  # fmt: skip
 
 
 ACCEPTED = step("draft", [
-    cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1), cost("base", "regenerate", 9, 90, lost=True),
-    cost("draft", "draft", 9, 90, lost=True),
+    cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1), cost("base", "regenerate", 9, 90, wasted=True),
+    cost("draft", "draft", 9, 90, wasted=True),
 ])  # fmt: skip
 REWRITTEN = step("base", [
-    cost("base", "regenerate", 9, 90, lost=True), cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1),
+    cost("base", "regenerate", 9, 90, wasted=True), cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1),
     cost("base", "regenerate", 2, 20),
 ])  # fmt: skip
 WRITTEN_BY_HAND = step("human", [cost("draft", "draft", 0.25, 10), cost("base", "score", 0.5, 1)])
@@ -68,30 +68,32 @@ def test_only_committed_work_counts() -> None:
 def test_the_pace_is_the_median_of_an_engines_calls() -> None:
     costs = [cost("draft", "draft", 1, 10), cost("draft", "draft", 9, 10), cost("draft", "draft", 2, 10),
              cost("base", "answer", 100, 1), cost("draft", "draft", 5, 0)]  # fmt: skip
-    assert pace_of(costs, "draft") == 0.2
-    assert pace_of([], "base") == 0
+    assert seconds_per_token(costs, "draft") == 0.2
+    assert seconds_per_token([], "base") == 0
 
 
-def lap(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4, traces: str = "ab") -> Lap:
-    return Lap(seconds=seconds, running=2 * seconds, needed=needed, needed_alone=needed / 2, right=right,
+def workload(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4, traces: str = "ab") -> Workload:
+    return Workload(seconds=seconds, running=2 * seconds, needed=needed, needed_alone=needed / 2, right=right,
                proposals=proposals, accepted=proposals // 2, traces=list(traces))  # fmt: skip
 
 
 def test_ratios_are_taken_in_each_repeat() -> None:
-    laps = {
-        "base alone": [lap(10, 10, proposals=0), lap(100, 100, proposals=0), lap(10, 10, proposals=0)],
-        "in turns": [lap(8, 8), lap(80, 80), lap(8, 8)],
-        "window 4": [lap(5, 4), lap(40, 60, right=0.7, traces="ac"), lap(2, 2)],
+    workloads = {
+        "base only": [workload(10, 10, proposals=0), workload(100, 100, proposals=0), workload(10, 10, proposals=0)],
+        "sequential": [workload(8, 8), workload(80, 80), workload(8, 8)],
+        "lookahead 4": [workload(5, 4), workload(40, 60, right=0.7, traces="ac"), workload(2, 2)],
     }
-    row = make_row(Way(name="window 4"), 2, laps, 7, "given", recomputed=0.25)
-    assert (row.faster, row.faster_least, row.faster_most, row.faster_than_turns) == (2.5, 2, 5, 2)
+    row = make_row(Scenario(name="lookahead 4"), 2, workloads, 7, "given", recomputed=0.25)
+    assert (row.faster, row.faster_least, row.faster_most, row.faster_than_sequential) == (2.5, 2, 5, 2)
     assert (row.seconds, row.efficiency_measured, row.efficiency_alone) == (5, 0.5, 0.25)
     assert row.right == pytest.approx(0.9)
     assert (row.base_right, row.accepted) == (1, 0.5)
     assert row.same == pytest.approx(5 / 6)
-    assert make_row(BASE, 2, laps, 7, "given").accepted is None
-    assert make_row(BASE, 2, {BASE.name: laps[BASE.name]}, 7, "given").faster_than_turns is None
-    assert make_row(BASE, 2, {BASE.name: laps[BASE.name]}, 7, "given").same is None
+    assert make_row(BASE_ONLY, 2, workloads, 7, "given").accepted is None
+    assert (
+        make_row(BASE_ONLY, 2, {BASE_ONLY.name: workloads[BASE_ONLY.name]}, 7, "given").faster_than_sequential is None
+    )
+    assert make_row(BASE_ONLY, 2, {BASE_ONLY.name: workloads[BASE_ONLY.name]}, 7, "given").same is None
     head, line = speed_lines([row])
     assert len(head) == len(line)
     assert line.split()[:5] == ["window", "4", "2", "5.00", "2.50"]
@@ -99,27 +101,27 @@ def test_ratios_are_taken_in_each_repeat() -> None:
 
 def test_ways_have_their_turns_with_parts_of_the_problems() -> None:
     problems = held_out()[:100]
-    for at_once, sizes in [(1, 10 * [10]), (4, [33, 33, 34]), (16, [100]), (64, [100])]:
-        found = parts(problems, at_once)
+    for concurrency, sizes in [(1, 10 * [10]), (4, [33, 33, 34]), (16, [100]), (64, [100])]:
+        found = parts(problems, concurrency)
         assert [len(part) for _, part in found] == sizes
         assert [problem for _, part in found for problem in part] == list(problems)
         assert all(part[0] is problems[first] for first, part in found)
-    whole = lap(4, 2, right=0.5) + lap(2, 1)
+    whole = workload(4, 2, right=0.5) + workload(2, 1)
     assert (whole.seconds, whole.running, whole.needed, whole.right, len(whole.traces)) == (6, 12, 3, 0.75, 4)
 
 
 def test_ways() -> None:
-    assert rotated(WAYS, 1)[0] is WAYS[1]
-    assert {way.name for way in rotated(WAYS, 7)} == {way.name for way in WAYS}
-    assert choose(None) == list(WAYS)
-    assert choose(["in turns"]) == [BASE, TURNS]
+    assert rotated(SCENARIOS, 1)[0] is SCENARIOS[1]
+    assert {scenario.name for scenario in rotated(SCENARIOS, 7)} == {scenario.name for scenario in SCENARIOS}
+    assert choose(None) == list(SCENARIOS)
+    assert choose(["sequential"]) == [BASE_ONLY, SEQUENTIAL]
     assert with_draft(choose(["bad draft"]), "given") == []
-    assert with_draft([BASE], "given") == [BASE]
-    assert [way.name for way in with_draft(WAYS, "random")] == [
-        "base alone", "bad draft", "bad draft, guarded",
+    assert with_draft([BASE_ONLY], "given") == [BASE_ONLY]
+    assert [scenario.name for scenario in with_draft(SCENARIOS, "random")] == [
+        "base only", "bad draft", "bad draft, controlled",
     ]  # fmt: skip
-    assert with_draft([BASE, TURNS], "random") == []
-    with pytest.raises(UsageError, match="known ways: base alone"):
+    assert with_draft([BASE_ONLY, SEQUENTIAL], "random") == []
+    with pytest.raises(UsageError, match="known scenarios: base only"):
         choose(["faster"])
 
 
@@ -157,23 +159,25 @@ def scripted_pair() -> EnginePair:
 def test_the_whole_bench_on_scripted_engines() -> None:
     with scripted_pair() as pair:
         told: list[str] = []
-        bench = Bench(pair, "given", with_draft(WAYS, "given"), held_out()[:2], repeats=2, tell=told.append)
+        bench = SpeedBenchmark(
+            pair, "given", with_draft(SCENARIOS, "given"), held_out()[:2], repeats=2, report=told.append
+        )
         found = bench.measure(2)
         assert (type(pair.base), type(pair.draft)) == (FakeEngine, FakeEngine)  # the recorders are gone again
-    rows = {row.way: row for row in found.rows}
-    assert list(rows) == ["base alone", "in turns", "window 4", "adaptive", "guarded"]
-    assert rows["base alone"].faster == rows["in turns"].faster_than_turns == 1
-    assert rows["base alone"].accepted is None
-    assert rows["in turns"].accepted == 3 / 4
+    rows = {row.scenario: row for row in found.rows}
+    assert list(rows) == ["base only", "sequential", "lookahead 4", "adaptive", "controlled"]
+    assert rows["base only"].faster == rows["sequential"].faster_than_sequential == 1
+    assert rows["base only"].accepted is None
+    assert rows["sequential"].accepted == 3 / 4
     assert all(0 < row.efficiency_measured <= 1 and row.efficiency_alone > 0 for row in found.rows)
     assert found.calibration.base_seconds > 0 < found.calibration.draft_seconds
     assert all(row.recomputed and row.recomputed > 0.5 for row in found.rows)  # a fake has no cache
-    assert [line.partition(": base alone ")[0] for line in told] == [f"2 at once, repeat {n} of 2" for n in (1, 2)]
+    assert [line.partition(": base only ")[0] for line in told] == [f"2 at once, repeat {n} of 2" for n in (1, 2)]
 
 
 def test_recorders_keep_the_runs_apart() -> None:
     with scripted_pair() as pair, recording(pair) as recorders:
-        play(create_specreason(pair, window=0).compile(), [held_out()[0]] * 3, 3)
+        run_all(create_specreason(pair, lookahead=0).compile(), [held_out()[0]] * 3, 3)
         base, draft = recorders
         one = draft.total.perfect / 3
     assert one == int(one)
@@ -190,28 +194,32 @@ def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> 
     with open_pair(draft=str(tmp_path / "one")) as pair, open_pair(draft=str(tmp_path / "two")) as again:
         assert pair.shares_vocabulary
         assert pair.draft.describe().weights == again.draft.describe().weights != pair.base.describe().weights
-        ways = with_draft(WAYS, "random")
-        graphs = [create_specreason(pair, **way.settings).compile() for way in ways]
-        alone, bad, guarded = [play(graph, held_out()[:1], 1)[1][0] for graph in graphs]
+        scenarios = with_draft(SCENARIOS, "random")
+        graphs = [create_specreason(pair, **scenario.settings).compile() for scenario in scenarios]
+        alone, bad, guarded = [run_all(graph, held_out()[:1], 1)[1][0] for graph in graphs]
     assert (bad.total.accepted, bad.total.proposals > 0) == (0, True)
     assert bad.outcome["answer"] == guarded.outcome["answer"] == alone.outcome["answer"]
 
 
 def test_bench_speed_from_the_command_line(command: Command) -> None:
     result = command("bench", "speed", "--problems", "2", "--repeats", "1", "--concurrency", "2",
-                     "--way", "in turns", "--way", "adaptive", "--json")  # fmt: skip
+                     "--scenario", "sequential", "--scenario", "adaptive", "--json")  # fmt: skip
     lines: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed", "speed"]
     assert lines[0]["cores"] >= 1
     assert lines[0]["base"].startswith("abacus-base float32")
-    assert {line["way"]: line["recomputed"] for line in lines[2:]} == {"base alone": 0, "in turns": 0, "adaptive": 0}
-    assert {line["way"]: line["same"] for line in lines[2:]} == {"base alone": None, "in turns": 1, "adaptive": 1}
-    assert all(line["at_once"] == 2 for line in lines[1:])
+    assert {line["scenario"]: line["recomputed"] for line in lines[2:]} == {
+        "base only": 0,
+        "sequential": 0,
+        "adaptive": 0,
+    }
+    assert {line["scenario"]: line["same"] for line in lines[2:]} == {"base only": None, "sequential": 1, "adaptive": 1}
+    assert all(line["concurrency"] == 2 for line in lines[1:])
 
 
 def test_bench_speed_refuses(command: Command) -> None:
-    assert command("bench", "speed", "--way", "sideways").returncode == 2
-    served = command("bench", "speed", "--engine", "server", "--base-url", "http://x", "--way", "bad draft")
+    assert command("bench", "speed", "--scenario", "sideways").returncode == 2
+    served = command("bench", "speed", "--engine", "server", "--base-url", "http://x", "--scenario", "bad draft")
     assert (served.returncode, "not ours to change" in served.stderr) == (2, True)
 
 

@@ -10,9 +10,9 @@ from subprocess import CompletedProcess
 import pytest
 
 from specreason_graph.cli.app import run
-from specreason_graph.events import AnswerToken
-from specreason_graph.live_view import LiveView, printable
+from specreason_graph.cli.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out, parse_answer
+from specreason_graph.record.events import AnswerToken
 
 Command = Callable[..., CompletedProcess[str]]
 PROBLEM = held_out()[4]
@@ -84,7 +84,7 @@ def test_config_file_and_set(command: Command, tmp_path: Path) -> None:
         PROBLEM.question,
     )
     document = json.loads(result.stdout)
-    assert (document["config"]["threshold"], document["config"]["reading"]) == (8.0, "greedy")
+    assert (document["config"]["threshold"], document["config"]["score_reduction"]) == (8.0, "greedy")
     assert (document["stop_reason"], len(document["steps"])) == ("step_limit", 2)
 
 

@@ -14,7 +14,7 @@ from specreason_graph.errors import ConfigError
 BAD: list[tuple[str, Any, str]] = [
     ("threshold", 11, "less than or equal to 9"),
     ("threshold", -1, "greater than or equal to 0"),
-    ("reading", "median", "'mean' or 'greedy'"),
+    ("score_reduction", "median", "'mean' or 'greedy'"),
     ("thinking_tokens", 0, "greater than or equal to 1"),
     ("max_steps", 1.5, "valid integer"),
     ("top_p", 0, "greater than 0"),
@@ -44,12 +44,12 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("c.toml", "threshold = 5\nreading = 'greedy'"), ("c.json", '{"threshold": 5, "reading": "greedy"}')],
+    [("c.toml", "threshold = 5\nreading = 'greedy'"), ("c.json", '{"threshold": 5, "score_reduction": "greedy"}')],
 )
 def test_config_file(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     config = make_config(**read_config_file(tmp_path / name))
-    assert (config.threshold, config.reading) == (5, "greedy")
+    assert (config.threshold, config.score_reduction) == (5, "greedy")
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [

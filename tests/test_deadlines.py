@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,16 +11,17 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, Step, create_specreason
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.replay import replay
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.engines.turns import Turns
+from specreason_graph.engines.slots import CallSlots, Priority
 from specreason_graph.errors import ConfigError, EngineError
-from specreason_graph.policies.deadlines import answer_tokens, lateness, proposals_in_force, threshold_in_force
-from specreason_graph.policies.pace import Pace
-from tests.test_window import QUESTION, idle, slow_pair
+from specreason_graph.lookahead.estimates import CostEstimates
+from specreason_graph.policies.deadlines import answer_tokens, proposals_in_force, slo_ratio, threshold_in_force
+from specreason_graph.record.progress import Progress
+from tests.support.slow import QUESTION, idle, slow_pair
 
 THREAD: Any = {"configurable": {"thread_id": "one"}}
 
@@ -50,11 +50,11 @@ def test_a_step_that_takes_too_long_is_cut_short_and_the_answer_is_written() -> 
     assert (run.stop_reason, len(run.steps), run.answer.text, run.answer.forced_close) == (
         "deadline", 0, "The answer.", True,
     )  # fmt: skip
-    assert {(cost.purpose, cost.lost) for cost in run.answer.lost} >= {("draft", True), ("score", True)}
-    calls = sum(cost.usage.calls for cost in run.answer.lost) + 1
+    assert {(cost.purpose, cost.wasted) for cost in run.answer.wasted} >= {("draft", True), ("score", True)}
+    calls = sum(cost.usage.calls for cost in run.answer.wasted) + 1
     assert calls == len(pair.base.calls) + len(pair.draft.calls)  # type: ignore[attr-defined]
     assert verify(run).ok
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_the_time_of_a_step_that_was_cut_short_is_used_up_when_the_answer_comes_later() -> None:
@@ -76,7 +76,7 @@ def test_the_time_of_a_step_that_was_cut_short_is_used_up_when_the_answer_comes_
     assert run.stop_reason == "deadline"
     assert run.answer
     assert (run.answer.begun or 0.0) >= 0.3 - (run.answer.reserve or 0.0)
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_time_is_kept_for_the_answer_when_it_is_known_what_one_takes() -> None:
@@ -89,7 +89,7 @@ def test_time_is_kept_for_the_answer_when_it_is_known_what_one_takes() -> None:
     assert run.answer.reserve > 0.1
     assert run.answer.begun + run.answer.reserve >= 1.5 - 0.2
     assert time.monotonic() - begun < 3
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_a_deadline_that_is_not_reached_changes_nothing() -> None:
@@ -106,18 +106,18 @@ def test_a_stop_that_the_clock_does_not_bear_out_is_found() -> None:
     run.result["begun"] = 0.1
     for step in run.trace:
         step["elapsed"] = 0.001
-    assert any("stop reason" in found.problem for found in replay(run).differences)
+    assert any("stop reason" in found.problem for found in recompute(run).differences)
 
 
-def pace(step: float) -> Pace:
-    found = Pace()
-    found.stepped(step)
-    return found
+def ratio(
+    config: SpecReasonConfig, step: float, seconds: float = 0.0, steps: int = 0, average: float | None = None
+) -> float:
+    return slo_ratio(config, Progress(seconds=seconds, steps=steps), step_seconds=step, average_steps=average)
 
 
 def test_a_run_that_is_late_asks_for_less() -> None:
     config = SpecReasonConfig(threshold=7, threshold_floor=3, proposals=4, step_seconds=1.0)
-    late = [lateness(config, pace(each), 0.0, 0, None) for each in (0.5, 1.0, 1.5, 2.0, 9.0)]
+    late = [ratio(config, each) for each in (0.5, 1.0, 1.5, 2.0, 9.0)]
     assert late == [0.5, 1.0, 1.5, 2.0, 9.0]
     assert [threshold_in_force(config, each) for each in late] == [7, 7, 5, 3, 3]
     assert [proposals_in_force(config, each) for each in late] == [4, 4, 1, 1, 1]
@@ -127,17 +127,18 @@ def test_a_run_that_is_late_asks_for_less() -> None:
 
 def test_a_deadline_is_dealt_out_to_the_steps_that_runs_take() -> None:
     config = SpecReasonConfig(deadline_seconds=10.0)
-    assert lateness(config, pace(1.0), 0.0, 0, None) == 0.0  # nobody knows how many steps there will be
-    assert lateness(config, pace(1.0), 0.0, 0, 10.0) == pytest.approx(1.0)
-    assert lateness(config, pace(1.0), 5.0, 0, 10.0) == pytest.approx(2.0)
-    assert lateness(config, pace(1.0), 5.0, 8, 10.0) == pytest.approx(0.4)
+    assert ratio(config, 1.0) == 0.0  # nobody knows how many steps there will be
+    assert ratio(config, 1.0, average=10.0) == pytest.approx(1.0)
+    assert ratio(config, 1.0, seconds=5.0, average=10.0) == pytest.approx(2.0)
+    assert ratio(config, 1.0, seconds=5.0, steps=8, average=10.0) == pytest.approx(0.4)
 
 
 def test_an_answer_is_as_long_as_there_is_time_for() -> None:
-    config, known = SpecReasonConfig(answer_tokens=500), Pace()
-    assert answer_tokens(config, known, 1.0) == 500  # the base has not written yet
+    config, known = SpecReasonConfig(answer_tokens=500), CostEstimates()
+    assert answer_tokens(config, 1.0, known.token_seconds) == 500  # the base has not written yet
     known.took("regenerate", 1.0, 100)
-    assert [answer_tokens(config, known, left) for left in (None, 100.0, 1.0, 0.01, -5.0)] == [500, 500, 100, 16, 16]
+    found = [answer_tokens(config, left, known.token_seconds) for left in (None, 100.0, 1.0, 0.01, -5.0)]
+    assert found == [500, 500, 100, 16, 16]
 
 
 def test_the_threshold_that_was_eased_stands_in_the_decision() -> None:
@@ -146,14 +147,14 @@ def test_the_threshold_that_was_eased_stands_in_the_decision() -> None:
     scored = [step for step in run.steps if step.score]
     assert (scored[0].decision.accepted, scored[0].decision.threshold) == (False, 7)
     assert (scored[-1].decision.accepted, scored[-1].decision.threshold) == (True, 4)
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_a_threshold_below_the_floor_is_found() -> None:
     with slow_pair((5,), draft=0.01, base=0.03) as pair:
         run = recorded(pair, step_seconds=0.001, threshold=7, threshold_floor=4)
     run.trace[-2]["decision"]["threshold"] = 2.0
-    assert any("threshold" in found.problem for found in replay(run).differences)
+    assert any("threshold" in found.problem for found in recompute(run).differences)
 
 
 def test_a_floor_above_the_threshold_is_refused() -> None:
@@ -161,31 +162,30 @@ def test_a_floor_above_the_threshold_is_refused() -> None:
         create_specreason(pair, threshold_floor=8)
 
 
-async def taken(turns: Turns, order: list[str], name: str, urgency: Callable[[], float]) -> None:
-    async with turns.turn(urgency):
+async def taken(slots: CallSlots, order: list[str], name: str, priority: Priority) -> None:
+    async with slots.slot(priority):
         order.append(name)
         await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize(("by_urgency", "expected"), [(True, "xcbad"), (False, "xabcd")])
-async def test_the_most_urgent_is_let_in_first(by_urgency: bool, expected: str) -> None:
-    turns, order = Turns(1, by_urgency=by_urgency), list[str]()
-    urgencies = {"x": 9.0, "a": 3.0, "b": 2.0, "c": 1.0, "d": 3.0}
-    await asyncio.gather(*(taken(turns, order, name, partial(float, each)) for name, each in urgencies.items()))
-    assert "".join(order) == expected
+async def test_the_highest_priority_is_let_in_first() -> None:
+    slots, order = CallSlots(1), list[str]()
+    priorities = {"x": 9.0, "a": 3.0, "b": 2.0, "c": 1.0, "d": 3.0}
+    await asyncio.gather(*(taken(slots, order, name, partial(float, each)) for name, each in priorities.items()))
+    assert "".join(order) == "xcbad"
 
 
 async def test_who_becomes_urgent_while_waiting_is_let_in_first() -> None:
-    turns, order = Turns(1), list[str]()
-    tasks = [asyncio.create_task(taken(turns, order, name, lambda: 5.0)) for name in "abd"]
-    tasks.append(asyncio.create_task(taken(turns, order, "c", lambda: 1.0 if "b" in order else 9.0)))
+    slots, order = CallSlots(1), list[str]()
+    tasks = [asyncio.create_task(taken(slots, order, name, lambda: 5.0)) for name in "abd"]
+    tasks.append(asyncio.create_task(taken(slots, order, "c", lambda: 1.0 if "b" in order else 9.0)))
     await asyncio.gather(*tasks)
     assert "".join(order) == "abcd"
 
 
 async def test_work_ahead_that_a_run_has_come_up_to_is_as_urgent_as_the_run() -> None:
     with slow_pair((9,), draft=0.004, base=0.004, steps=12) as pair:
-        pair.draft.at_once = pair.base.at_once = 1  # type: ignore[misc]
+        pair.draft.max_concurrency = pair.base.max_concurrency = 1  # type: ignore[misc]
         graph = create_specreason(pair).compile()
         ended = list[str]()
 
@@ -193,34 +193,34 @@ async def test_work_ahead_that_a_run_has_come_up_to_is_as_urgent_as_the_run() ->
             await graph.ainvoke({"question": name}, {"configurable": {"specreason": knobs}})
             ended.append(name)
 
-        others = [ask(f"other {n}", step_seconds=8.0, window=0) for n in range(6)]
-        await asyncio.gather(*others, ask("urgent", deadline_seconds=6.0, window=4))
+        others = [ask(f"other {n}", step_seconds=8.0, lookahead=0) for n in range(6)]
+        await asyncio.gather(*others, ask("urgent", deadline_seconds=6.0, lookahead=4))
         assert ended[0] == "urgent"
 
 
 async def test_who_leaves_the_queue_leaves_no_gap() -> None:
-    turns, order = Turns(1), list[str]()
-    tasks = [asyncio.create_task(taken(turns, order, name, lambda: 1.0)) for name in "abcde"]
+    slots, order = CallSlots(1), list[str]()
+    tasks = [asyncio.create_task(taken(slots, order, name, lambda: 1.0)) for name in "abcde"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.sleep(0.0015)  # another one's turn has come, and may not have been taken yet
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(1), turns.turn(lambda: 1.0):
+    async with asyncio.timeout(1), slots.slot(lambda: 1.0):
         assert order[0] == "a"
         assert order[-2:] == ["d", "e"]
 
 
 def test_an_engine_with_one_place_works_on_one_call_at_a_time() -> None:
     with slow_pair((9, 2)) as pair:
-        pair.base.at_once = 1  # type: ignore[misc]
+        pair.base.max_concurrency = 1  # type: ignore[misc]
         strict = EnginePair(pair.draft, pair.base)
-        outcome = create_specreason(strict, window=8).compile().invoke(QUESTION)
+        outcome = create_specreason(strict, lookahead=8).compile().invoke(QUESTION)
         assert pair.base.most == 1  # type: ignore[attr-defined]
         strict.close()
     assert Step.load(outcome["trace"][-1]).ending == "think_end"
 
 
 def test_a_scripted_engine_has_as_many_places_as_it_is_told() -> None:
-    assert FakeEngine().at_once is None
-    assert FakeEngine(at_once=3).at_once == 3
+    assert FakeEngine().max_concurrency is None
+    assert FakeEngine(max_concurrency=3).max_concurrency == 3

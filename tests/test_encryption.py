@@ -12,12 +12,12 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ThreadError
-from specreason_graph.threads import find_runs
-from tests.databases import TABLES, connected, opened, rows, stored
+from specreason_graph.runs.find import find_runs
+from tests.support.databases import TABLES, connected, opened, rows, stored
 
 CLOSE = "</think>"
 QUESTION, THOUGHT, REJECTED, ANSWER = "Is zebra one?", "Zebra two.", "Zebra three.", "Zebra four."

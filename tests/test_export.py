@@ -19,15 +19,15 @@ from inspect_ai.log import EvalLog, read_eval_log, read_eval_log_sample_summarie
 from langgraph.types import Command
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit import export
-from specreason_graph.audit.export import ledger_schema, to_inspect, to_jsonl
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.recorded import RecordedRun
-from specreason_graph.audit.signing import Signer, is_signed_by
+from specreason_graph.audit.keep import export
+from specreason_graph.audit.keep.export import ledger_schema, to_inspect, to_jsonl
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, ThreadError
-from specreason_graph.records import Signature
-from tests.databases import opened
+from specreason_graph.record.records import Signature
+from specreason_graph.record.signing import Signer, is_signed_by
+from tests.support.databases import opened
 
 CLOSE = "</think>"
 STEPS = 5
@@ -177,7 +177,7 @@ def test_the_transcript_has_every_call_and_decision(runs: list[RecordedRun], tmp
         assert {"score", "decision", "discarded"} < data.keys()
     calls = [event for event in sample.events if isinstance(event, ModelEvent)]
     costs = [(step.index, cost) for step in run.steps for cost in step.costs]
-    expected = [(index, cost.engine, cost.purpose, cost.lost) for index, cost in costs]
+    expected = [(index, cost.engine, cost.purpose, cost.wasted) for index, cost in costs]
     assert sorted(map(about, calls)) == sorted([*expected, (len(run.trace), "base", "answer", False)])
     within = [(about(call)[0], call.timestamp) for call in calls]  # what was done ahead began before the step's turn
     assert within == sorted(within)
@@ -192,7 +192,7 @@ def test_the_transcript_has_every_call_and_decision(runs: list[RecordedRun], tmp
 def about(call: ModelEvent) -> tuple[Any, ...]:
     """Step, engine, purpose, and whether it was done in vain."""
     found = call.metadata or {}
-    return found["steps_before"], call.role, found["purpose"], found["lost"]
+    return found["steps_before"], call.role, found["purpose"], found["wasted"]
 
 
 @pytest.mark.parametrize("ending", ["eval", "json"])

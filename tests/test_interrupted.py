@@ -15,7 +15,7 @@ from langgraph.runtime import RunControl
 from specreason_graph import ChatSpecReason, EnginePair, create_specreason, find_runs, read_event
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError
-from specreason_graph.events import AnswerToken, Proposed
+from specreason_graph.record.events import AnswerToken, Drafted
 from tests.test_subgraph import parent
 
 CLOSE = "</think>"
@@ -105,7 +105,7 @@ def test_a_drained_subgraph_goes_on() -> None:
 
         def watch() -> None:
             for _, part in parts:
-                if isinstance(event := read_event(part), Proposed) and event.index == 3:
+                if isinstance(event := read_event(part), Drafted) and event.index == 3:
                     control.request_drain("sigterm")
 
         with pytest.raises(GraphDrained):
@@ -120,16 +120,10 @@ def test_a_drained_subgraph_goes_on() -> None:
 def test_a_chat_models_call_begins_anew_when_its_graph_is_resumed() -> None:
     saver = InMemorySaver()
     with pair() as engines:
-        chat = ChatSpecReason(engines, continue_without_draft=False, window=0)
+        chat = ChatSpecReason(engines, continue_without_draft=False, lookahead=0)
         draft: Any = engines.draft
-        works, calls = draft._reply, iter(range(100))
-
-        def fails_once(ids: Any) -> str:
-            if next(calls) == 3:
-                raise EngineError("gone", engine="draft")
-            return str(works(ids))
-
-        draft._reply = fails_once
+        calls = iter(range(100))
+        draft.failure = lambda _: EngineError("gone", engine="draft") if next(calls) == 3 else None
         graph = StateGraph(MessagesState)
         graph.add_node("model", lambda state: {"messages": [chat.invoke(state["messages"])]})
         graph.add_edge(START, "model")
@@ -154,6 +148,6 @@ def test_events_are_the_same_at_the_root_and_in_a_subgraph() -> None:
         root = told(loop.stream(QUESTION, stream_mode="custom"))
         inner = told(part for _, part in parent(loop).compile().stream(QUESTION, stream_mode="custom", subgraphs=True))
     assert root == inner
-    assert [name for name, _ in root[:3]] == ["proposed", "scored", "accepted"]
+    assert [name for name, _ in root[:3]] == ["drafted", "scored", "accepted"]
     assert "".join(text for _, text in root) == "So it is."
     assert root[-1][0] == "finished"

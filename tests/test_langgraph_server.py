@@ -17,9 +17,9 @@ import pytest
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
-from specreason_graph.events import Accepted, AnswerToken, Finished, read_event
 from specreason_graph.models.abacus.problems import held_out
-from tests.slow_app import STEPS
+from specreason_graph.record.events import Accepted, AnswerToken, Finished, read_event
+from tests.support.slow_app import STEPS
 from tests.test_examples import load
 from tests.test_served import free_port
 
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     graphs = {
         "specreason": str(ROOT / "specreason_graph/langgraph_app.py:make_graph"),
-        "slow": f"{ROOT}/tests/slow_app.py:make_graph",
+        "slow": f"{ROOT}/tests/support/slow_app.py:make_graph",
     }
     (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
     port = free_port()

@@ -12,8 +12,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, Opinion
 from specreason_graph.errors import EngineError, QuestionError
-from specreason_graph.policies import decide
-from specreason_graph.records import Decision, Score
+from specreason_graph.policies.acceptance import decide
+from specreason_graph.record.records import Decision, Score
 
 QUESTION: Any = {"question": "What is it?"}
 CLOSE = "</think>"
@@ -45,7 +45,7 @@ def test_rejected_work_stays_in_the_evidence() -> None:
     first = outcome["trace"][0]
     assert first["discarded"]["text"] == "two is bad.\n\n"
     assert first["decision"] == {
-        "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "reading": "mean",
+        "accepted": False, "reason": "score_below_threshold", "number": pytest.approx(2), "score_reduction": "mean",
         "threshold": 7.0, "error": None, "review": None, "goodput": None,
     }  # fmt: skip
     assert [(cost["engine"], cost["purpose"]) for cost in first["costs"]] == [
@@ -61,19 +61,22 @@ def test_decision_follows_from_the_stored_score() -> None:
     )
     for step in outcome["trace"][:2]:
         stored = Decision.load(step["decision"])
-        assert decide(Score.load(step["score"]), threshold=stored.threshold, reading=stored.reading) == stored
+        assert (
+            decide(Score.load(step["score"]), threshold=stored.threshold, score_reduction=stored.score_reduction)
+            == stored
+        )
     assert outcome["trace"][0]["score"]["other_mass"] == pytest.approx(0.1)
     assert outcome["trace"][0]["score"]["mean"] == pytest.approx((8 * 0.5 + 9 * 0.4) / 0.9)
 
 
-@pytest.mark.parametrize(("reading", "author"), [("greedy", "draft"), ("mean", "base")])
-def test_reading_decides_a_split_opinion(reading: str, author: str) -> None:
+@pytest.mark.parametrize(("score_reduction", "author"), [("greedy", "draft"), ("mean", "base")])
+def test_the_score_reduction_decides_a_split_opinion(score_reduction: str, author: str) -> None:
     split = [0.4] + [0.0] * 8 + [0.6]
     outcome, _, _ = play(
         ["a disputed step.\n\n", CLOSE],
         ["by the base.\n\n", CLOSE, "x", "x"][author == "draft" :],
         [split],
-        reading=reading,
+        score_reduction=score_reduction,
     )
     assert outcome["trace"][0]["author"] == author
 

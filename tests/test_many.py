@@ -11,8 +11,8 @@ import tracemalloc
 from typing import Any
 
 from specreason_graph import EnginePair, open_pair
-from tests.audited import CLOSE
-from tests.many import (
+from tests.support.audited import CLOSE
+from tests.support.many import (
     CANCELLED,
     FAILING,
     Failing,
@@ -22,8 +22,8 @@ from tests.many import (
     handles,
     how_many,
 )
-from tests.test_window import Slow, done
-from tests.traces import around
+from tests.support.slow import Slow, done
+from tests.support.traces import around
 
 QUESTIONS, STEPS = how_many(120), 6
 
@@ -45,7 +45,9 @@ def numbered_pair() -> EnginePair:
     def judge(prompt: str) -> int:
         return (9, 9, 2)[(done(prompt) + asked(prompt)) % 3]
 
-    return EnginePair(Slow(write, name="draft", delay=0.001), Slow(write, judge, name="base", delay=0.004, at_once=8))
+    return EnginePair(
+        Slow(write, name="draft", delay=0.001), Slow(write, judge, name="base", delay=0.004, max_concurrency=8)
+    )
 
 
 async def test_all_others_finish_right_and_nothing_is_left_behind() -> None:
@@ -71,7 +73,7 @@ async def test_all_others_finish_right_and_nothing_is_left_behind() -> None:
         before = handles()
         tracemalloc.start()
         try:
-            ended = await ask_all(pair, questions, longest=0.2, half=measure, window=4)
+            ended = await ask_all(pair, questions, longest=0.2, half=measure, lookahead=4)
             measure()
         finally:
             tracemalloc.stop()
@@ -87,6 +89,6 @@ async def test_all_others_finish_right_and_nothing_is_left_behind() -> None:
 
 
 def test_many_runs_live_through_cancellations_failures_and_a_restart() -> None:
-    with open_pair() as pair:
+    with open_pair("abacus-base", "abacus-draft") as pair:
         base: Any = pair.base
-        assert_all_others_are_right(pair, lambda: os.kill(base._process._transport.get_pid(), signal.SIGKILL))
+        assert_all_others_are_right(pair, lambda: os.kill(base.pid, signal.SIGKILL))

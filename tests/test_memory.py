@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
-from specreason_graph.diagnosis import memory
-from specreason_graph.engines.memory import GIB, Device, Footprint, MemoryPlan, footprint, plan_memory, weight_bytes
+from specreason_graph.cli.diagnosis import memory
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm import devices
+from specreason_graph.engines.vllm.memory import (
+    GIB,
+    Device,
+    Footprint,
+    MemoryPlan,
+    footprint,
+    plan_memory,
+    weight_bytes,
+)
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
 
@@ -99,7 +107,7 @@ def test_what_is_asked_for_is_given() -> None:
 
 
 def test_the_reference_pair_takes_little_of_a_machine() -> None:
-    from specreason_graph.engines.memory import model_footprint
+    from specreason_graph.engines.vllm.memory import model_footprint
 
     base, draft = [model_footprint(str(FOLDER / role), VLLMOptions(), "float32") for role in ("base", "draft")]
     found = plan_memory(base, draft, Device(kind="cpu", total=24 * GIB, free=20 * GIB))
@@ -114,9 +122,9 @@ def test_files_that_were_read_are_not_taken_for_memory_in_use(monkeypatch: pytes
     monkeypatch.setattr(devices, "CGROUP", str(tmp_path))
     (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
     (tmp_path / "memory.current").write_text(f"{3 * GIB}\n")
-    assert devices._memory().free == GIB
+    assert devices.machine_memory().free == GIB
     (tmp_path / "memory.stat").write_text(f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB // 2}\n")
-    assert devices._memory().free == 2 * GIB + GIB // 2
+    assert devices.machine_memory().free == 2 * GIB + GIB // 2
 
 
 def test_one_engine_for_both_roles_is_counted_once() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import specreason_graph
 from specreason_graph import records, summary
-from specreason_graph.records import Record
+from specreason_graph.record.records import Record
 
 ROOT = Path(__file__).parent.parent
 

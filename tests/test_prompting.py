@@ -8,9 +8,10 @@ import pytest
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.config import JUDGE_INSTRUCTION, make_config
-from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, Plain
+from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, PlainText
 from specreason_graph.errors import ModelError
-from specreason_graph.prompting import Prompter
+from specreason_graph.judging.digit import DigitJudge
+from specreason_graph.prompting.prompter import Prompter
 
 HEAD = "<|user|>What is it?<|end|><|assistant|><think>\n"
 SUFFIX = f"<|end|><|user|>{JUDGE_INSTRUCTION}<|end|><|assistant|><think>\nScore: "
@@ -50,7 +51,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_tags_as_text_stay_text_in_the_judges_prompt(text: str) -> None:
-    _, base, steps = play([Plain(text + "\n\n"), CLOSE], [CLOSE, "x"], [9])
+    _, base, steps = play([PlainText(text + "\n\n"), CLOSE], [CLOSE, "x"], [9])
     judged = base.calls[0].prompt_ids
     assert judged == ids(HEAD) + plain(text + "\n\n") + ids(SUFFIX)
     assert [i for i in judged if i > 255] == [i for i in ids(HEAD + SUFFIX) if i > 255]
@@ -89,7 +90,7 @@ def test_other_vocabulary_gets_the_text() -> None:
         def decode(self, ids: object) -> str:
             return super().decode([i - 6 if i > 5 else i + 256 for i in ids])  # type: ignore[attr-defined]
 
-    draft = FakeEngine([Plain("a</think> b.\n\n"), CLOSE], vocabulary=Shifted())
+    draft = FakeEngine([PlainText("a</think> b.\n\n"), CLOSE], vocabulary=Shifted())
     base = FakeEngine([CLOSE, "x"], [9])
     with EnginePair(draft, base) as pair:
         assert not pair.shares_vocabulary
@@ -103,7 +104,7 @@ def test_template_that_drops_a_message_is_refused() -> None:
             return super().render(messages[:1])
 
     with pytest.raises(ModelError, match="shows 1 of 3 messages"):
-        _ = Prompter(Dropping(), make_config()).judge_ids
+        _ = DigitJudge(Prompter(Dropping(), make_config())).suffix_ids
 
 
 def test_digits_of_several_tokens_are_refused() -> None:
@@ -112,7 +113,7 @@ def test_digits_of_several_tokens_are_refused() -> None:
             return [i for byte in text.encode() for i in ((byte, 0) if 48 <= byte < 58 else (byte,))]
 
     with pytest.raises(ModelError, match="digit 0 is not one token"):
-        _ = Prompter(Doubled(), make_config()).digit_ids
+        _ = DigitJudge(Prompter(Doubled(), make_config())).digit_ids
 
 
 def test_thinking_is_opened_where_the_template_does_not() -> None:

@@ -8,16 +8,16 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, Step, create_specreason
-from specreason_graph.audit.export import to_jsonl
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.replay import replay
-from specreason_graph.audit.report import render_run
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.keep.export import to_jsonl
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.show.report import render_run
 from specreason_graph.engines.base import Completion, Generation, Sampling
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
-from tests.audited import CLOSE
+from tests.support.audited import CLOSE
 
 QUESTION: Any = {"question": "What?"}
 THREAD: Any = {"configurable": {"thread_id": "one"}}
@@ -70,7 +70,7 @@ def solved(pair: EnginePair, **settings: Any) -> Any:
 @pytest.mark.parametrize("window", [0, 4, None])
 def test_the_best_is_taken_and_all_stay_in_the_evidence(window: int | None) -> None:
     with varied() as pair:
-        run = solved(pair, window=window)
+        run = solved(pair, lookahead=window)
     *steps, last = run.steps
     assert [step.text.strip() for step in steps] == [f"Version 1 of step {number}." for number in range(3)]
     for step in steps:
@@ -82,7 +82,7 @@ def test_the_best_is_taken_and_all_stay_in_the_evidence(window: int | None) -> N
         assert step.seed == step.alternatives[0].proposal.seed + 1
     assert last.alternatives == []  # three times the closing tag is one proposal
     assert verify(run).ok
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_the_best_of_those_that_are_not_good_enough_is_rejected() -> None:
@@ -93,7 +93,7 @@ def test_the_best_of_those_that_are_not_good_enough_is_rejected() -> None:
     assert len(first.alternatives) == 2
     spoilt = run.values["trace_summary"]["discarded"]
     assert spoilt["generated_tokens"] >= 9 * len(first.discarded.token_ids)
-    assert replay(run).differences == []
+    assert recompute(run).differences == []
 
 
 def test_versions_that_are_the_same_are_judged_once() -> None:
@@ -113,7 +113,7 @@ def test_a_version_that_was_better_and_not_taken_is_found() -> None:
     with varied(best=(3, 8, 5)) as pair:
         run = solved(pair)
     run.trace[1]["alternatives"][0]["score"] |= {"digit_logprobs": [-69.0] * 9 + [0.0], "greedy": 9, "mean": 9.0}
-    assert [(found.step, found.problem.partition(":")[0]) for found in replay(run).differences] == [
+    assert [(found.step, found.problem.partition(":")[0]) for found in recompute(run).differences] == [
         (1, "better proposals")
     ]
     assert [found.step for found in verify(run).findings] == [1]

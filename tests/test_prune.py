@@ -17,16 +17,16 @@ from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit import prune as module
-from specreason_graph.audit.prune import prune
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.recorded import RecordedRun
-from specreason_graph.audit.tables import tables_of
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.keep import prune as module
+from specreason_graph.audit.keep.prune import prune
+from specreason_graph.audit.keep.tables import tables_of
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, EngineError, ThreadError
-from specreason_graph.threads import find_runs
-from tests.databases import TABLES, connected, opened, rows, stored
+from specreason_graph.runs.find import find_runs
+from tests.support.databases import TABLES, connected, opened, rows, stored
 from tests.test_subgraph import nested, parent, three_sends, twice
 
 CLOSE = "</think>"
@@ -203,30 +203,30 @@ def test_a_crash_between_writing_and_removing_loses_nothing(
         for question in ("One?", "Two?"):
             graph.invoke({"question": question}, at("crash"))
         runs, before = read_runs(saver, "crash"), count(place, "crash")
-        completed = module._complete
+        completed = module.complete_run
 
         def fails_at_the_second(*arguments: Any, **more: Any) -> int:
             if arguments[1].question == "One?":
                 raise KeyboardInterrupt
             return completed(*arguments, **more)
 
-        monkeypatch.setattr(module, "_complete", fails_at_the_second)
+        monkeypatch.setattr(module, "complete_run", fails_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             prune(saver, "crash")
-        monkeypatch.setattr(module, "_complete", completed)
+        monkeypatch.setattr(module, "complete_run", completed)
         assert read_runs(saver, "crash") == runs
         assert count(place, "crash")["checkpoints"] == before["checkpoints"]
         tables: Any = type(tables_of(saver))
-        real = tables._remove
+        real = tables.remove_rows
 
         def fails_when_all_is_removed(*arguments: Any) -> Any:
             real(*arguments)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(tables, "_remove", fails_when_all_is_removed)
+        monkeypatch.setattr(tables, "remove_rows", fails_when_all_is_removed)
         with pytest.raises(KeyboardInterrupt):
             prune(saver, "crash")
-        monkeypatch.setattr(tables, "_remove", real)
+        monkeypatch.setattr(tables, "remove_rows", real)
         assert read_runs(saver, "crash") == runs
         assert all(verify(run).ok for run in read_runs(saver, "crash"))
         assert len(list(graph.get_state_history(at("crash")))) == before["checkpoints"]

@@ -10,13 +10,13 @@ from typing import Any, get_args
 
 import pytest
 
-from specreason_graph.audit.phrases import ENDINGS, PURPOSES, REASONS, STOPS, duration
-from specreason_graph.audit.readonly import Damaged
-from specreason_graph.audit.recorded import Finding, RecordedRun
-from specreason_graph.audit.report import render_comparison, render_index, render_run
-from specreason_graph.audit.timeline import draw_timeline
-from specreason_graph.records import Ending, Purpose, Reason, StopReason
-from tests.recorded_runs import NASTY, Checked, changed, finished, forked, long_run, recorded, version_1
+from specreason_graph.audit.read.recorded import Finding, RecordedRun
+from specreason_graph.audit.read.saver import Damaged
+from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, STOPS, duration
+from specreason_graph.audit.show.report import render_comparison, render_index, render_run
+from specreason_graph.audit.show.timeline import draw_timeline
+from specreason_graph.record.records import Ending, Purpose, Reason, StopReason
+from tests.support.recorded_runs import NASTY, Checked, changed, finished, forked, long_run, recorded, version_1
 
 VOID = {"meta", "input", "br"}
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from specreason_graph.audit.recorded import RecordedRun
-from specreason_graph.audit.report import render_comparison, render_index, render_run
-from tests.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
+from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.show.report import render_comparison, render_index, render_run
+from tests.support.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `test` brings playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -116,7 +116,7 @@ def test_the_text_of_a_step_is_what_the_model_wrote(opened: Any, run: RecordedRu
     page = opened(render_run(run))
     assert page.locator("#step-1 .text").inner_text() == NASTY
     assert page.locator("#step-3 .text").inner_text() == LONG_WORD
-    assert page.locator("#step-2 .lost .text").inner_text() == "25 * 18 = 420, I think."
+    assert page.locator("#step-2 .wasted .text").inner_text() == "25 * 18 = 420, I think."
 
 
 def test_the_policy_stops_what_would_slip_through_the_escaping(opened: Any, run: RecordedRun) -> None:

@@ -14,17 +14,19 @@ from typing import Any
 import pytest
 
 from specreason_graph import EnginePair
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.replay import replay
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.errors import ThreadError
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.records import Step
-from specreason_graph.runs import Launch, Run, Runs
+from specreason_graph.record.records import Step
+from specreason_graph.runs.launch import BUILT_IN, Launch
+from specreason_graph.runs.resume import Run
+from specreason_graph.runs.store import RunStore
 
 INSTANTS = 20
 PROBLEM = max(held_out(), key=lambda problem: len(problem.operations))
-LAUNCH = Launch(question=PROBLEM.question, settings={"seed": 11, "temperature": 1.0})
+LAUNCH = Launch(**BUILT_IN, question=PROBLEM.question, settings={"seed": 11, "temperature": 1.0})
 
 
 def kept(step: Step) -> dict[str, Any]:
@@ -55,23 +57,23 @@ def finish(run: Run) -> tuple[list[Step], str]:
 
 def _work(file: Path, thread: str, begun: Any) -> None:
     """What the killed process does."""
-    with Runs.open(file) as runs, LAUNCH.open_pair() as pair:
+    with RunStore.open(file) as runs, LAUNCH.open_pair() as pair:
         begun.set()
         finish(Run(runs, thread, pair))
 
 
 def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: EnginePair, tmp_path: Path) -> None:
-    with Runs.open(tmp_path / "whole.sqlite") as runs:
+    with RunStore.open(tmp_path / "whole.sqlite") as runs:
         start = time.monotonic()
         steps, answer = finish(Run.start(runs, LAUNCH, abacus))
         seconds = time.monotonic() - start
     expected = [like(step) for step in steps]
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "specreason_graph.runs"])
+    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "specreason_graph.runs.store"])
     rng, reached = random.Random(4), []
     for instant in range(INSTANTS):
         file = tmp_path / f"killed-{instant}.sqlite"
-        with Runs.open(file) as runs:
+        with RunStore.open(file) as runs:
             thread = runs.add(LAUNCH)
         begun = processes.Event()
         child = processes.Process(target=_work, args=(file, thread, begun))
@@ -80,21 +82,21 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
         time.sleep(rng.uniform(0, 1.5 * seconds))
         child.kill()
         child.join()
-        with Runs.open(file) as runs:
+        with RunStore.open(file) as runs:
             run = Run(runs, thread, abacus)
             before = [kept(step) for step in run.steps]
             reached.append(len(before))
             finished, again = finish(run)
             (recorded,) = read_runs(runs.saver, thread)
         assert verify(recorded).ok
-        assert replay(recorded).differences == []
+        assert recompute(recorded).differences == []
         assert before == expected[: len(before)]
         assert ([kept(step) for step in finished], again) == (expected, answer)
     assert any(0 < count < len(expected) for count in reached), f"no kill fell into the middle of a run: {reached}"
 
 
 def test_committed_steps_are_not_touched_by_a_resume(abacus: EnginePair, tmp_path: Path) -> None:
-    with Runs.open(tmp_path / "runs.sqlite") as runs:
+    with RunStore.open(tmp_path / "runs.sqlite") as runs:
         run = Run.start(runs, LAUNCH, abacus)
         walk = run.advance()
         first = [next(walk), next(walk)]
@@ -128,7 +130,7 @@ def _texts(shown: str) -> list[str]:
 
 
 def test_another_model_is_refused(abacus: EnginePair, tmp_path: Path) -> None:
-    with Runs.open(tmp_path / "runs.sqlite") as runs:
+    with RunStore.open(tmp_path / "runs.sqlite") as runs:
         run = Run.start(runs, LAUNCH, abacus)
         next(run.advance())
         swapped = EnginePair(draft=abacus.base, base=abacus.base)

@@ -11,12 +11,12 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.audit.reader import read_runs
-from specreason_graph.audit.verify import verify
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.records import Step
-from specreason_graph.threads import find_runs
-from tests.databases import opened
+from specreason_graph.record.records import Step
+from specreason_graph.runs.find import find_runs
+from tests.support.databases import opened
 
 INSTANTS = 20
 STEPS = 25
@@ -81,7 +81,7 @@ def kept(step: Step) -> Any:
             return {name: timeless(each) for name, each in value.items() if name not in ("started", "elapsed", "hash")}
         return [timeless(each) for each in value] if isinstance(value, list) else value
 
-    costs = [cost for cost in step.costs if not cost.lost]
+    costs = [cost for cost in step.costs if not cost.wasted]
     return timeless(step.model_copy(update={"costs": costs}).dump())
 
 

@@ -16,9 +16,9 @@ from langgraph.types import Command
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
-from specreason_graph.events import Rejected, read_event
-from specreason_graph.policies import decide, decide_reviewed
-from specreason_graph.records import Decision, Review, Score
+from specreason_graph.policies.acceptance import decide, decide_reviewed
+from specreason_graph.record.events import Rejected, read_event
+from specreason_graph.record.records import Decision, Review, Score
 
 CLOSE = "</think>"
 BAND = {"low": 4, "high": 7.5}
@@ -37,7 +37,7 @@ PROCESS = textwrap.dedent("""
         outcome = app.invoke(Command(resume=asked["resume"]) if "resume" in asked else asked, THREAD)
         interrupts = [each.value for each in outcome.pop("__interrupt__", [])]
         state = app.get_state(THREAD, subgraphs=True)
-        from specreason_graph.threads import find_runs
+        from specreason_graph.runs.find import find_runs
         (run,) = find_runs(saver, "t")
     print(json.dumps({"interrupts": interrupts, "answer": run.answer, "steps": [s.dump() for s in run.steps]}))
 """)
@@ -114,7 +114,7 @@ def test_a_reviewed_decision_can_be_computed_again() -> None:
     graph = create_specreason(pair(), review=BAND).compile(checkpointer=InMemorySaver())
     graph.invoke({"question": "What?"}, THREAD)
     step = graph.invoke(Command(resume=EDIT), THREAD)["trace"][1]
-    score = decide(Score.load(step["score"]), threshold=7, reading="mean")
+    score = decide(Score.load(step["score"]), threshold=7, score_reduction="mean")
     assert decide_reviewed(score, Review.load(EDIT)) == Decision.load(step["decision"])
 
 

@@ -24,7 +24,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.engines.base import SESSION, Sampling
 from specreason_graph.engines.options import CallOptions
-from specreason_graph.engines.supervisor import Server, check_free, flags
+from specreason_graph.engines.vllm.supervisor import Server, check_free, flags
 from specreason_graph.errors import (
     ConfigError,
     EngineDeadError,
@@ -32,7 +32,7 @@ from specreason_graph.errors import (
     EngineRequestError,
     EngineTimeoutError,
 )
-from tests.traces import NGRAM, PROBLEMS, STAGES, Struck, around, assert_same, counted, solve, tokens
+from tests.support.traces import NGRAM, PROBLEMS, STAGES, Struck, around, assert_same, counted, solve, tokens
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -49,7 +49,7 @@ class Served:
     urls: dict[str, Any]
 
     def open_pair(self, **more: Any) -> EnginePair:
-        return open_pair(kind="server", **self.urls, **more)
+        return open_pair("abacus-base", "abacus-draft", kind="server", **self.urls, **more)
 
     def core(self, role: str) -> int:
         """Process id of the core behind a server."""
@@ -242,7 +242,7 @@ def open_stub(*lacks: str, **more: Any) -> EnginePair:
     stub = type("Lacking", (Stub,), {"lacks": frozenset(lacks), **more})
     server = ThreadingHTTPServer(("127.0.0.1", 0), stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return open_pair(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+    return open_pair("abacus-base", "abacus-draft", kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,10 @@ def test_what_a_server_tells_of_its_speculation_is_kept() -> None:
     ],
 )
 def test_a_wrong_url(url: str | None, message: str) -> None:
-    with pytest.raises(ConfigError, match=message), open_pair(kind="server", base_url=url):
+    with (
+        pytest.raises(ConfigError, match=message),
+        open_pair("abacus-base", "abacus-draft", kind="server", base_url=url),
+    ):
         pass
 
 

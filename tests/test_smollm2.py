@@ -11,9 +11,9 @@ import pytest
 
 from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
+from specreason_graph.lookahead.sampler import write_steps
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting import Prompter
-from specreason_graph.steps import write_steps
+from specreason_graph.prompting.prompter import Prompter
 
 pytestmark = pytest.mark.smollm2
 QUESTION = held_out()[4].question

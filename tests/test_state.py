@@ -14,10 +14,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Overwrite
 
+from benchmarks.overhead import measure_overhead
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.bench.overhead import measure_overhead
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine
-from specreason_graph.state import extend
+from specreason_graph.record.state import extend
 
 CLOSE = "</think>"
 CONFIG: Any = {"configurable": {"thread_id": "t"}}

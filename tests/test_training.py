@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 
 from specreason_graph import EnginePair
 from specreason_graph.config import make_config
+from specreason_graph.lookahead.sampler import StepSampler
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import draw_training_problem, held_out
-from specreason_graph.prompting import Prompts
-from specreason_graph.records import Proposal, Usage
+from specreason_graph.record.records import Proposal, Usage
 from training import make as making
 from training.documents import Document, Writer, batches, collate, corrupt, judging, solving
 from training.evaluate import Judged, auroc
@@ -32,13 +32,13 @@ def test_the_judge_is_trained_on_the_prompt_that_the_package_sends(writer: Write
     document, cuts = writer.solution(problem)
     writer.judge(document, cuts[1], None, problem.steps[0])
     seen = document.ids[: cuts[1]] + document.ids[len(document.ids) - len(writer.suffix) - 1 : -1]
-    prompts = Prompts(abacus, make_config())
+    sampler = StepSampler.create(abacus, make_config())
     step = Proposal(
         author="draft", token_ids=writer.tokenizer.encode(problem.steps[0]), text=problem.steps[0], ending="blank_line",
         seed=0, usage=Usage(),
     )  # fmt: skip
-    head = prompts.base.question_ids(problem.question)
-    assert prompts.thinking_ids("base", head, [step]) + prompts.base.judge_ids == seen
+    head = sampler.prompts.base.question_ids(problem.question)
+    assert sampler.prompts.thinking_ids("base", head, [step]) + sampler.judge.suffix_ids == seen
 
 
 def test_a_branch_sees_its_own_story_only(writer: Writer) -> None:
@@ -102,7 +102,7 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
 
     (tmp_path / "draft").mkdir()
     (tmp_path / "draft" / "config.json").write_text("{}")
-    making._stage(tmp_path / "draft", never)
+    making.train_once(tmp_path / "draft", never)
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -22,12 +22,13 @@ from specreason_graph.engines import open_engine
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.transformers import TransformersEngine
 from specreason_graph.engines.transformers.host import Load
+from specreason_graph.engines.transformers.kv_caches import CachePool
 from specreason_graph.engines.transformers.model import Model, branch
-from specreason_graph.engines.transformers.slots import Slots
 from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError, ModelError
+from specreason_graph.judging.digit import DigitJudge
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting import Prompter
+from specreason_graph.prompting.prompter import Prompter
 
 QUESTION = held_out()[4].question
 LONG = Sampling(max_tokens=300)
@@ -39,6 +40,10 @@ def fresh() -> TransformersEngine:
 
 def prompt(engine: Engine, question: str = QUESTION) -> list[int]:
     return Prompter(engine.vocabulary, make_config()).question_ids(question)
+
+
+def judge(engine: Engine) -> DigitJudge:
+    return DigitJudge(Prompter(engine.vocabulary, make_config()))
 
 
 def children() -> set[int]:
@@ -55,8 +60,8 @@ async def test_cached_work_gives_what_fresh_work_gives() -> None:
     async with fresh() as warm, fresh() as cold:
         ids = prompt(warm)
         step = (await warm.generate(ids, Sampling(max_tokens=40, stop=("\n\n",)))).generations[0]
-        digits = Prompter(warm.vocabulary, make_config()).digit_ids
-        judged = ids + step.token_ids + Prompter(warm.vocabulary, make_config()).judge_ids
+        digits = judge(warm).digit_ids
+        judged = ids + step.token_ids + judge(warm).suffix_ids
         cached = await warm.next_token(judged, digits)
         anew = await cold.next_token(judged, digits)
         assert cached.usage.cached_tokens == len(ids) + len(step.token_ids) - 1
@@ -68,9 +73,9 @@ async def test_cached_work_gives_what_fresh_work_gives() -> None:
 
 async def test_a_judging_goes_between_the_tokens_of_a_writing_and_neither_changes(abacus: EnginePair) -> None:
     async def both(engine: Engine) -> None:
-        ids, digits = prompt(engine), Prompter(engine.vocabulary, make_config()).digit_ids
+        ids, digits = prompt(engine), judge(engine).digit_ids
         alone = await engine.generate(ids, LONG)
-        judged = ids + alone.generations[0].token_ids[:20] + Prompter(engine.vocabulary, make_config()).judge_ids
+        judged = ids + alone.generations[0].token_ids[:20] + judge(engine).suffix_ids
         opinion = await engine.next_token(judged, digits)
         seen: list[int] = []
         writing = asyncio.create_task(engine.generate(ids, LONG, seen.append))
@@ -241,7 +246,7 @@ async def test_what_was_cached_is_forgotten_when_asked() -> None:
         ids = prompt(engine)
         await engine.next_token(ids, [0])
         assert (await engine.next_token(ids, [0])).usage.cached_tokens == len(ids) - 1
-        await engine.forget()
+        await engine.reset_prefix_cache()
         assert (await engine.next_token(ids, [0])).usage.cached_tokens == 0
 
 
@@ -332,7 +337,7 @@ def test_the_processes_end_with_the_one_that_started_them() -> None:
     code = """
 import time
 from specreason_graph import open_pair
-open_pair().__enter__(); print('open', flush=True); time.sleep(99)
+open_pair("abacus-base", "abacus-draft").__enter__(); print('open', flush=True); time.sleep(99)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -384,19 +389,19 @@ def test_it_is_found_where_the_caller_found_it(tmp_path: Path) -> None:
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r}); os.chdir({str(tmp_path)!r})
 from specreason_graph import open_pair
-with open_pair() as pair: print(pair.describe()["base"].engine)
+with open_pair("abacus-base", "abacus-draft") as pair: print(pair.describe()["base"].engine)
 """
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, env=os.environ)
     assert told.stdout == "transformers\n", told.stderr
 
 
-def filled(slots: Slots, ids: list[int]) -> None:
-    with slots.take(ids) as slot:
+def filled(pool: CachePool, ids: list[int]) -> None:
+    with pool.take(ids) as slot:
         slot.ids[:] = ids
 
 
-def kept(slots: Slots, ids: list[int]) -> list[int]:
-    with slots.take(ids) as slot:
+def kept(pool: CachePool, ids: list[int]) -> list[int]:
+    with pool.take(ids) as slot:
         return list(slot.ids)
 
 
@@ -405,31 +410,31 @@ def copied(cache: list[Any]) -> list[Any]:
 
 
 def test_least_recently_used_slot_goes_first() -> None:
-    slots = Slots(list, copied, fewest=2, most=2)
+    pool = CachePool(list, copied, fewest=2, most=2)
     for ids in ([1, 2], [3, 4], [5, 6]):
-        filled(slots, ids)
-    assert kept(slots, [3, 4, 9]) == [3, 4]
-    assert kept(slots, [1, 2, 9]) == []
+        filled(pool, ids)
+    assert kept(pool, [3, 4, 9]) == [3, 4]
+    assert kept(pool, [1, 2, 9]) == []
 
 
 @pytest.mark.parametrize(("length", "many"), [(5, 4), (10, 2)])
 def test_there_are_many_slots_while_they_are_short(length: int, many: int) -> None:
-    slots = Slots(list, copied, fewest=2, most=4, tokens=20)
+    pool = CachePool(list, copied, fewest=2, most=4, tokens=20)
     for start in range(6):
-        filled(slots, [start] * length)
-    assert sum(bool(kept(slots, [start] * (length + 1))) for start in range(5, 5 - many, -1)) == many
-    assert not kept(slots, [5 - many] * (length + 1))
+        filled(pool, [start] * length)
+    assert sum(bool(kept(pool, [start] * (length + 1))) for start in range(5, 5 - many, -1)) == many
+    assert not kept(pool, [5 - many] * (length + 1))
 
 
 def test_a_slot_at_work_is_left_as_it_is() -> None:
-    slots = Slots(list, copied, fewest=1, most=1)
-    filled(slots, [1, 2, 3])
-    with slots.take([1, 2, 3, 4]) as busy:
-        with slots.take([1, 2, 3, 5]) as other:
+    pool = CachePool(list, copied, fewest=1, most=1)
+    filled(pool, [1, 2, 3])
+    with pool.take([1, 2, 3, 4]) as busy:
+        with pool.take([1, 2, 3, 5]) as other:
             assert other is not busy
             assert other.ids == busy.ids == [1, 2, 3]
         busy.ids.append(4)
-    with slots.take([1, 2, 3, 4, 6]) as again:
+    with pool.take([1, 2, 3, 4, 6]) as again:
         assert again.ids == [1, 2, 3, 4]
 
 
@@ -438,8 +443,8 @@ def test_a_cache_that_cannot_branch_is_made_anew() -> None:
         layers = (object(),)
 
     assert branch(Rolling()) is None
-    slots = Slots(list, lambda _cache: None)
-    filled(slots, [1, 2, 3])
-    with slots.take([1, 2, 3, 4]) as busy, slots.take([1, 2, 3, 5]) as other:
+    pool = CachePool(list, lambda _cache: None)
+    filled(pool, [1, 2, 3])
+    with pool.take([1, 2, 3, 4]) as busy, pool.take([1, 2, 3, 5]) as other:
         assert busy.ids == [1, 2, 3]
         assert other.ids == []

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.starts import measure_starts
 from specreason_graph import ChatSpecReason, EnginePair, open_pair
-from specreason_graph.bench.prefixes import forget
-from specreason_graph.bench.starts import measure_starts
+from specreason_graph.bench.prefix_cache import reset_prefix_caches
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.errors import (
@@ -32,19 +32,19 @@ from specreason_graph.errors import (
     ModelError,
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
-from specreason_graph.prompting import Prompter
-from tests.many import assert_all_others_are_right
-from tests.traces import NGRAM, PROBLEMS, STAGES, Struck, Watched, around, assert_same, counted, solve, tokens
+from specreason_graph.prompting.prompter import Prompter
+from tests.support.many import assert_all_others_are_right
+from tests.support.traces import NGRAM, PROBLEMS, STAGES, Struck, Watched, around, assert_same, counted, solve, tokens
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
-OPTIONS = {"timeout_seconds": 60}
+OPTIONS = {"timeout_seconds": 60, "restarts": 20}  # the pair is shared by tests that kill it
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[EnginePair]:
-    with open_pair(kind="vllm", base_options=OPTIONS, draft_options=OPTIONS) as pair:
+    with open_pair("abacus-base", "abacus-draft", kind="vllm", base_options=OPTIONS, draft_options=OPTIONS) as pair:
         yield pair
 
 
@@ -58,7 +58,7 @@ def ids_of(pair: EnginePair, question: str) -> list[int]:
 
 def core(engine: Any) -> int:
     """Process id of an engine's core."""
-    return int(engine._client.engine_core.resources.engine_manager.processes[0].pid)
+    return int(engine.pid)
 
 
 def test_traces_and_scores_are_those_of_the_embedded_engine(pair: EnginePair, abacus: EnginePair) -> None:
@@ -87,7 +87,7 @@ def test_what_was_cached_is_forgotten_when_asked(pair: EnginePair) -> None:
         cached = []
         for forgotten in (False, False, True):
             if forgotten:
-                await forget(pair)
+                await reset_prefix_caches(pair)
             cached.append((await pair.base.next_token(ids(pair) * 2, [0])).usage.cached_tokens)
         return cached
 
@@ -152,7 +152,7 @@ def test_a_cancelled_call_frees_the_engine(pair: EnginePair) -> None:
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         await asyncio.sleep(0.1)
-        assert pair.base._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+        assert pair.base.unfinished == 0  # type: ignore[attr-defined]
 
     pair.run(cancel)
 
@@ -177,20 +177,26 @@ def test_many_runs_at_once(pair: EnginePair) -> None:
     right = sum(parse_answer(o["answer"]) == p.answer for o, p in zip(outcomes, problems, strict=True))
     assert right >= 55
     for engine in (pair.base, pair.draft):
-        assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+        assert engine.unfinished == 0  # type: ignore[attr-defined]
 
 
 def test_many_runs_live_through_cancellations_failures_and_a_restart(pair: EnginePair) -> None:
     assert_all_others_are_right(pair, lambda: os.kill(core(pair.base), signal.SIGKILL))
     for engine in (pair.base, pair.draft):
-        assert engine._client.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
+        assert engine.unfinished == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("intel_threads")
 def test_speculation_inside_the_base_is_counted_and_changes_no_token(abacus: EnginePair) -> None:
     questions = [problem.question for problem in PROBLEMS[:8]]
-    think = partial(solve, window=0)  # how far it works ahead depends on the clock
-    with open_pair(kind="vllm", base_options={**OPTIONS, "speculative": NGRAM}, draft_options=OPTIONS) as guessing:
+    think = partial(solve, lookahead=0)  # how far it works ahead depends on the clock
+    with open_pair(
+        "abacus-base",
+        "abacus-draft",
+        kind="vllm",
+        base_options={**OPTIONS, "speculative": NGRAM},
+        draft_options=OPTIONS,
+    ) as guessing:
         alone = [think(guessing, question) for question in questions]
         with ThreadPoolExecutor(len(questions)) as pool:
             together = list(pool.map(partial(think, guessing), questions))
@@ -212,22 +218,22 @@ def test_an_engine_killed_at_work_is_started_again_and_the_trace_is_the_same(
 ) -> None:
     question = PROBLEMS[4].question
     engine: Any = pair.engine(role)
-    engine._deaths = 0
+    before = engine.deaths
     struck = Struck(engine, method, lambda: os.kill(core(engine), signal.SIGKILL))
     assert_same(solve(around(pair, **{role: struck}), question), solve(abacus, question))
-    assert engine._deaths == 1
+    assert engine.deaths == before + 1
 
 
 def test_a_hung_engine_is_noticed_and_started_again(pair: EnginePair) -> None:
     engine: Any = pair.base
-    engine._deaths = 0
+    before = engine.deaths
     usual = engine.options
     engine.options = usual.model_copy(update={"timeout_seconds": 3.0})
     try:
         os.kill(core(engine), signal.SIGSTOP)
         engine_call = pair.run(lambda: engine.generate(ids(pair), Sampling(max_tokens=2)))
         assert len(engine_call.generations[0].token_ids) == 2
-        assert engine._deaths == 1
+        assert engine.deaths == before + 1
     finally:
         engine.options = usual
 
@@ -261,7 +267,7 @@ def test_a_full_queue_is_back_pressure() -> None:
 def test_a_real_chat_model_beside_one_with_another_vocabulary(smollm2: Path, role: str) -> None:
     models = {"base": "abacus-base", "draft": "abacus-draft", role: str(smollm2)}
     options = {f"{role}_options": {"context": 1024, "sequences": 4}}
-    with open_pair(kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
+    with open_pair("abacus-base", "abacus-draft", kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
         assert not pair.shares_vocabulary
         outcome = solve(pair, PROBLEMS[0].question, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5)
         if role == "base":
@@ -289,7 +295,7 @@ def test_engines_do_not_outlive_their_parent(number: signal.Signals, tmp_path: P
         import time
         from specreason_graph import open_pair
         if __name__ == "__main__":
-            with open_pair(kind="vllm"):
+            with open_pair("abacus-base", "abacus-draft", kind="vllm"):
                 print("open", flush=True)
                 time.sleep(600)
         """)
@@ -344,14 +350,17 @@ def test_every_error_of_vllm_has_a_name_here() -> None:
     ],
 )
 def test_bad_input_is_one_line(settings: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message) as caught, open_pair(kind="vllm", **settings):
+    with (
+        pytest.raises(error, match=message) as caught,
+        open_pair("abacus-base", "abacus-draft", kind="vllm", **settings),
+    ):
         pass
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # as an error inside zmq's destructor it would end that half-way
 def test_a_pair_that_is_opened_and_closed_leaves_nothing_behind() -> None:
-    first, *later = measure_starts(lambda: open_pair(kind="vllm"), 3)
+    first, *later = measure_starts(lambda: open_pair("abacus-base", "abacus-draft", kind="vllm"), 3)
     for cycle in later:
         assert cycle.processes <= first.processes
         assert cycle.handles <= first.handles

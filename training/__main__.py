@@ -25,7 +25,7 @@ def main() -> None:
     if options.command == "make":
         _install(*make(options.work))
     pair = open_pair(kind=options.engine)
-    table = evaluate(options.problems, pair, temperature=options.temperature, at_once=options.at_once)
+    table = evaluate(options.problems, pair, temperature=options.temperature, max_concurrency=options.max_concurrency)
     print(markdown(table, options.temperature))
     if options.problems is None and options.engine == "transformers" and options.temperature == 0:
         write_card(table)

@@ -19,9 +19,9 @@ from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
-from specreason_graph.prompting import Prompter
-from specreason_graph.records import Engine as Role
-from specreason_graph.records import Proposal, Score, Step
+from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.record.records import Engine as Role
+from specreason_graph.record.records import Proposal, Score, Step
 from training.documents import Writer
 from training.play import share_right
 
@@ -59,11 +59,11 @@ class Table:
 
 
 def evaluate(
-    count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, at_once: int = 1
+    count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, max_concurrency: int = 1
 ) -> Table:
-    """Each model alone, and SpecReason; the first ``count`` held-out problems, ``at_once`` of them together."""
+    """Each model alone, and SpecReason; the first ``count`` held-out problems, ``max_concurrency`` of them together."""
     problems = held_out()[:count]
-    with pair or open_pair() as both, ThreadPoolExecutor(at_once) as pool:
+    with pair or open_pair() as both, ThreadPoolExecutor(max_concurrency) as pool:
         loop = create_specreason(both, temperature=temperature).compile()
         runs = list(pool.map(partial(play, loop), problems))
         judged = [

@@ -36,14 +36,14 @@ def make(work: Path) -> tuple[Path, Path]:
     work.mkdir(parents=True, exist_ok=True)
     save_tokenizer(work / "tokenizer")
     draft = (DRAFT_LAYERS, DRAFT_WIDTH, DRAFT_PLAN, DRAFT_HARD_WEIGHT)
-    _stage(work / "draft", lambda folder: run(_solver, work, folder, *draft, count=1))
-    _stage(work / "solver", lambda folder: run(_solver, work, folder, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN))
-    _stage(work / "judge", lambda folder: run(_judge, work, folder, "solver", JUDGE_PLAN))
-    _stage(work / "base", lambda folder: run(_judge, work, folder, "judge", BASE_PLAN, PAIRS))
+    train_once(work / "draft", lambda folder: run(_solver, work, folder, *draft, count=1))
+    train_once(work / "solver", lambda folder: run(_solver, work, folder, SOLVER_LAYERS, BASE_WIDTH, SOLVER_PLAN))
+    train_once(work / "judge", lambda folder: run(_judge, work, folder, "solver", JUDGE_PLAN))
+    train_once(work / "base", lambda folder: run(_judge, work, folder, "judge", BASE_PLAN, PAIRS))
     return work / "base", work / "draft"
 
 
-def _stage(folder: Path, train: Callable[[Path], None]) -> None:
+def train_once(folder: Path, train: Callable[[Path], None]) -> None:
     """Train into ``folder`` unless it is there; while it trains the model is in ``folder`` with ``-unfinished``."""
     if (folder / "config.json").exists():
         return

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from specreason_graph.models.abacus.problems import BLANK_LINE, Problem, parse_answer
+from specreason_graph.models.abacus.problems import Problem, parse_answer
+from specreason_graph.prompting.prompter import BLANK_LINE
 from training.documents import Writer
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from specreason_graph.audit.ledger import head_of, seal_step
-from specreason_graph.audit.recorded import Plain, RecordedRun, check_readable
+from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
 from specreason_graph.graph import CompiledSpecReason
-from specreason_graph.manifest import Lineage
+from specreason_graph.lookahead.sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
-from specreason_graph.policies import Progress, decide_reviewed, seconds_of, stop_reason
-from specreason_graph.prompting import BLANK_LINE, ROLES, Prompts
-from specreason_graph.records import Engine, Proposal, Review, Step, Usage
-from specreason_graph.state import begin
+from specreason_graph.policies.acceptance import decide_reviewed
+from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
+from specreason_graph.prompting.prompter import BLANK_LINE
+from specreason_graph.record.ledger import head_of, seal_step
+from specreason_graph.record.manifest import Lineage
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
+from specreason_graph.record.state import begin
+from specreason_graph.record.summary import seconds_of
 
 
 def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
@@ -55,15 +59,15 @@ def plan_fork(
         raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
     if edit and (edit.verdict != "edit" or not edit.text or not at):
         raise ThreadError("an edit needs a text and a step that it takes the place of", hint="fork at 1 or later")
-    prompts = Prompts(pair, overridden(run.typed_manifest.config, settings))
-    taken = [_in_words_of(prompts, step, run) for step in steps[:at]]
+    sampler = StepSampler.create(pair, overridden(run.typed_manifest.config, settings))
+    taken = [_in_words_of(sampler.prompts, step, run) for step in steps[:at]]
     if edit:
-        taken[-1] = _edited(prompts, taken[-1], edit)
+        taken[-1] = _edited(sampler.prompts, taken[-1], edit)
     manifest = make_manifest(
-        prompts, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
+        sampler, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
         forked_from=_lineage(run, at, edited=edit is not None),
     )  # fmt: skip
-    return _channels(prompts, begin(manifest), taken)
+    return _channels(sampler.prompts, begin(manifest), taken)
 
 
 def _check_new(created: str | None, thread_id: str) -> None:
@@ -78,7 +82,7 @@ def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
     )  # fmt: skip
 
 
-def _in_words_of(prompts: Prompts, step: Step, run: RecordedRun) -> Step:
+def _in_words_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:
     """The step in the vocabulary of the engine that now plays its author; its text where that is another one."""
     role: Engine = "draft" if step.author == "draft" else "base"
     vocabulary = prompts.prompter(role).vocabulary
@@ -87,14 +91,14 @@ def _in_words_of(prompts: Prompts, step: Step, run: RecordedRun) -> Step:
     return step.model_copy(update={"token_ids": vocabulary.encode(step.text)})
 
 
-def _edited(prompts: Prompts, step: Step, edit: Review) -> Step:
+def _edited(prompts: PairPrompts, step: Step, edit: Review) -> Step:
     """The step as a human writes it, with the evidence that there was for the other."""
     drafted = step.discarded
     if step.author == "draft":
         fields = {name: getattr(step, name) for name in ("author", "token_ids", "text", "ending", "seed")}
         usage = next((cost.usage for cost in step.costs if cost.purpose == "draft"), Usage())
         drafted = Proposal(**fields, usage=usage)
-    ending = step.ending if step.ending in ("think_end", "end_of_sequence") else "blank_line"
+    ending = step.ending if step.closes_thinking else "blank_line"
     text = str(edit.text).strip() + BLANK_LINE
     decision = decide_reviewed(step.decision.model_copy(update={"review": None}), edit)
     return step.model_copy(
@@ -105,26 +109,27 @@ def _edited(prompts: Prompts, step: Step, edit: Review) -> Step:
     )  # fmt: skip
 
 
-def _channels(prompts: Prompts, begun: Plain, taken: list[Step]) -> dict[str, Any]:
+def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str, Any]:
     """The channels of a run that has begun, with these steps in it."""
     manifest, trace = begun["manifest"], list[Plain]()
     for step in taken:
         trace.append(seal_step(step.model_copy(update={"hash": None}).dump(), head_of(manifest, trace)))
     progress = _progress(prompts, manifest, taken)
     reason = stop_reason(taken[-1], progress, prompts.config) if taken else None
-    return {**begun, "trace": trace, "progress": {**begun["progress"], **asdict(progress), "stop_reason": reason}}
+    return {**begun, "trace": trace, "progress": progress.model_copy(update={"stop_reason": reason}).dump()}
 
 
-def _progress(prompts: Prompts, manifest: Plain, taken: list[Step]) -> Progress:
+def _progress(prompts: PairPrompts, manifest: Plain, taken: list[Step]) -> Progress:
     """How far a run has come that begins with these steps."""
+    run = manifest["run"]
     if not taken:
-        return Progress()
+        return Progress(run=run)
     texts = [step.text.strip() for step in taken]
-    rooms = [
+    left = [
         prompts.capacities[role] - len(prompts.thinking_ids(role, manifest["head_ids"][role], taken)) for role in ROLES
     ]
     return Progress(
-        steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
+        run=run, steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
         seconds=sum(map(seconds_of, taken)), reserve=taken[-1].reserve or 0.0, repeats=texts.count(texts[-1]),
-        room=min(rooms), draft_failed=taken[-1].decision.reason == "draft_failed",
+        tokens_left=min(left), draft_failed=taken[-1].decision.reason == "draft_failed",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Literal
 
 from specreason_graph.engines import cores
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.records import Record
+from specreason_graph.record.records import Record
 
 
 class Hardware(Record):

@@ -11,31 +11,31 @@ from typing import Any, TextIO
 
 import typer
 
-from specreason_graph.batch import Result, answer_all, read_questions
 from specreason_graph.cli.document import document
 from specreason_graph.errors import UsageError
-from specreason_graph.runs import Launch
+from specreason_graph.runs.batch import Result, answer_all, read_questions
+from specreason_graph.runs.launch import Launch
 
 CLEAR_LINE = "\r\x1b[K"
 
 
 def answer_file(
-    file: Path, launch: Launch, database: Path, output: Path | None, *, at_once: int, as_json: bool
+    file: Path, launch: Launch, database: Path, output: Path | None, *, concurrency: int, as_json: bool
 ) -> None:
     """Answer all questions of a file; exit code 1 when one has failed."""
     questions = read_questions(file, launch)
-    with _opened(output, (file, database)) as out, Progress(len(questions)) as progress:
+    with _opened(output, (file, database)) as out, ProgressBar(len(questions)) as progress:
 
         def report(result: Result) -> None:
             progress.make_room()
-            if output and not progress.told and out.seekable():
+            if output and not progress.counted and out.seekable():
                 out.truncate(0)
             line = _whole(result) if as_json else result.line()
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
             out.flush()
             progress.count(failed=result.error is not None)
 
-        answer_all(questions, database, report, at_once)
+        answer_all(questions, database, report, concurrency)
     if progress.failed:
         raise typer.Exit(1)
 
@@ -63,7 +63,7 @@ def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
         yield opened
 
 
-class Progress:
+class ProgressBar:
     """A bar on standard error while that is a terminal, and at the end a line in any case."""
 
     def __init__(self, total: int) -> None:
@@ -73,7 +73,7 @@ class Progress:
             file=sys.stderr, hidden=not sys.stderr.isatty(),
         )  # fmt: skip
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         self._bar.render_progress()
         return self
 
@@ -85,7 +85,7 @@ class Progress:
         typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{goes_on}", err=True)
 
     @property
-    def told(self) -> int:
+    def counted(self) -> int:
         """Questions that are done, or have failed."""
         return self.done + self.failed
 

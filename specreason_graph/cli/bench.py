@@ -1,131 +1,118 @@
-"""``specreason bench``."""
+"""``specreason bench``: what a user measures on a pair of his own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.cli.speed import length, speed
+from specreason_graph.errors import ConfigError
+from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.runs.launch import Launch
 
-app = typer.Typer(help="Measure this package on this machine.", no_args_is_help=True)
-app.command("speed")(speed)
-app.command("length")(length)
+if TYPE_CHECKING:
+    from specreason_graph.bench.scenarios import DraftKind, Scenario
+
+NAMES: dict[DraftKind, str] = {"given": "{}", "random": "{} with random weights"}
+"""What a draft is called."""
+PAPER = {"temperature": 0.6, "top_p": 0.95}
+"""Sampling as in the paper (arXiv 2504.07891, section 5.1)."""
+
+ConcurrencyOption = Annotated[list[int] | None, typer.Option("--concurrency", min=1, help="Runs at once; repeatable.")]
+ScenarioOption = Annotated[
+    list[str] | None, typer.Option("--scenario", help="A scenario to measure beside base only; repeatable.")
+]
+ProblemsOption = Annotated[int, typer.Option(min=1, max=len(held_out()), help="Held-out problems of a repeat.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each scenario runs them, all scenarios by turns.")]
+CacheOption = Annotated[bool, typer.Option("--cache/--no-cache", help="Whether to look at the prefix caches, untimed.")]
+
+
+app = typer.Typer(help="Measure a pair on this machine.", no_args_is_help=True)
 
 
 @app.callback()
 def bench() -> None:
-    """Measure this package on this machine."""
+    """Measure a pair on this machine."""
 
 
-@app.command("overhead")
-def overhead(
-    steps: Annotated[int, typer.Option(min=3, help="Steps of the scripted run.")] = 200,
+@app.command()
+@options.takes_models
+def speed(
+    models: options.ModelOptions,
+    settings: options.SetOption = None,
+    problems: ProblemsOption = 100,
+    repeats: RepeatsOption = 5,
+    concurrency: ConcurrencyOption = None,
+    scenarios: ScenarioOption = None,
+    cache: CacheOption = True,
     as_json: options.JsonOption = False,
 ) -> None:
-    """What a step costs besides the engines: a scripted run on SQLite."""
-    from specreason_graph.bench.overhead import measure_overhead
+    """How fast the loop is beside the base model alone, on the problems that the built-in models were not trained on.
 
-    found = measure_overhead(steps)
-    if as_json:
-        typer.echo(found.model_dump_json())
-        return
-    typer.echo(f"{found.steps} steps in {found.seconds:.2f} s, {found.milliseconds_per_step:.2f} ms a step (median)")
-    typer.echo(f"database {found.database_bytes:,} bytes, {found.database_bytes / found.steps:,.0f} a step")
-    typer.echo(f"committed text {found.text_bytes:,} bytes")
+    A server has no draft with random weights: serve one, name it with --draft-url, and read the row "adaptive".
+    """
+    from specreason_graph.bench.scenarios import choose, with_draft
+
+    shared = {**PAPER, **options.parse_settings(settings)}
+    launch, chosen = models.launch(""), choose(scenarios)
+    plan = {
+        "problems": held_out()[:problems], "repeats": repeats, "settings": shared, "cache": cache,
+        "report": partial(typer.echo, err=True),
+    }  # fmt: skip
+    for name in _drafts(launch, chosen, by_name=bool(scenarios)):
+        plan |= {"draft": name, "scenarios": with_draft(chosen, name)}
+        _measure(launch, plan, concurrency or [1, 4, 16, 64], partial(_show, as_json=as_json))
 
 
-@app.command("calls")
-def calls(
-    engine: options.EngineOption = "vllm",
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    base_url: options.BaseUrlOption = None,
-    draft_url: options.DraftUrlOption = None,
-    engine_options: options.EngineSetOption = None,
-    count: Annotated[int, typer.Option(min=10, help="Calls of each kind.")] = 200,
-    as_json: options.JsonOption = False,
+def _measure(
+    launch: Launch,
+    plan: dict[str, Any],
+    concurrencies: Sequence[int],
+    show: Callable[[Sequence[Any], Iterable[str]], None],
 ) -> None:
-    """What a one-token call costs more than the same call made bare, on the engine vllm or server."""
-    from specreason_graph.bench.calls import measure_calls
-    from specreason_graph.diagnosis import QUESTION
+    """Open the pair with one of the drafts, and print what is found as soon as it is."""
+    from specreason_graph.bench.hardware import describe_hardware
+    from specreason_graph.bench.speed import SpeedBenchmark
+    from specreason_graph.bench.table import calibration_line, speed_lines
 
-    models = {"base": base, "draft": draft, "engine": engine, "base_url": base_url, "draft_url": draft_url}
-    launch = options.make_launch("", None, models, {}, engine_options)
-    with launch.open_pair() as pair:
-        for role, asked in (("base", pair.base), ("draft", pair.draft)):
-            found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(QUESTION), count))
-            text = f"{role:5} {found.ours:.2f} ms a call, {found.bare:.2f} bare, {found.more:+.2f} ms more (medians)"
-            typer.echo(found.model_dump_json() if as_json else text)
-
-
-@app.command("starts")
-def starts(
-    engine: options.EngineOption = "vllm",
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    engine_options: options.EngineSetOption = None,
-    cycles: Annotated[int, typer.Option(min=1, help="How often the pair is opened and closed.")] = 3,
-    as_json: options.JsonOption = False,
-) -> None:
-    """How long a pair takes to open and close, and what that leaves behind in this process."""
-    from specreason_graph.bench.starts import measure_starts
-
-    launch = options.make_launch("", None, {"base": base, "draft": draft, "engine": engine}, {}, engine_options)
-    for number, found in enumerate(measure_starts(launch.open_pair, cycles), 1):
-        text = (
-            f"{number:3} opened in {found.opening:.1f} s, closed in {found.closing:.1f} s; left: {found.processes} "
-            f"processes, {found.handles} files, {found.threads} threads, {found.megabytes:.0f} MB"
+    with TemporaryDirectory() as folder, _with(launch, plan["draft"], Path(folder)).open_pair() as pair:
+        hardware, bench = (
+            describe_hardware(pair, NAMES[plan["draft"]].format(launch.draft)),
+            SpeedBenchmark(pair, **plan),
         )
-        typer.echo(found.model_dump_json() if as_json else text)
+        show([hardware], [hardware.line()])
+        for number in concurrencies:
+            found = bench.measure(number)
+            show([found.calibration, *found.rows], [calibration_line(found.calibration), *speed_lines(found.rows), ""])
 
 
-@app.command("growth")
-def growth(
-    steps: Annotated[list[int] | None, typer.Option("--steps", min=3, help="Steps of a run; repeatable.")] = None,
-    db: Annotated[
-        str | None, typer.Option("--db", help="postgresql://... instead of an SQLite file of its own.")
-    ] = None,
-    as_json: options.JsonOption = False,
-) -> None:
-    """How the record of a run grows with its steps, and how long it takes to verify."""
-    from specreason_graph.bench.growth import measure_growth
+def _drafts(launch: Launch, scenarios: Sequence[Scenario], *, by_name: bool) -> list[DraftKind]:
+    """The drafts that the scenarios need; those that a server cannot have are left out, unless asked for by name."""
+    from specreason_graph.bench.scenarios import with_draft
 
-    if not as_json:
-        typer.echo("steps   stored KB   KB a step   run ms a step   verify ms a step")
-    for count in steps or [100, 1000, 5000]:
-        found = measure_growth(count, db)
-        if as_json:
-            typer.echo(found.model_dump_json())
-            continue
-        each = found.stored_bytes / 1000 / count
-        run, verify = (1000 * seconds / count for seconds in (found.run_seconds, found.verify_seconds))
-        typer.echo(f"{count:5} {found.stored_bytes / 1000:11.0f} {each:11.2f} {run:15.2f} {verify:18.3f}")
+    if launch.engine != "server":
+        return [draft for draft in NAMES if with_draft(scenarios, draft)]
+    if by_name and with_draft(scenarios, "random"):
+        raise ConfigError("a server's draft is not ours to change", hint="serve a bad draft and name its --draft-url")
+    return ["given"]
 
 
-@app.command("deadlines")
-def deadlines(
-    engine: options.EngineOption = None,
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    engine_options: options.EngineSetOption = None,
-    runs: Annotated[int, typer.Option(min=2, help="How many runs arrive.")] = 200,
-    load: Annotated[float, typer.Option(min=0.01, help="Share of the pair's capacity that they take.")] = 0.8,
-    as_json: options.JsonOption = False,
-) -> None:
-    """How many runs with deadlines are in time, with the most urgent first and without."""
-    from specreason_graph.bench.deadlines import measure_punctuality
-    from specreason_graph.models.abacus.problems import held_out
+def _with(launch: Launch, draft: DraftKind, folder: Path) -> Launch:
+    """The launch with the draft given, or with one with random weights that is written to a folder."""
+    if draft == "given":
+        return launch
+    from specreason_graph.bench.random_draft import write_random_draft
 
-    launch = options.make_launch("", None, {"base": base, "draft": draft, "engine": engine}, {}, engine_options)
-    with launch.open_pair() as pair:
-        for found in measure_punctuality(pair, held_out()[:runs], load):
-            kinds = ", ".join(f"{share:.0%}" for share in found.by_objective)
-            text = (
-                f"{'most urgent first' if found.by_urgency else 'first come first':17} {found.in_time:.1%} of "
-                f"{found.runs} in time ({kinds} by deadline, tightest first), {found.answered:.1%} answered in time, "
-                f"slowest {found.slowest:.1f} s"
-            )
-            typer.echo(found.model_dump_json() if as_json else text)
+    write_random_draft(launch.draft, folder)
+    return launch.model_copy(update={"draft": str(folder)})
+
+
+def _show(records: Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """One JSON line a record, or a table for people."""
+    for line in (record.model_dump_json() for record in records) if as_json else lines:
+        typer.echo(line)

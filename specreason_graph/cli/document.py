@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from specreason_graph.records import Answer, Step
-from specreason_graph.state import Plain
-from specreason_graph.summary import summarise
+from specreason_graph.record.records import Answer, Plain, Step
+from specreason_graph.record.summary import summarise
 
 
 def document(thread: str, values: Plain) -> dict[str, Any]:

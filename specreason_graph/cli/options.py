@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from specreason_graph.config import SpecReasonConfig, make_config, read_config_file
+from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
-from specreason_graph.runs import Launch
-
-TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
-"""Fields of a launch that are texts."""
-TABLES = {"base": "base_options", "draft": "draft_options"}
-"""Fields of a launch that hold engine options, by role."""
+from specreason_graph.runs.launch import TABLES, Launch, make_launch
 
 BaseOption = Annotated[str | None, typer.Option("--base", help="Base model: built-in name, folder or hub name.")]
 DraftOption = Annotated[str | None, typer.Option("--draft", help="Draft model, likewise.")]
@@ -37,6 +34,52 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the command line says of models and engines; None where it says nothing."""
+
+    base: BaseOption = None
+    draft: DraftOption = None
+    engine: EngineOption = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    base_url: BaseUrlOption = None
+    draft_url: DraftUrlOption = None
+    engine_options: EngineSetOption = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What is named, as fields of a launch."""
+        return {name: value for name, value in asdict(self).items() if name != "engine_options" and value is not None}
+
+    def launch(self, question: str, config: Path | None = None, settings: dict[str, Any] | None = None) -> Launch:
+        """A launch with these models."""
+        return make_launch(question, config, self.named, settings, parse_engine_options(self.engine_options))
+
+
+def takes_models(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of `ModelOptions` in the place of its parameter ``models``.
+
+    Typer reads options from a function's signature and knows no groups of them.
+    """
+    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(ModelOptions, include_extras=True)}
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "models"]
+    shared = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None) for each in fields(ModelOptions)
+    ]
+
+    def wrapped(**given: Any) -> Any:
+        models = ModelOptions(**{each.name: given.pop(each.name) for each in fields(ModelOptions)})
+        return command(**given, models=models)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in [*own, *shared]]
+    )
+    wrapped.__annotations__ = {each.name: hints[each.name] for each in [*own, *shared]}
+    return wrapped
+
+
 def read_question(question: str | None, file: Path | None) -> str:
     """The question from the argument, a file, or standard input."""
     if question is not None and file is not None:
@@ -52,29 +95,6 @@ def read_question(question: str | None, file: Path | None) -> str:
     if not question.strip():
         raise QuestionError("the question is empty", hint="give it as argument, with -f FILE or on standard input")
     return question.strip()
-
-
-def make_launch(
-    question: str,
-    config: Path | None,
-    models: dict[str, Any],
-    settings: dict[str, Any],
-    engine_options: list[str] | None = None,
-) -> Launch:
-    """A launch from the config file, overridden by what the command line names (None: not named)."""
-    merged = read_config_file(config) if config else {}
-    merged |= {name: value for name, value in (models | settings).items() if value is not None}
-    chosen = {name: _text(name, merged.pop(name)) for name in TEXTS if name in merged}
-    tables = {name: _table(name, merged.pop(name, {})) for name in TABLES.values()}
-    for name, options in parse_engine_options(engine_options).items():
-        tables[name] |= options
-    for role in ("base", "draft"):
-        if role in chosen and Path(chosen[role]).expanduser().is_dir():
-            chosen[role] = str(Path(chosen[role]).expanduser().resolve())
-    launch = Launch(question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen, **tables)
-    if question:
-        launch.check_known()
-    return launch
 
 
 def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -103,15 +123,3 @@ def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[s
         except ValueError:
             settings[name] = value
     return settings
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a text")
-    return value
-
-
-def _table(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a table of engine options")
-    return dict(value)

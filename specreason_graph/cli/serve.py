@@ -26,7 +26,7 @@ def serve_engines(
     Clients must send the key in SPECREASON_API_KEY, where it is set.
     """
     require("served", "vllm", "vllm", "httpx")
-    from specreason_graph.engines.supervisor import server, watch
+    from specreason_graph.engines.vllm.supervisor import server, watch
 
     tables = options.parse_engine_options(engine_options)
     chosen = vllm_options((tables["base_options"], tables["draft_options"]))

@@ -9,18 +9,22 @@ from typing import Annotated
 
 import typer
 
-from specreason_graph.batch import AT_ONCE
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
 from specreason_graph.cli.document import document
+from specreason_graph.cli.live_view import LiveView, printable
 from specreason_graph.errors import EngineError, QuestionError
-from specreason_graph.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.runs import Launch, Run, Runs, default_database
-from specreason_graph.summary import summarise
+from specreason_graph.record.summary import summarise
+from specreason_graph.runs.batch import DEFAULT_CONCURRENCY
+from specreason_graph.runs.launch import Launch
+from specreason_graph.runs.resume import Run
+from specreason_graph.runs.store import RunStore, default_database
 
 
+@options.takes_models
 def solve(
+    models: options.ModelOptions,
     question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
     file: Annotated[
         Path | None,
@@ -29,18 +33,10 @@ def solve(
     example: Annotated[
         bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")
     ] = False,
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    engine: options.EngineOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = None,
-    base_url: options.BaseUrlOption = None,
-    draft_url: options.DraftUrlOption = None,
-    engine_options: options.EngineSetOption = None,
     threshold: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Score from which a proposal is accepted, 0 to 9.")
     ] = None,
-    reading: Annotated[str | None, typer.Option(help="How a score is read: mean or greedy.")] = None,
+    score_reduction: Annotated[str | None, typer.Option(help="How digits become one score: mean or greedy.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="NUMBER", help="Seed of all sampling.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Sampling temperature; 0 is greedy.")
@@ -56,24 +52,25 @@ def solve(
     answer_tokens: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Budget of the answer, in tokens.")
     ] = None,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Seconds in which the answer is to be there.")
+    deadline_seconds: Annotated[
+        str | None, typer.Option("--deadline", metavar="NUMBER", help="Seconds in which the answer is to be there.")
     ] = None,
-    window: Annotated[
+    lookahead: Annotated[
         str | None,
         typer.Option(metavar="NUMBER", help="Steps worked on ahead; by how often drafts get in if not given."),
     ] = None,
     proposals: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Versions of a step that the draft writes; the best is taken.")
     ] = None,
-    guard: Annotated[
-        bool | None, typer.Option("--guard/--no-guard", help="Let the base write alone while drafting does not pay.")
+    speculation_control: Annotated[
+        bool | None, typer.Option(help="Let the base write alone while drafting does not pay.")
     ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help=f"Questions of a .jsonl file worked on at once; {AT_ONCE} if not given.")
+        int | None,
+        typer.Option(min=1, help=f"Questions of a .jsonl file worked on at once; {DEFAULT_CONCURRENCY} if not given."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the results of a .jsonl file to this one.")
@@ -82,28 +79,25 @@ def solve(
 ) -> None:
     """Think about a question, step by step, and answer it; or about many, from a .jsonl file."""
     settings = {
-        "threshold": threshold, "reading": reading, "seed": seed, "temperature": temperature, "top_p": top_p,
-        "first_steps_by_base": first_steps_by_base, "max_steps": max_steps, "thinking_tokens": thinking_tokens,
-        "answer_tokens": answer_tokens, "deadline_seconds": deadline, "window": window, "proposals": proposals,
-        "guard": guard, **options.parse_settings(more),
-    }  # fmt: skip
-    models = {
-        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
-        "draft_url": draft_url,
+        "threshold": threshold, "score_reduction": score_reduction, "seed": seed, "temperature": temperature,
+        "top_p": top_p, "first_steps_by_base": first_steps_by_base, "max_steps": max_steps,
+        "thinking_tokens": thinking_tokens, "answer_tokens": answer_tokens, "deadline_seconds": deadline_seconds,
+        "lookahead": lookahead, "proposals": proposals, "speculation_control": speculation_control,
+        **options.parse_settings(more),
     }  # fmt: skip
     if example and (question or file):
         raise QuestionError("--example and a question are given", hint="give one of them")
     if file and file.suffix == ".jsonl" and question is None:
-        launch = options.make_launch("", config, models, settings, engine_options)
-        answer_file(file, launch, db or default_database(), output, at_once=concurrency or AT_ONCE, as_json=as_json)
+        launch, limit = models.launch("", config, settings), concurrency or DEFAULT_CONCURRENCY
+        answer_file(file, launch, db or default_database(), output, concurrency=limit, as_json=as_json)
         return
     if concurrency or output:
         raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
-    launch = options.make_launch(asked, config, models, settings, engine_options)
+    launch = models.launch(asked, config, settings)
     launch.check_unattended()
-    with Runs.open(db or default_database()) as runs, launch.open_pair() as pair:
-        work(Run.start(runs, launch, pair), launch, as_json=as_json, show_question=example)
+    with RunStore.open(db or default_database()) as store, launch.open_pair() as pair:
+        work(Run.start(store, launch, pair), launch, as_json=as_json, show_question=example)
 
 
 def resume(
@@ -112,10 +106,10 @@ def resume(
     as_json: options.JsonOption = False,
 ) -> None:
     """Go on with a run that was broken off, from the last committed step."""
-    with Runs.open(db or default_database()) as runs:
-        launch = runs.launch(thread)
+    with RunStore.open(db or default_database()) as store:
+        launch = store.launch(thread)
         with launch.open_pair() as pair:
-            work(Run(runs, thread, pair), launch, as_json=as_json, show_question=True)
+            work(Run(store, thread, pair), launch, as_json=as_json, show_question=True)
 
 
 def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:

@@ -15,7 +15,7 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
 
 if TYPE_CHECKING:
-    from specreason_graph.engines.memory import MemoryPlan
+    from specreason_graph.engines.vllm.memory import MemoryPlan
 
 KINDS = ("transformers", "vllm", "server")
 BUILT_IN = {"abacus-base": FOLDER / "base", "abacus-draft": FOLDER / "draft"}
@@ -24,8 +24,8 @@ Options = Mapping[str, Any]
 
 
 def open_pair(
-    base: str = "abacus-base",
-    draft: str = "abacus-draft",
+    base: str | None = None,
+    draft: str | None = None,
     *,
     kind: str = "transformers",
     device: str | None = None,
@@ -37,14 +37,17 @@ def open_pair(
 ) -> EnginePair:
     """Make a pair, base first; one model named for both roles is loaded once.
 
-    ``base`` and ``draft``: a built-in name, a folder, or a name on the model hub. ``kind``: ``transformers`` (embedded,
-    on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``; without
+    ``base`` and ``draft``: a folder, a name on the model hub, or one of the built-in ``abacus-base`` and
+    ``abacus-draft``, which only do arithmetic word problems; a server without ``draft_url`` needs no ``draft``.
+    ``kind``: ``transformers`` (embedded, on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``; without
     the latter the base drafts for itself). The options are fields of `VLLMOptions`, and for servers of `CallOptions`.
     Raises `ConfigError` and `ModelError` for what cannot be.
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
-    models, options = (base, draft), (base_options or {}, draft_options or {})
+    drafts_itself = kind == "server" and not draft_url
+    models = _named(base, draft or (base if drafts_itself else None))
+    options = (base_options or {}, draft_options or {})
     if device and kind != "transformers":
         raise ConfigError(f"device {device!r} is for transformers", hint="choose GPUs with CUDA_VISIBLE_DEVICES")
     if kind == "server":
@@ -54,9 +57,21 @@ def open_pair(
     if any(options):
         raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
     threads = threads_each(models)
-    first = open_engine(base, device=device, dtype=dtype, threads=threads)
-    second = first if draft == base else open_engine(draft, device=device, dtype=dtype, threads=threads)
+    first = open_engine(models[0], device=device, dtype=dtype, threads=threads)
+    same = models[0] == models[1]
+    second = first if same else open_engine(models[1], device=device, dtype=dtype, threads=threads)
     return EnginePair(draft=second, base=first)
+
+
+def _named(base: str | None, draft: str | None) -> tuple[str, str]:
+    """Both models; `ConfigError` unless both are named."""
+    if base and draft:
+        return base, draft
+    raise ConfigError(
+        f"no {'draft' if base else 'base'} model is named",
+        hint="open_pair(base=..., draft=...), each a folder or a Hugging Face name; the built-in pair, for arithmetic "
+        'only, is open_pair("abacus-base", "abacus-draft")',
+    )  # fmt: skip
 
 
 def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> tuple[VLLMOptions, VLLMOptions]:
@@ -79,9 +94,9 @@ def open_engine(
 def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> MemoryPlan:
     """How base and draft share the devices that vLLM sees."""
     require("vllm", "vllm", "vllm")
-    from specreason_graph.engines.memory import model_footprint, plan_memory
     from specreason_graph.engines.vllm.devices import check_parallel, device
     from specreason_graph.engines.vllm.launch import chosen_dtype
+    from specreason_graph.engines.vllm.memory import model_footprint, plan_memory
 
     for role, option in zip(("base", "draft"), options, strict=True):
         check_parallel(role, option)

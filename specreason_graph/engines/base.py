@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
-from pydantic import Field
-
 from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError
-from specreason_graph.records import Record, Usage
+from specreason_graph.record.manifest import EngineDescription
+from specreason_graph.record.records import Usage
 
 Message = dict[str, Any]
 """A chat message as templates take it: ``role`` and ``content``, and what tools add to them."""
@@ -26,31 +25,6 @@ SESSION: ContextVar[str | None] = ContextVar("specreason_session", default=None)
 """Name of the run a call is made for; served engines pass it on, so that a router can keep the run on one replica."""
 TokenCallback = Callable[[int], None]
 """Called with each token id as it is written, on the engine's thread."""
-
-
-class EngineDescription(Record):
-    """What answered: enough to tell later whether it was the same model."""
-
-    engine: str
-    """Kind of engine, as in ``transformers``."""
-    engine_version: str
-    """Version of the library behind it."""
-    model: str
-    """Name or path the model was loaded by."""
-    weights: str
-    """SHA-256 of the weight files, or the revision where the files are out of reach."""
-    vocabulary: str
-    """SHA-256 of the vocabulary: equal for two engines exactly when their token ids mean the same."""
-    dtype: str
-    """Number format of the weights."""
-    device: str
-    """Where it runs."""
-    context: int
-    """Longest prompt plus output, in tokens."""
-    scoring: Literal["chosen", "top"] = "chosen"
-    """Where the judge's log-probabilities come from: asked for by token, or picked from the likeliest ones."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Engine options that are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +46,7 @@ class Sampling:
     stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end the writing; the token is kept."""
     json_schema: str | None = None
-    """JSON schema, as text, that the writing must follow; only for engines that say `constrains`."""
+    """JSON schema, as text, that the writing must follow; only for engines that say `supports_json_schema`."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +146,17 @@ class Engine(Protocol):
         ...
 
     @property
-    def constrains(self) -> bool:
+    def supports_json_schema(self) -> bool:
         """Whether it can make what it writes follow a JSON schema."""
         ...
 
     @property
-    def at_once(self) -> int | None:
+    def max_concurrency(self) -> int | None:
         """How many calls it works on together; more wait for their turn. None: it says itself who waits."""
         ...
 
     @property
-    def in_order(self) -> bool:
+    def order_dependent(self) -> bool:
         """Whether an answer depends on the calls before it, as a script's does; nothing is asked ahead of it then."""
         ...
 
@@ -251,14 +225,14 @@ def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: i
     )  # fmt: skip
 
 
-def speculation_of(told: Mapping[str, Any] | None) -> Usage:
-    """What vLLM, in process or served, tells of a continuation's token-level speculation; zeros where it tells nothing.
+def speculation_of(counts: Mapping[str, Any] | None) -> Usage:
+    """What vLLM, in process or served, counts of a continuation's token-level speculation; zeros where it counts none.
 
     Exact for each call. What it went on to do behind a stop string before it was told to stop is left out.
     """
-    if not told:
+    if not counts:
         return Usage()
-    return Usage(speculated_tokens=told["num_draft_tokens"], speculated_accepted=told["num_accepted_draft_tokens"])
+    return Usage(speculated_tokens=counts["num_draft_tokens"], speculated_accepted=counts["num_accepted_draft_tokens"])
 
 
 class Forward:

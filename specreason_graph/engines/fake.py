@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
-    EngineDescription,
     Generation,
     Message,
     NextToken,
@@ -24,7 +23,8 @@ from specreason_graph.engines.base import (
     check_room,
 )
 from specreason_graph.errors import EngineError
-from specreason_graph.records import Usage
+from specreason_graph.record.manifest import EngineDescription
+from specreason_graph.record.records import Usage
 
 SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<think>", "</think>")
 _SPLIT = re.compile("(" + "|".join(re.escape(tag) for tag in SPECIAL) + ")")
@@ -35,7 +35,7 @@ Opinion = int | Sequence[float]
 """A digit the judge is sure of, or ten probabilities (what is missing to 1 goes to other tokens)."""
 
 
-class Plain(str):
+class PlainText(str):
     """A reply whose tags are text, made of ordinary tokens, and not special tokens."""
 
 
@@ -97,9 +97,11 @@ class FakeEngine:
     ``replies`` are the texts of its `generate` calls in order, or a function from the prompt's text to the reply; a
     reply is cut where its stop string, stop token or token limit would cut it. ``scores`` are the opinions of its
     `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
+    ``failure`` is asked before each call, with the prompt's text: the exception that it gives is raised, None lets the
+    call go on; it may be set later.
     """
 
-    constrains = True
+    supports_json_schema = True
 
     def __init__(
         self,
@@ -110,12 +112,15 @@ class FakeEngine:
         context: int = 100_000,
         delay: float = 0.0,
         vocabulary: ByteVocabulary | None = None,
-        at_once: int | None = None,
+        max_concurrency: int | None = None,
+        failure: Callable[[str], Exception | None] | None = None,
     ) -> None:
-        self.name, self.context, self.delay, self.at_once = name, context, delay, at_once
+        self.name, self.context, self.delay, self.max_concurrency = name, context, delay, max_concurrency
         self.vocabulary = vocabulary or ByteVocabulary()
+        self.failure = failure
         self.calls: list[Call] = []
-        self.in_order = any(not callable(script) and script != () for script in (replies, scores))
+        """Calls that were answered, in order."""
+        self.order_dependent = any(not callable(script) and script != () for script in (replies, scores))
         self._reply = self._scripted(replies, "no reply left")
         self._score = self._scripted(scores, "no score left")
 
@@ -123,7 +128,7 @@ class FakeEngine:
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
         """The next reply of the script."""
-        check_room(self, prompt_ids)
+        self._begin(prompt_ids)
         self.calls.append(Call("generate", list(prompt_ids), sampling))
         generations = [self._write(prompt_ids, sampling) for _ in range(sampling.n)]
         if on_token:
@@ -134,7 +139,7 @@ class FakeEngine:
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """The next opinion of the script."""
-        check_room(self, prompt_ids)
+        self._begin(prompt_ids)
         self.calls.append(Call("next_token", list(prompt_ids)))
         opinion = self._score(prompt_ids)
         masses = [float(opinion == digit) for digit in range(10)] if isinstance(opinion, int) else list(opinion)
@@ -155,6 +160,11 @@ class FakeEngine:
     async def __aexit__(self, *exc: object) -> None:
         return None
 
+    def _begin(self, prompt_ids: Sequence[int]) -> None:
+        check_room(self, prompt_ids)
+        if self.failure and (error := self.failure(self.vocabulary.decode(prompt_ids))):
+            raise error
+
     def _scripted(self, script: Iterable[S] | Callable[[str], S], exhausted: str) -> Callable[[Sequence[int]], S]:
         if callable(script):
             return lambda prompt_ids: script(self.vocabulary.decode(prompt_ids))
@@ -169,7 +179,7 @@ class FakeEngine:
 
     def _write(self, prompt_ids: Sequence[int], sampling: Sampling) -> Generation:
         reply = self._reply(prompt_ids)
-        encode = self.vocabulary.encode if isinstance(reply, Plain) else self.vocabulary.encode_template
+        encode = self.vocabulary.encode if isinstance(reply, PlainText) else self.vocabulary.encode_template
         watcher, written = StopWatcher(self.vocabulary, sampling), []
         for token in [*encode(reply), min(self.vocabulary.eos_ids)]:
             written.append(token)

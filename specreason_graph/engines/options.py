@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, field_validator
 
 from specreason_graph.errors import ConfigError
-from specreason_graph.records import Record
+from specreason_graph.record.records import Record
 
 Count = Annotated[int, Field(ge=1)]
 OURS = {

@@ -17,9 +17,10 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from specreason_graph.engines.base import Engine, EngineDescription
-from specreason_graph.engines.turns import Turns, Urgency
-from specreason_graph.records import Engine as Role
+from specreason_graph.engines.base import Engine
+from specreason_graph.engines.slots import CallSlots, Priority
+from specreason_graph.record.manifest import EngineDescription
+from specreason_graph.record.records import Engine as Role
 
 T = TypeVar("T")
 CALLS: ContextVar[set[Any] | None] = ContextVar("specreason_calls", default=None)
@@ -120,8 +121,8 @@ class EnginePair:
 
     def __init__(self, draft: Engine, base: Engine) -> None:
         self.draft, self.base = draft, base
-        self._turns: WeakKeyDictionary[Engine, Turns] = WeakKeyDictionary()
-        self._by_urgency = True
+        self._slots: WeakKeyDictionary[Engine, CallSlots] = WeakKeyDictionary()
+        self._companions: dict[type[Any], Any] = {}
         self._thread = LoopThread()
         self._gate = asyncio.Lock()
         self._open = False
@@ -135,18 +136,22 @@ class EnginePair:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
-    def turn(self, role: Role, urgency: Urgency) -> AbstractAsyncContextManager[None]:
-        """Wait for a turn on the engine that plays ``role``, as a context manager around a call of it."""
+    def slot(self, role: Role, priority: Priority) -> AbstractAsyncContextManager[None]:
+        """Wait for a slot on the engine that plays ``role``, as a context manager around a call of it."""
         engine = self.engine(role)
-        if engine not in self._turns:
-            self._turns[engine] = Turns(engine.at_once, by_urgency=self._by_urgency)
-        return self._turns[engine].turn(urgency)
+        if engine not in self._slots:
+            self._slots[engine] = CallSlots(engine.max_concurrency)
+        return self._slots[engine].slot(priority)
 
-    def order_calls(self, *, by_urgency: bool) -> None:
-        """Whether the most urgent call comes first where an engine has no room, else the one that came first."""
-        self._by_urgency = by_urgency
-        for turns in self._turns.values():
-            turns.by_urgency = by_urgency
+    def companion(self, kind: type[T]) -> T:
+        """The one object of its kind that goes with this pair, made at the first call: what is shared by all its runs.
+
+        So the pair need not know what works over it, and what works over it ends with the pair.
+        """
+        if kind not in self._companions:
+            self._companions[kind] = kind()
+        found: T = self._companions[kind]
+        return found
 
     @property
     def is_open(self) -> bool:

@@ -1,41 +1,30 @@
 """Which score is enough.
 
-Both readings are from the paper (arXiv 2504.07891, section 4.1 and its reference code). Unlike there, an answer that is
-no digit is not read as a zero: its mass is recorded beside the number.
+Both reductions of a score are from the paper (arXiv 2504.07891, section 4.1 and its reference code).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from specreason_graph.config import Band, Reading, SpecReasonConfig
-from specreason_graph.policies.level import pays
-from specreason_graph.records import Decision, Goodput, Proposal, Reason, Review, Score, Usage
+from specreason_graph.config import Band, ScoreReduction, SpecReasonConfig
+from specreason_graph.policies.speculation import pays
+from specreason_graph.record.records import Decision, Goodput, Proposal, Reason, Review, Score
 
 
-def read_score(digit_logprobs: Sequence[float], other_mass: float, prompt_tokens: int, usage: Usage) -> Score:
-    """A score from the log-probabilities of the ten digits, shape ``[10]``."""
-    top = max(digit_logprobs)
-    masses = [math.exp(logprob - top) for logprob in digit_logprobs]
-    mean = sum(digit * mass for digit, mass in enumerate(masses)) / sum(masses)
-    return Score(
-        digit_logprobs=list(digit_logprobs), other_mass=other_mass, greedy=masses.index(max(masses)), mean=mean,
-        prompt_tokens=prompt_tokens, usage=usage,
-    )  # fmt: skip
-
-
-def decide(score: Score, *, threshold: float, reading: Reading) -> Decision:
-    """Accept a proposal whose score, read as asked, reaches the threshold."""
-    number = float(score.greedy) if reading == "greedy" else score.mean
+def decide(score: Score, *, threshold: float, score_reduction: ScoreReduction) -> Decision:
+    """Accept a proposal whose score, reduced as asked, reaches the threshold."""
+    number = float(score.greedy) if score_reduction == "greedy" else score.mean
     accepted = number >= threshold
     reason: Reason = "score_reaches_threshold" if accepted else "score_below_threshold"
-    return Decision(accepted=accepted, reason=reason, number=number, reading=reading, threshold=threshold)
+    return Decision(
+        accepted=accepted, reason=reason, number=number, score_reduction=score_reduction, threshold=threshold
+    )
 
 
-def best_of(scores: Sequence[Score], reading: Reading) -> int:
-    """Which of several proposals has the highest score, read as asked; the first of those that are equal."""
-    numbers = [decide(score, threshold=0, reading=reading).number or 0.0 for score in scores]
+def best_of(scores: Sequence[Score], score_reduction: ScoreReduction) -> int:
+    """Which of several proposals has the highest score, reduced as asked; the first of those that are equal."""
+    numbers = [decide(score, threshold=0, score_reduction=score_reduction).number or 0.0 for score in scores]
     return numbers.index(max(numbers))
 
 
@@ -65,11 +54,11 @@ def decide_unscored(
     """
     reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
     if goodput:
-        reason = "base_is_timed" if goodput.trial or pays(goodput) else "drafting_does_not_pay"
+        reason = "base_is_timed" if goodput.probe or pays(goodput) else "drafting_does_not_pay"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"
     return Decision(
-        accepted=False, reason=reason, number=None, reading=config.reading, threshold=config.threshold,
+        accepted=False, reason=reason, number=None, score_reduction=config.score_reduction, threshold=config.threshold,
         error=error or None, goodput=goodput,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from specreason_graph.records import Purpose
+from specreason_graph.record.records import Purpose
 
 
 def call_seed(seed: int, purpose: Purpose, index: int) -> int:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from specreason_graph.audit import replay as recorded
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.rerun import rerun
+from specreason_graph.audit.check.rescore import rescore
 from specreason_graph.audit.fork import fork as begin_fork
 from specreason_graph.audit.fork import plan_fork
-from specreason_graph.audit.recorded import RecordedRun
-from specreason_graph.audit.regenerate import regenerate
-from specreason_graph.audit.rescore import rescore
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.cli import options
-from specreason_graph.cli.audit.look import tell_findings
-from specreason_graph.cli.audit.places import (
+from specreason_graph.cli.audit.inspect import show_findings
+from specreason_graph.cli.audit.locate import (
     DatabaseOption,
     RunOption,
     ThreadArgument,
@@ -27,8 +27,9 @@ from specreason_graph.cli.audit.places import (
 from specreason_graph.cli.solve import work
 from specreason_graph.config import overridden
 from specreason_graph.errors import ConfigError
-from specreason_graph.records import Review
-from specreason_graph.runs import Run, Runs, default_database
+from specreason_graph.record.records import Review
+from specreason_graph.runs.resume import Run
+from specreason_graph.runs.store import RunStore, default_database
 
 How = Literal["recorded", "rescore", "regenerate"]
 DRIFT = 1e-3
@@ -41,19 +42,13 @@ HowOption = Annotated[
 ]
 
 
+@options.takes_models
 def replay(
+    models: options.ModelOptions,
     thread: ThreadArgument,
     how: HowOption = "recorded",
     run: RunOption = None,
     db: DatabaseOption = None,
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    engine: options.EngineOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = None,
-    base_url: options.BaseUrlOption = None,
-    draft_url: options.DraftUrlOption = None,
-    engine_options: options.EngineSetOption = None,
     as_json: options.JsonOption = False,
 ) -> int:
     """Decide everything again: from the record, with the judge, or from the first token."""
@@ -62,16 +57,14 @@ def replay(
     found = find_run(thread, run, db)
     if how == "recorded":
         return _recorded(found, as_json=as_json)
-    models = {
-        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
-        "draft_url": draft_url,
-    }  # fmt: skip
-    with engines_of(found, db, models, engine_options).open_pair() as pair:
-        again = _rescored if how == "rescore" else _regenerated
+    with engines_of(found, db, models).open_pair() as pair:
+        again = _rescored if how == "rescore" else _rerun
         return again(found, pair, as_json=as_json)
 
 
+@options.takes_models
 def fork(
+    models: options.ModelOptions,
     thread: ThreadArgument,
     at: Annotated[int, typer.Option("--at", min=0, help="How many steps to take over.")],
     text: Annotated[
@@ -81,14 +74,6 @@ def fork(
     note: Annotated[str | None, typer.Option(help="Why.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
     more: options.SetOption = None,
-    base: options.BaseOption = None,
-    draft: options.DraftOption = None,
-    engine: options.EngineOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = None,
-    base_url: options.BaseUrlOption = None,
-    draft_url: options.DraftUrlOption = None,
-    engine_options: options.EngineSetOption = None,
     run: RunOption = None,
     db: DatabaseOption = None,
     into: Annotated[
@@ -98,23 +83,19 @@ def fork(
 ) -> None:
     """Go on from a step in a thread of its own, under other settings or with other models."""
     found = find_run(thread, run, db)
-    models = {
-        "base": base, "draft": draft, "engine": engine, "device": device, "dtype": dtype, "base_url": base_url,
-        "draft_url": draft_url,
-    }  # fmt: skip
     settings = {**options.parse_settings(more), **({} if threshold is None else {"threshold": threshold})}
     edit = None if text is None else Review(verdict="edit", text=text, reviewer=reviewer, note=note)
     config = overridden(found.typed_manifest.config, settings)
-    launch = engines_of(found, db, models, engine_options).model_copy(
+    launch = engines_of(found, db, models).model_copy(
         update={"question": found.question, "settings": config.model_dump(mode="json")}
     )
     launch.check_unattended()
     with launch.open_pair() as pair:
         channels = plan_fork(found, pair, at=at, edit=edit, **settings)
-        with Runs.open(into or _own(db)) as runs:
-            new = runs.add(launch)
-            begin_fork(runs.compile(launch, pair), new, channels)
-            work(Run(runs, new, pair), launch, as_json=as_json, show_question=True)
+        with RunStore.open(into or _own(db)) as store:
+            new = store.add(launch)
+            begin_fork(launch.compile(pair, store.saver), new, channels)
+            work(Run(store, new, pair), launch, as_json=as_json, show_question=True)
 
 
 def _own(db: str | None) -> Path:
@@ -123,13 +104,13 @@ def _own(db: str | None) -> Path:
 
 
 def _recorded(run: RecordedRun, *, as_json: bool) -> int:
-    found = recorded.replay(run)
+    found = recompute(run)
     if as_json:
         say(found, ok=found.ok)
     else:
         state = "all as recorded" if found.ok else f"{len(found.differences)} differences"
         typer.echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
-        tell_findings(found.differences)
+        show_findings(found.differences)
     return 0 if found.ok else 1
 
 
@@ -144,12 +125,12 @@ def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
                 f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{turned}"
             )
         typer.echo(f"largest drift {found.drift:.1e}; {len(found.turned)} of {len(found.steps)} would turn")
-        _tell_changed(found.changed_engines)
+        _show_changed(found.changed_engines)
     return 1 if found.turned or found.drift > DRIFT else 0
 
 
-def _regenerated(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
-    found = regenerate(run, pair)
+def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
+    found = rerun(run, pair)
     if as_json:
         say(found, ok=found.ok)
     elif found.difference is None:
@@ -160,13 +141,13 @@ def _regenerated(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
         token = "" if first.token is None else f", token {first.token + 1}"
         typer.echo(f"first difference: {where}, {first.part}{token}: recorded {first.recorded}, now {first.again}")
     if not as_json:
-        _tell_changed(found.changed_engines)
+        _show_changed(found.changed_engines)
         for caveat in found.caveats:
             typer.echo(f"note: {caveat}")
     return 0 if found.ok else 1
 
 
-def _tell_changed(roles: list[Any]) -> None:
+def _show_changed(roles: list[Any]) -> None:
     if roles:
         typer.echo(
             f"note: other than recorded: {' and '.join(roles)} engine (weights, format, kind, version or device)"

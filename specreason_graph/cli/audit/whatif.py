@@ -7,20 +7,22 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from specreason_graph.audit.reader import read_all_runs, read_runs
-from specreason_graph.audit.readonly import open_database
-from specreason_graph.audit.recorded import RecordedRun, check_readable
-from specreason_graph.audit.thresholds import curve, suggest
-from specreason_graph.audit.whatif import what_if
+from specreason_graph.audit.ask.thresholds import curve, suggest
+from specreason_graph.audit.ask.whatif import what_if
+from specreason_graph.audit.read.reader import read_all_runs, read_runs
+from specreason_graph.audit.read.recorded import RecordedRun, check_readable
+from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
-from specreason_graph.cli.audit.places import DatabaseOption, RunOption, find_run, place, say
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, find_run, place, say
 from specreason_graph.errors import ConfigError, ThreadError
 
 
 def whatif(
     thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of the database.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
-    reading: Annotated[str | None, typer.Option(help="Another reading of the score: mean or greedy.")] = None,
+    score_reduction: Annotated[
+        str | None, typer.Option(help="Another score_reduction of the score: mean or greedy.")
+    ] = None,
     first_steps_by_base: Annotated[
         int | None, typer.Option(min=0, help="Another number of steps at the start that the base writes.")
     ] = None,
@@ -33,9 +35,9 @@ def whatif(
     as_json: options.JsonOption = False,
 ) -> None:
     """Which decisions another policy would change, from the record alone; over all runs, a curve by threshold."""
-    if reading not in (None, "mean", "greedy"):
-        raise ConfigError(f"reading = {reading!r} is not allowed", hint="write mean or greedy")
-    read = cast("Literal['mean', 'greedy'] | None", reading)
+    if score_reduction not in (None, "mean", "greedy"):
+        raise ConfigError(f"score_reduction = {score_reduction!r} is not allowed", hint="write mean or greedy")
+    read = cast("Literal['mean', 'greedy'] | None", score_reduction)
     if thread is None and (threshold is not None or first_steps_by_base is not None):
         raise ConfigError("a policy is asked about, and no thread is named", hint="name the thread of a run")
     if thread is None or target is not None:
@@ -44,7 +46,7 @@ def whatif(
         _many(runs, read, target, confidence, as_json=as_json)
         return
     found = what_if(
-        find_run(thread, run, db), threshold=threshold, reading=read, first_steps_by_base=first_steps_by_base
+        find_run(thread, run, db), threshold=threshold, score_reduction=read, first_steps_by_base=first_steps_by_base
     )
     if as_json:
         say(found, first_divergence=found.first_divergence)
@@ -59,10 +61,12 @@ def whatif(
     typer.echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
 
 
-def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidence: float, *, as_json: bool) -> None:
+def _many(
+    runs: list[RecordedRun], score_reduction: Any, target: float | None, confidence: float, *, as_json: bool
+) -> None:
     scored = [run for run in runs if _counts(run)]
     if target is not None:
-        found = suggest(scored, target, confidence=confidence, reading=reading)
+        found = suggest(scored, target, confidence=confidence, score_reduction=score_reduction)
         if as_json:
             say(found)
         elif found.threshold is None:
@@ -76,7 +80,7 @@ def _many(runs: list[RecordedRun], reading: Any, target: float | None, confidenc
                 f"{found.let_in_at_most:.1%} ({found.runs} finished runs, forks left out; {confidence:.0%} confidence)"
             )
         return
-    points = curve(scored, reading=reading)
+    points = curve(scored, score_reduction=score_reduction)
     if as_json:
         typer.echo(json.dumps([point.dump() for point in points]))
         return

@@ -16,7 +16,6 @@ import httpx
 from specreason_graph.engines.base import (
     SESSION,
     Completion,
-    EngineDescription,
     Forward,
     Generation,
     NextToken,
@@ -47,6 +46,7 @@ from specreason_graph.errors import (
     EngineError,
     EngineRequestError,
 )
+from specreason_graph.record.manifest import EngineDescription
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ class ServerEngine:
     server serves must be that model. What the server can do is found out when the engine is opened.
     """
 
-    constrains = True
-    at_once = None
-    in_order = False
+    supports_json_schema = True
+    max_concurrency = None
+    order_dependent = False
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
         self._address = address(url)

@@ -9,15 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Self
 
-from specreason_graph.engines.base import (
-    Completion,
-    EngineDescription,
-    Forward,
-    NextToken,
-    Sampling,
-    TokenCallback,
-    check_room,
-)
+from specreason_graph.engines.base import Completion, Forward, NextToken, Sampling, TokenCallback, check_room
 from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
@@ -25,6 +17,7 @@ from specreason_graph.engines.transformers.host import Load
 from specreason_graph.engines.transformers.process import Process
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError
+from specreason_graph.record.manifest import EngineDescription
 
 LOADING = threading.Lock()
 """Held while transformers loads something: two threads may not import it side by side."""
@@ -44,8 +37,8 @@ class TransformersEngine:
     models are quicker with one and get no more. Raises `ModelError` when opened for a model that cannot be loaded.
     """
 
-    constrains = in_order = False
-    at_once = 2  # a judging and a writing: it goes between the passes of the other
+    supports_json_schema = order_dependent = False
+    max_concurrency = 2  # a score and a writing: the score goes between the passes of the other
 
     def __init__(
         self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
@@ -56,7 +49,9 @@ class TransformersEngine:
         self._load = Load(path=model, name=self.name, device=device, dtype=dtype, context=context, threads=threads)
         self._process: Process | None = None
         self._description: EngineDescription | None = None
-        self._users = self._deaths = 0
+        self._users = 0
+        self.deaths = 0
+        """How often its process has died since it was opened."""
         self._starting = asyncio.Lock()
 
     @cached_property
@@ -71,6 +66,11 @@ class TransformersEngine:
         with LOADING:
             longest: int = load_config(self._load.path).max_position_embeddings
         return min(longest, self._load.context or longest)
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the model's process; None while there is none."""
+        return self._process.pid if self._process else None
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
@@ -97,15 +97,15 @@ class TransformersEngine:
         check_room(self, prompt_ids)
         prompt, wanted = list(prompt_ids), list(candidates)
 
-        async def judge() -> NextToken:
-            found: NextToken = await (await self._running()).ask("judge", prompt, wanted)
+        async def score() -> NextToken:
+            found: NextToken = await (await self._running()).ask("score", prompt, wanted)
             return found
 
-        return await with_retries(judge, RETRIES)
+        return await with_retries(score, RETRIES)
 
-    async def forget(self) -> None:
-        """Empty its caches, for who measures."""
-        await (await self._running()).ask("forget")
+    async def reset_prefix_cache(self) -> None:
+        """Forget the prompts it has seen."""
+        await (await self._running()).ask("reset_prefix_cache")
 
     def describe(self) -> EngineDescription:
         """What this engine is; known once it has been opened."""
@@ -116,7 +116,7 @@ class TransformersEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            self._deaths, self._description, self._starting = 0, None, asyncio.Lock()  # it may be another loop
+            self.deaths, self._description, self._starting = 0, None, asyncio.Lock()  # it may be another loop
         try:
             await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
         except BaseException:
@@ -137,15 +137,15 @@ class TransformersEngine:
                 await self._bury(self._process)
             if self._users == 0:
                 raise self._closed()
-            if self._deaths > RESTARTS:
-                raise EngineDeadError(f"{self.name}: its process has died {self._deaths} times", engine=self.name)
+            if self.deaths > RESTARTS:
+                raise EngineDeadError(f"{self.name}: its process has died {self.deaths} times", engine=self.name)
             self._process = process = self._process or await Process.start(self._load)
         try:
             description = await asyncio.shield(process.ready)
         except ModelError as error:
-            if not self._deaths:
+            if not self.deaths:
                 raise
-            again = self._deaths < RESTARTS  # it was loaded before: there may be no memory for it just now
+            again = self.deaths < RESTARTS  # it was loaded before: there may be no memory for it just now
             raise EngineDeadError(error.args[0], engine=self.name, retryable=again, hint=error.hint) from error
         if self._description and self._description.weights != description.weights:
             raise EngineError(
@@ -158,8 +158,8 @@ class TransformersEngine:
 
     async def _bury(self, process: Process) -> None:
         """Take note of a death."""
-        self._process, self._deaths = None, self._deaths + 1
-        log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, RESTARTS)
+        self._process, self.deaths = None, self.deaths + 1
+        log.warning("%s has died (%d of %d restarts)", self.name, self.deaths, RESTARTS)
         await process.end()
 
     def _closed(self) -> EngineError:

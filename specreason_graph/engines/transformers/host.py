@@ -56,8 +56,8 @@ class Load:
     """CPU threads; None for all cores."""
 
 
-class Desk:
-    """The calls under way: a judging is one pass and goes first, writings come one after the other."""
+class CallQueue:
+    """The calls under way: a score is one pass and goes first, writings come one after the other."""
 
     def __init__(self, model: Model, send: Send) -> None:
         self._model, self._send = model, send
@@ -74,11 +74,11 @@ class Desk:
             _, passes = self._under_way.pop(number, (None, None))
             if passes:
                 passes.close()
-        elif kind == "forget":
-            self._model.forget()
+        elif kind == "reset_prefix_cache":
+            self._model.reset_prefix_cache()
             self._send(number, "done", None)
-        elif kind == "judge":
-            self._under_way[number] = kind, self._model.judge(*given)
+        elif kind == "score":
+            self._under_way[number] = kind, self._model.score(*given)
         else:
             tell = (lambda token: self._send(number, "token", token)) if stream else None
             prompt, sampling = given
@@ -86,7 +86,7 @@ class Desk:
 
     def work(self) -> None:
         """One pass of the call that comes first."""
-        short = (number for number, (kind, _) in self._under_way.items() if kind == "judge")
+        short = (number for number, (kind, _) in self._under_way.items() if kind == "score")
         number = next(short, next(iter(self._under_way)))
         try:
             next(self._under_way[number][1])
@@ -131,11 +131,11 @@ def _work() -> None:
     except ModelError as error:
         send(None, "failed", (error.args[0], error.hint))
         os._exit(1)
-    desk = Desk(model, send)
+    queue = CallQueue(model, send)
     while True:
-        while desk.is_idle or not calls.empty():
-            desk.take(*calls.get())
-        desk.work()
+        while queue.is_idle or not calls.empty():
+            queue.take(*calls.get())
+        queue.work()
 
 
 def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:

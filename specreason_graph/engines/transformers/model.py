@@ -1,4 +1,4 @@
-"""A model in memory: what it writes and judges, one forward pass after the other."""
+"""A model in memory: what it writes and scores, one forward pass after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
-    EngineDescription,
     Generation,
     NextToken,
     Sampling,
@@ -20,8 +19,9 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
 from specreason_graph.engines.transformers.host import Load
-from specreason_graph.engines.transformers.slots import Slot, Slots
+from specreason_graph.engines.transformers.kv_caches import CachePool, SequenceCache
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.record.manifest import EngineDescription
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class Model:
         config = self._model.config.get_text_config()
         self.vocabulary = HuggingFaceVocabulary(tokenizer, eos_ids(self._model.generation_config))
         self.context = min(config.max_position_embeddings, load.context or config.max_position_embeddings)
-        self._slots = Slots(lambda: DynamicCache(config=config), branch)
+        self._caches = CachePool(lambda: DynamicCache(config=config), branch)
         known = inspect.signature(self._model.forward).parameters
         self._cache = "cache" if "cache" in known else "past_key_values"  # its name before transformers 5.24
         torch.set_num_threads(self._threads(load.threads or torch.get_num_threads()))
@@ -63,9 +63,9 @@ class Model:
         on_gpu = self._model.device.type != "cpu"
         return on_gpu and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the KV caches."""
-        self._slots.forget()
+        self._caches.clear()
 
     def describe(self) -> EngineDescription:
         """What this model is."""
@@ -79,22 +79,22 @@ class Model:
             dtype=str(self._model.dtype).removeprefix("torch."), device=str(self._model.device), context=self.context,
         )  # fmt: skip
 
-    def write(self, prompt: list[int], sampling: Sampling, tell: TokenCallback | None) -> Passes[Completion]:
-        """Continue a prompt; ``tell`` sees the tokens of the first continuation."""
+    def write(self, prompt: list[int], sampling: Sampling, on_token: TokenCallback | None) -> Passes[Completion]:
+        """Continue a prompt; ``on_token`` sees the tokens of the first continuation."""
         start, cached = time.perf_counter(), 0
         generations = []
         for sample in range(sampling.n):
             if sample:
                 yield
-            with self._slots.take(prompt) as slot:
+            with self._caches.take(prompt) as slot:
                 cached = cached if sample else len(slot.ids)
-                tell = None if sample else tell
-                generations.append((yield from self._sample(slot, prompt, sampling, sample, tell)))
+                on_token = None if sample else on_token
+                generations.append((yield from self._sample(slot, prompt, sampling, sample, on_token)))
         written = sum(len(generation.token_ids) for generation in generations)
         return Completion(generations, usage_since(start, prompt, cached, written))
 
     def _sample(
-        self, slot: Slot, prompt: list[int], sampling: Sampling, sample: int, tell: TokenCallback | None
+        self, slot: SequenceCache, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None
     ) -> Passes[Generation]:
         choose = chooser(sampling, sampling.seed + sample, self._model.device)
         room = self.context - len(prompt)
@@ -103,21 +103,21 @@ class Model:
         logits = self._forward(slot, prompt[len(slot.ids) :])
         while True:
             written.append(choose(logits))
-            if tell:
-                tell(written[-1])
+            if on_token:
+                on_token(written[-1])
             finish = watcher.finish(written) or ("length" if len(written) >= room else None)
             if finish:
                 return Generation(written, finish)
             yield
             logits = self._forward(slot, written[-1:])
 
-    def judge(self, prompt: list[int], candidates: Sequence[int]) -> Passes[NextToken]:
+    def score(self, prompt: list[int], candidates: Sequence[int]) -> Passes[NextToken]:
         """The distribution behind a prompt."""
         import torch
 
         yield from ()  # one pass, and nothing to stop after
         start = time.perf_counter()
-        with self._slots.take(prompt) as slot, torch.inference_mode():
+        with self._caches.take(prompt) as slot, torch.inference_mode():
             cached = len(slot.ids)
             logprobs = torch.log_softmax(self._forward(slot, prompt[cached:]).cpu().double(), dim=-1)
             chosen = logprobs[list(candidates)]
@@ -125,7 +125,7 @@ class Model:
         found = dict(zip(candidates, chosen.tolist(), strict=True))
         return NextToken(found, min(1.0, max(0.0, other)), usage_since(start, prompt, cached, 1))
 
-    def _forward(self, slot: Slot, ids: list[int]) -> torch.Tensor:
+    def _forward(self, slot: SequenceCache, ids: list[int]) -> torch.Tensor:
         """Logits behind ``ids``, shape ``[vocabulary]``, float32; ``ids`` are in the slot afterwards."""
         import torch
 
@@ -134,7 +134,7 @@ class Model:
                 row = torch.tensor([ids], device=self._model.device)
                 out = self._model(input_ids=row, **{self._cache: slot.cache}, use_cache=True, logits_to_keep=1)
         except BaseException:
-            self._slots.drop(slot)
+            self._caches.drop(slot)
             raise
         slot.ids += ids
         logits: torch.Tensor = out.logits[0, -1].float()

@@ -10,9 +10,10 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Self
 
-from specreason_graph.engines.base import EngineDescription, TokenCallback
+from specreason_graph.engines.base import TokenCallback
 from specreason_graph.engines.transformers.host import BEGIN, SIZE, Load, packed
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError
+from specreason_graph.record.manifest import EngineDescription
 
 END_SECONDS = 5.0
 """Time the process gets to end before it is killed."""
@@ -42,6 +43,11 @@ class Process(asyncio.SubprocessProtocol):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         )  # fmt: skip
         return process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self._transport.get_pid())
 
     @property
     def is_dead(self) -> bool:

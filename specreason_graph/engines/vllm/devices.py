@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from specreason_graph.engines.memory import Device
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.launch import on_cpu
+from specreason_graph.engines.vllm.memory import Device
 from specreason_graph.errors import ConfigError
 
 CGROUP = "/sys/fs/cgroup"
@@ -15,7 +15,7 @@ CGROUP = "/sys/fs/cgroup"
 
 def device(count: int = 1) -> Device:
     """The fullest of the first ``count`` devices vLLM sees; asking does not take memory on them."""
-    return _memory() if on_cpu() else min(_gpus()[:count], key=lambda gpu: gpu.free)
+    return machine_memory() if on_cpu() else min(_gpus()[:count], key=lambda gpu: gpu.free)
 
 
 def check_parallel(role: str, options: VLLMOptions) -> None:
@@ -29,7 +29,7 @@ def check_parallel(role: str, options: VLLMOptions) -> None:
         )
 
 
-def _memory() -> Device:
+def machine_memory() -> Device:
     """Memory of the machine, or of the container where that is less."""
     import psutil
 

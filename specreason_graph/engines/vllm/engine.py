@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
-    EngineDescription,
     Finish,
     Forward,
     Generation,
@@ -27,13 +26,14 @@ from specreason_graph.engines.base import (
     usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
-from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
+from specreason_graph.engines.vllm.memory import Share
 from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, speculation, translated
 from specreason_graph.errors import EngineDeadError, EngineError, EngineRequestError, EngineTimeoutError, ModelError
-from specreason_graph.records import Usage
+from specreason_graph.record.manifest import EngineDescription
+from specreason_graph.record.records import Usage
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -56,8 +56,8 @@ class VLLMEngine:
     them.
     """
 
-    constrains = True
-    in_order = False
+    supports_json_schema = True
+    order_dependent = False
 
     def __init__(
         self,
@@ -70,15 +70,28 @@ class VLLMEngine:
     ) -> None:
         self.name = name or model
         self.options = options or VLLMOptions()
-        self.at_once = self.options.sequences
+        self.max_concurrency = self.options.sequences
         self._path, self._share, self._after = model, share, after
         self.vocabulary = load_vocabulary(model, self.options.revision)
         longest = load_config(model, self.options.revision).max_position_embeddings
         self.context: int = self.options.context or (share.context if share else longest)
         self._client: AsyncLLM | None = None
-        self._users = self._deaths = 0
+        self._users = 0
+        self.deaths = 0
+        """How often its core has died since it was opened."""
         self._answered = 0.0
         self._chosen = self.options.speculative is None
+
+    @property
+    def pid(self) -> int | None:
+        """Id of its core's process; None while there is none. Reaches into vLLM, which does not tell it."""
+        core: Any = self._client.engine_core if self._client else None
+        return int(core.resources.engine_manager.processes[0].pid) if core else None
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that it works on, or that wait for it."""
+        return int(self._client.output_processor.get_num_unfinished_requests()) if self._client else 0
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
@@ -104,8 +117,8 @@ class VLLMEngine:
         found, other = pick(given, candidates, self.name, chosen=self._chosen)
         return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
 
-    async def forget(self) -> None:
-        """Empty the prefix cache, once nothing is under way any more; for who measures."""
+    async def reset_prefix_cache(self) -> None:
+        """Empty the prefix cache, once nothing is under way any more."""
         while not await (await self._running()).reset_prefix_cache():
             await asyncio.sleep(IDLE_SECONDS)
 
@@ -138,7 +151,7 @@ class VLLMEngine:
             self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
             self._starting: asyncio.Task[None] | None = None
             self._deadlines: dict[asyncio.Timeout, Any] = {}
-            self._deaths = 0
+            self.deaths = 0
             self._watching = asyncio.create_task(self._watch())
             self._started = asyncio.Event()
             async with AsyncExitStack() as undo:
@@ -173,14 +186,14 @@ class VLLMEngine:
 
     async def _launch(self) -> None:
         if not self._may_restart:
-            raise EngineDeadError(f"{self.name}: the engine has died {self._deaths} times", engine=self.name)
+            raise EngineDeadError(f"{self.name}: the engine has died {self.deaths} times", engine=self.name)
         try:
             await self._in_starter(load)
             await self._in_starter(self._begin)
         except ModelError as error:
-            if self._deaths == 0:
+            if self.deaths == 0:
                 raise
-            self._deaths += 1
+            self.deaths += 1
             raise EngineDeadError(str(error), engine=self.name, retryable=self._may_restart) from error
 
     def _begin(self) -> None:
@@ -267,14 +280,14 @@ class VLLMEngine:
 
     @property
     def _may_restart(self) -> bool:
-        return self._deaths <= self.options.restarts
+        return self.deaths <= self.options.restarts
 
     async def _retire(self, client: Any) -> None:
         """End a dead or hung engine, once however many calls report it; the next call starts another."""
         if self._client != client:
             return
-        self._client, self._deaths = None, self._deaths + 1
-        log.warning("%s has died (%d of %d restarts)", self.name, self._deaths, self.options.restarts)
+        self._client, self.deaths = None, self.deaths + 1
+        log.warning("%s has died (%d of %d restarts)", self.name, self.deaths, self.options.restarts)
         await self._in_starter(partial(client.shutdown, GRACE))
 
     @cached_property

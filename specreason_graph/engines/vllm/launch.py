@@ -12,9 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.checkpoint import load_config
-from specreason_graph.engines.memory import Share
 from specreason_graph.engines.options import VLLMOptions
-from specreason_graph.engines.orphans import PARENT
+from specreason_graph.engines.vllm.memory import Share
+from specreason_graph.engines.vllm.orphans import PARENT
 from specreason_graph.errors import ModelError
 
 if TYPE_CHECKING:

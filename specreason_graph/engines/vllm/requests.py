@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from specreason_graph.engines.base import Sampling, speculation_of
 from specreason_graph.errors import EngineBusyError, EngineDeadError, EngineError, EngineRequestError
-from specreason_graph.records import Usage
+from specreason_graph.record.records import Usage
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams

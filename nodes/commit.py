@@ -1,0 +1,79 @@
+"""Appending a step to the trace: the only way in, for ``accept`` and ``regenerate`` alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.stage import Stage
+from specreason_graph.policies.deadlines import slo_ratio
+from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.record.ledger import head_of, seal_step
+from specreason_graph.record.progress import Pending, Progress
+from specreason_graph.record.records import Cost, Decision, Goodput, Proposal, Step
+from specreason_graph.record.state import State
+from specreason_graph.record.summary import seconds_of
+
+
+def commit(
+    stage: Stage, state: State, lookahead: Lookahead, written: Proposal, decision: Decision
+) -> tuple[Step, dict[str, Any]]:
+    """The next step, whose text is ``written``, and the changes of the state that append it."""
+    pending, node = Pending.load(state.get("pending") or {}), lookahead.node
+    wasted, elapsed = lookahead.settle(written)
+    deadline = stage.config.deadline_seconds
+    step = Step(
+        index=node.index, author=written.author, text=written.text, token_ids=written.token_ids,
+        ending=written.ending, seed=written.seed, decision=decision, score=pending.score,
+        discarded=None if decision.accepted else pending.proposal, alternatives=pending.alternatives,
+        costs=[*_costs(pending, written), *wasted], elapsed=elapsed,
+        reserve=None if deadline is None else lookahead.estimates.answer_seconds,
+        tokens_left=stage.sampler.after(node, written).tokens_left,
+    )  # fmt: skip
+    sealed = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
+    step = step.model_copy(update={"hash": sealed["hash"]})
+    progress = _progress(stage, Progress.load(state["progress"]), lookahead, step)
+    lookahead.commit(step, progress)
+    return step, {"trace": [sealed], "pending": {}, "progress": progress.dump()}
+
+
+def _progress(stage: Stage, before: Progress, lookahead: Lookahead, step: Step) -> Progress:
+    """How far the run is with one more step."""
+    config, registry = stage.config, stage.registry
+    counted = before.model_copy(
+        update={
+            "steps": step.index + 1, "thinking_tokens": before.thinking_tokens + len(step.token_ids),
+            "seconds": before.seconds + seconds_of(step), "reserve": step.reserve or 0.0,
+            "repeats": 1 + lookahead.repeats(step.text), "tokens_left": step.tokens_left or 0,
+            "draft_failed": step.decision.reason == "draft_failed",
+        }
+    )  # fmt: skip
+    ratio = slo_ratio(
+        config, counted, step_seconds=lookahead.estimates.step_seconds, average_steps=registry.average_steps
+    )
+    stop = stop_reason(step, counted, config)
+    drafts_next = not (stop or counted.draft_failed) and counted.steps >= config.first_steps_by_base
+    goodput = _goodput(stage, step, drafts_next=drafts_next)
+    return counted.model_copy(update={"slo_ratio": ratio, "stop_reason": stop, "goodput": goodput})
+
+
+def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
+    """The figures by which the base writes the next step alone, where there is a choice."""
+    if not stage.config.speculation_control:
+        return None
+    stage.registry.controller.committed(step, stage.registry.runs)
+    return stage.registry.controller.figures_for_base(stage.registry.runs) if drafts_next else None
+
+
+def _costs(pending: Pending, written: Proposal) -> list[Cost]:
+    """What the committed step took, the work on its other versions included."""
+    costs = []
+    if pending.proposal:
+        usage = sum((each.proposal.usage for each in pending.alternatives), pending.proposal.usage)
+        costs.append(Cost(engine="draft", purpose="draft", usage=usage))
+    if pending.score:
+        usage = sum((each.score.usage for each in pending.alternatives if each.score), pending.score.usage)
+        costs.append(Cost(engine="base", purpose="score", usage=usage))
+    if written.author == "base":
+        costs.append(Cost(engine="base", purpose="regenerate", usage=written.usage))
+    return costs

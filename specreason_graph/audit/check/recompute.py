@@ -1,0 +1,165 @@
+"""Recorded replay: every decision, total and stop reason computed again from the stored evidence, with no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from pydantic import ValidationError
+
+from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.judging.digit import read_score
+from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored
+from specreason_graph.policies.seeds import call_seed
+from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
+from specreason_graph.record.summary import Summary, seconds_of, summarise
+
+
+class Replay(Record):
+    """What came of a replay."""
+
+    steps: int
+    """Committed steps that were looked at."""
+    decisions: int
+    """Decisions that were computed again."""
+    differences: list[Finding]
+    """Where the record says something else; the first is the one to look at."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all came out as recorded."""
+        return not self.differences
+
+
+def recompute(run: RecordedRun) -> Replay:
+    """Decide everything again; `ThreadError` when the record is damaged."""
+    check_readable(run)
+    found = list(chain(_steps(run), _ending(run)))
+    return Replay(steps=len(run.steps), decisions=len(run.steps) + 1, differences=found)
+
+
+def _steps(run: RecordedRun) -> Iterator[Finding]:
+    config, totals = run.typed_manifest.config, Totals(run)
+    taken_over = run.typed_manifest.taken_over  # decided under the settings of the run before
+    for step in run.steps:
+        own = step.index >= taken_over
+        for what, recorded, again in chain(_of_step(step, config, own=own), totals.take(step, own=own)):
+            if recorded != again:
+                yield Finding(step=step.index, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
+
+
+def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tuple[str, object, object]]:
+    """What of a step follows from other parts of it, as recorded and as computed."""
+    if own:
+        lowest, threshold = config.threshold_floor, step.decision.threshold
+        eased = lowest is not None and lowest <= threshold <= config.threshold  # a run that was late
+        yield "threshold", threshold, threshold if eased else config.threshold
+        yield "score_reduction", step.decision.score_reduction, config.score_reduction
+        if step.author != "human":
+            purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
+            first = call_seed(config.seed, purpose, step.index)
+            several = config.proposals if step.author == "draft" else 1
+            yield "seed", step.seed, step.seed if 0 <= step.seed - first < several else first
+    yield "decision", step.decision, decide_again(step, config)
+    if step.score:
+        again = _read(step.score)
+        yield "score", (step.score.greedy, step.score.mean), (again.greedy, again.mean)
+        yield "better proposals", _better(step), []
+        if own:
+            asked = asks_human(
+                decide(step.score, threshold=config.threshold, score_reduction=config.score_reduction), config.review
+            )
+            yield "human was asked", step.decision.review is not None, asked
+    by_human = step.decision.reason == "written_by_reviewer"
+    author = "human" if by_human else "draft" if step.decision.accepted else "base"
+    yield "author", step.author, author
+    if by_human and step.decision.review:
+        yield "text", step.text.strip(), (step.decision.review.text or "").strip()
+
+
+def _better(step: Step) -> list[float]:
+    """Scores of proposals that were passed over for one with a lower score."""
+    mine, score_reduction = step.decision.number or 0.0, step.decision.score_reduction
+    scores = [_read(each.score) for each in step.alternatives if each.score]
+    numbers = [decide(score, threshold=0, score_reduction=score_reduction).number or 0.0 for score in scores]
+    return [number for number in numbers if number > mine]
+
+
+def decide_again(step: Step, config: SpecReasonConfig) -> Decision:
+    """The decision that follows from the evidence of a step."""
+    recorded = step.decision
+    if step.score is None:
+        asked = config.model_copy(update={"threshold": recorded.threshold, "score_reduction": recorded.score_reduction})
+        failed = recorded.error or "" if recorded.reason == "draft_failed" else recorded.error
+        decision = decide_unscored(step.discarded, asked, failed, recorded.goodput)
+    else:
+        decision = decide(_read(step.score), threshold=recorded.threshold, score_reduction=recorded.score_reduction)
+    return decide_reviewed(decision, recorded.review) if recorded.review else decision
+
+
+def _read(score: Score) -> Score:
+    return read_score(score.digit_logprobs, score.other_mass, score.prompt_tokens, score.usage)
+
+
+class Totals:
+    """Adds up the steps as the run did, and says when it should have ended."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        self._run, self._config = run, run.typed_manifest.config
+        self._progress, self._seen = Progress(), dict[str, int]()
+
+    def take(self, step: Step, *, own: bool) -> Iterator[tuple[str, object, object]]:
+        """The stop reason behind a step, as recorded and as computed."""
+        text = step.text.strip()
+        self._seen[text] = self._seen.get(text, 0) + 1
+        before = self._progress
+        self._progress = Progress(
+            steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
+            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
+            tokens_left=step.tokens_left or 0, draft_failed=step.decision.reason == "draft_failed",
+        )  # fmt: skip
+        last = step.index + 1 == len(self._run.trace)
+        recorded = self._run.progress.get("stop_reason") if last else None
+        if own and step.tokens_left is not None:  # records of schema version 1 do not say how much room there was
+            again = stop_reason(step, self._progress, self._config)
+            yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
+        if last:
+            kept = self._run.progress
+            for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
+                yield name, kept.get(name), getattr(self._progress, name)
+
+    def _was_cut_short(self) -> bool:
+        """Whether the deadline came in the middle of the step behind the last one."""
+        deadline, answer = self._config.deadline_seconds, self._run.answer
+        if deadline is None or self._run.progress.get("stop_reason") != "deadline":
+            return False
+        return answer is None or (answer.begun or 0.0) + (answer.reserve or 0.0) >= deadline
+
+
+def _as_stored(totals: Any) -> Any:
+    """The totals that callers were given, as they are where they are none."""
+    try:
+        return Summary.load(totals)
+    except ValidationError:
+        return totals
+
+
+def _ending(run: RecordedRun) -> Iterator[Finding]:
+    """The answer and the totals that callers were given."""
+    if run.answer is None:
+        return
+    kept, summary = run.values, summarise(run.steps, run.answer)
+    expected = [
+        ("stop reason", kept.get("stop_reason"), run.progress.get("stop_reason")),
+        ("answer", kept.get("answer"), run.answer.text),
+        ("answer's seed", run.answer.seed, call_seed(run.typed_manifest.config.seed, "answer", 0)),
+        ("closed by force", run.answer.forced_close, kept.get("stop_reason") != "answered"),
+        ("summary", _as_stored(kept.get("trace_summary")), summary),
+    ]
+    for what, recorded, again in expected:
+        if recorded != again:
+            yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")

@@ -1,0 +1,99 @@
+"""Asking the base model again about the proposals that were decided on: one token each, from the recorded token ids."""
+
+from __future__ import annotations
+
+import math
+
+from specreason_graph.audit.check.rerun import changed_engines
+from specreason_graph.audit.read.recorded import RecordedRun, check_readable
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ThreadError
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.policies.acceptance import decide
+from specreason_graph.record.records import Engine, Record, Score, Step
+
+
+class Rescored(Record):
+    """One proposal, judged again."""
+
+    step: int
+    """Position of the step, from 0."""
+    recorded: float
+    """The score as it was read then, 0 to 9."""
+    now: float
+    """The score as it is read now."""
+    drift: float
+    """Largest change of the probability of a digit, 0 to 1."""
+    turned: bool
+    """Whether the score alone would now decide the other way."""
+
+
+class Rescoring(Record):
+    """What came of judging again."""
+
+    steps: list[Rescored]
+    """All steps that had a score; of a fork those that are its own."""
+    changed_engines: list[Engine]
+    """Engines that are not the ones that were recorded."""
+
+    @property
+    def drift(self) -> float:
+        """The largest drift of a step; 0 where nothing was scored."""
+        return max((step.drift for step in self.steps), default=0.0)
+
+    @property
+    def turned(self) -> list[int]:
+        """Steps that would be decided the other way."""
+        return [step.step for step in self.steps if step.turned]
+
+
+def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
+    """Judge the proposal that each decision was about again; ``pair`` needs the vocabularies of the record.
+
+    What a fork took over was judged for the run before, perhaps by another model in another prompt, and is left out.
+    `ThreadError` when the run is damaged, or the engines' token ids mean something else.
+    """
+    check_readable(run)
+    recorded, now = run.typed_manifest.engines, pair.describe()
+    for role in recorded:
+        if recorded[role].vocabulary != now[role].vocabulary:
+            raise ThreadError(
+                f"the token ids of run {run.run!r} mean something else to {now[role].model!r}, the {role} model given",
+                hint=f"name the {role} model it was run with, {recorded[role].model!r}",
+            )
+    return Rescoring(steps=pair.run(lambda: _ask(run, pair)), changed_engines=changed_engines(run, pair))
+
+
+async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
+    """Each prompt extends the one before, so the engine's prefix cache holds most of it."""
+    manifest = run.typed_manifest
+    sampler = StepSampler.create(pair, manifest.config)
+    ids, found = list(manifest.head_ids["base"]), []
+    for step in run.steps:
+        if step.score and step.index >= manifest.taken_over:
+            proposal = sampler.prompts.step_ids("base", step.discarded or step)
+            found.append(_compare(step, await sampler.judge.score(pair.base, ids + proposal)))
+        ids += sampler.prompts.step_ids("base", step)
+    return found
+
+
+def _compare(step: Step, now: Score) -> Rescored:
+    recorded = step.score
+    assert recorded is not None  # noqa: S101 - only scored steps come here
+    if recorded.prompt_tokens != now.prompt_tokens:
+        raise ThreadError(
+            f"step {step.index + 1} was judged in a prompt of {recorded.prompt_tokens} tokens, and its record gives "
+            f"{now.prompt_tokens}",
+            hint="verify the run",
+        )
+    score_reduction, threshold = step.decision.score_reduction, step.decision.threshold
+    then, again = [decide(score, threshold=threshold, score_reduction=score_reduction) for score in (recorded, now)]
+    masses = zip(_masses(recorded), _masses(now), strict=True)
+    return Rescored(
+        step=step.index, recorded=then.number or 0.0, now=again.number or 0.0,
+        drift=max(abs(one - other) for one, other in masses), turned=then.accepted != again.accepted,
+    )  # fmt: skip
+
+
+def _masses(score: Score) -> list[float]:
+    return [math.exp(logprob) for logprob in score.digit_logprobs]

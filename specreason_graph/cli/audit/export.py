@@ -1,0 +1,153 @@
+"""``audit report``, ``export``, ``schema`` and ``prune``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specreason_graph.audit.check.verify import Verification, verify
+from specreason_graph.audit.keep.export import ledger_schema, to_inspect, to_jsonl
+from specreason_graph.audit.keep.prune import prune as prune_thread
+from specreason_graph.audit.read.reader import read_all_runs, read_runs
+from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.read.saver import open_database
+from specreason_graph.audit.show.report import render_comparison, render_index, render_run
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, find_run, place, say
+from specreason_graph.cli.options import JsonOption
+from specreason_graph.errors import ConfigError, ThreadError, UsageError
+
+PLAIN = re.compile("[^0-9A-Za-z]")
+"""What of a run's id, which a database may spell as it likes, is not put into the name of a file."""
+
+
+def report(
+    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs and an index page.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file; a folder for all runs.")] = Path(
+        "run.html"
+    ),
+    other: Annotated[str | None, typer.Option("--compare", help="Thread id of a run to set beside it.")] = None,
+    run: RunOption = None,
+    db: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """A page that shows a run to others: one file, no network, readable on a phone and on paper."""
+    if thread is None:
+        written, sound = _all_pages(output, db)
+    else:
+        shown = [find_run(thread, run, db), *([find_run(other, None, db)] if other else [])]
+        checked = [_checked(each) for each in shown]
+        both = (shown[0], shown[-1], checked[0], checked[-1])
+        page = render_comparison(*both) if other else render_run(shown[0], checked[0])
+        written, sound = _write(output, page), _are_sound(shown, checked)
+    typer.echo(json.dumps({"written": str(written), "ok": sound}) if as_json else f"written to {written}")
+    return 0 if sound else 1
+
+
+def export(
+    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of the database.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File; else standard output.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="jsonl: the ledger, an entry a line; inspect: a log for `inspect view`.")
+    ] = "jsonl",
+    db: DatabaseOption = None,
+) -> None:
+    """Give the record of runs to other tools."""
+    with open_database(place(db)) as saver:
+        runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
+    if form == "inspect":
+        if output is None:
+            raise ConfigError("an Inspect log is a file", hint="name it with -o runs.eval")
+        to_inspect(runs, output)
+    elif form == "jsonl":
+        lines = "".join(f"{line}\n" for line in to_jsonl(runs))
+        typer.echo(lines, nl=False) if output is None else _write(output, lines)
+    else:
+        raise ConfigError(f"--format {form!r} is unknown", hint="write jsonl or inspect")
+    if output:
+        typer.echo(f"written to {output}")
+
+
+def schema() -> None:
+    """The JSON Schema of a line of an exported ledger."""
+    typer.echo(json.dumps(ledger_schema(), indent=2))
+
+
+def prune(
+    thread: ThreadArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    db: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep what audits need of finished runs, and remove the checkpoints in between. This one does write."""
+    with _writable(place(db)) as saver:
+        found = prune_thread(saver, thread, dry_run=dry_run)
+    if as_json:
+        say(found)
+        return
+    would = "would be removed" if dry_run else "removed"
+    typer.echo(
+        f"{would}: {found.checkpoints} checkpoints, {found.writes} writes, {found.blobs} values; "
+        f"{found.bytes_before} bytes before, {found.bytes_after} after; {len(found.runs)} runs kept"
+    )
+
+
+def _checked(run: RecordedRun) -> Verification | None:
+    """What a look at the ledger finds; None for a run that has none."""
+    try:
+        return verify(run)
+    except ThreadError:
+        return None
+
+
+def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
+    """A page for each run of a database, and one that lists them."""
+    with open_database(place(db)) as saver:
+        runs = read_all_runs(saver)
+    if folder.suffix == ".html":
+        folder = folder.with_suffix("")
+    checked = [_checked(run) for run in runs]
+    names = [f"{number:04}-{PLAIN.sub('', run.run)[:12]}.html" for number, run in enumerate(runs, 1)]
+    for run, found, name in zip(runs, checked, names, strict=True):
+        _write(folder / name, render_run(run, found))
+    written = _write(folder / "index.html", render_index(list(zip(runs, names, strict=True))))
+    return written, _are_sound(runs, checked)
+
+
+def _are_sound(runs: Sequence[RecordedRun], checked: Sequence[Verification | None]) -> bool:
+    """Whether nothing was found in any of the runs; those without a ledger can be damaged, too."""
+    return all(not run.findings and (found is None or found.ok) for run, found in zip(runs, checked, strict=True))
+
+
+def _write(file: Path, text: str) -> Path:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}", hint="name another file with -o") from None
+    return file
+
+
+@contextmanager
+def _writable(where: str) -> Iterator[Any]:
+    """A checkpointer that may write; the database must be there."""
+    with open_database(where):
+        pass
+    if "://" in where:
+        from langgraph.checkpoint.postgres import PostgresSaver
+
+        with PostgresSaver.from_conn_string(where) as saver:
+            yield saver
+        return
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    with SqliteSaver.from_conn_string(str(Path(where).expanduser())) as saver:
+        yield saver
+
+
+COMMANDS = (report, export, schema, prune)

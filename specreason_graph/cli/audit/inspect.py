@@ -1,0 +1,179 @@
+"""``audit list``, ``show``, ``verify`` and ``diff``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specreason_graph.audit.ask.diff import Comparison, compare
+from specreason_graph.audit.check.verify import Verification, verify
+from specreason_graph.audit.read.reader import read_all_runs, read_runs
+from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable, choose_run
+from specreason_graph.audit.read.saver import open_database
+from specreason_graph.cli.audit.locate import (
+    DatabaseOption,
+    RunOption,
+    ThreadArgument,
+    find_run,
+    place,
+    say,
+)
+from specreason_graph.cli.live_view import LiveView, printable, visible
+from specreason_graph.cli.options import JsonOption
+from specreason_graph.errors import UsageError
+from specreason_graph.record.records import Signature
+from specreason_graph.record.signing import read_public_key
+from specreason_graph.record.summary import summarise
+
+SHOWN = ("threshold", "score_reduction", "temperature", "top_p", "seed", "first_steps_by_base", "review")
+"""Settings that `show` prints."""
+
+
+def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """All runs of a database, the latest first."""
+    with open_database(place(db)) as saver:
+        runs = read_all_runs(saver)
+    if as_json:
+        typer.echo(json.dumps([_row(run) for run in runs], ensure_ascii=False))
+        return
+    for run in runs:
+        where = f"{run.thread_id} {run.namespace}".strip()
+        forked = " forked" if run.manifest.get("forked_from") else ""
+        ended = run.stop_reason or "unfinished"
+        typer.echo(
+            f"{run.updated[:19]}  {printable(where):14} {run.run[:8]}  {len(run.trace):4} steps  {ended:13}{forked}  "
+            f"{visible(run.question)[:80]}"
+        )
+
+
+def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """One run: what was asked, under which settings, its steps and its answer."""
+    found = check_readable(find_run(thread, run, db))
+    if as_json:
+        typer.echo(json.dumps({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values}))
+        return
+    manifest = found.typed_manifest
+    models = "   ".join(f"{role} {each.model} ({each.engine})" for role, each in manifest.engines.items())
+    typer.echo(f"thread {found.thread_id}   run {found.run}   {models}")
+    typer.echo(f"head {found.head or 'none: made with schema version 1'}")
+    if manifest.forked_from:
+        old = manifest.forked_from
+        typer.echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
+    chosen = {name: value for name, value in manifest.config.model_dump().items() if name in SHOWN}
+    typer.echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
+    typer.echo(f"\n{printable(found.question)}\n")
+    view = LiveView()
+    for step in found.steps:
+        view.step(step)
+    if found.answer and found.stop_reason:
+        typer.echo(f"\n{printable(found.answer.text)}\n")
+        view.closing(found.answer, found.stop_reason, summarise(found.steps, found.answer))
+    else:
+        typer.echo("\nnot finished")
+
+
+def verify_(
+    thread: ThreadArgument,
+    run: RunOption = None,
+    db: DatabaseOption = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Public key the head must be signed with: PEM file or hexadecimal.")
+    ] = None,
+    head: Annotated[str | None, typer.Option("--head", help="Head hash that was kept elsewhere.")] = None,
+    signature: Annotated[
+        Path | None, typer.Option("--signature", help="Signature that was kept elsewhere, as JSON.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Check that the record of a run is as it was written."""
+    if head is not None and not head.strip():
+        raise UsageError("--head is empty", hint="give the hash that was kept elsewhere, or leave the option out")
+    found = verify(
+        find_run(thread, run, db), public_key=None if key is None else read_public_key(key), head=head,
+        signature=_signature(signature),
+    )  # fmt: skip
+    if as_json:
+        say(found, ok=found.ok)
+    else:
+        _show_verification(found)
+    return 0 if found.ok else 1
+
+
+def diff(
+    thread: ThreadArgument,
+    other: Annotated[str, typer.Argument(help="Thread id of the other run.")],
+    run: RunOption = None,
+    other_run: Annotated[str | None, typer.Option("--other-run", help="Which run of the other thread.")] = None,
+    db: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare two runs: steps side by side, where they part, who wrote them, what they took."""
+    with open_database(place(db)) as saver:
+        one, two = choose_run(read_runs(saver, thread), run), choose_run(read_runs(saver, other), other_run)
+    found = compare(one, two)
+    if as_json:
+        say(found, same=found.same)
+    else:
+        _show_comparison(found, one, two)
+    return 0 if found.same else 1
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """One line a finding."""
+    for finding in findings:
+        where = "run" if finding.step is None else f"step {finding.step + 1}"
+        typer.echo(f"  {where}: {printable(finding.problem)}")
+
+
+def _row(run: RecordedRun) -> dict[str, object]:
+    return {
+        "thread": run.thread_id, "namespace": run.namespace, "run": run.run, "updated": run.updated,
+        "question": run.question, "steps": len(run.trace), "stop_reason": run.stop_reason, "head": run.head,
+        "forked_from": run.manifest.get("forked_from"),
+    }  # fmt: skip
+
+
+def _signature(file: Path | None) -> Signature | None:
+    if file is None:
+        return None
+    try:
+        return Signature.load(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        hint = 'write {"key": "...", "value": "..."}'
+        raise UsageError(f"cannot read the signature {file}: {error}", hint=hint) from None
+
+
+def _show_verification(found: Verification) -> None:
+    state = "as written" if found.ok else f"findings: {len(found.findings)}"
+    ended = "" if found.finished else ", not finished"
+    typer.echo(f"run {found.run}: {found.entries} entries{ended}, {state}")
+    typer.echo(f"head {found.head}")
+    typer.echo(f"signed by {found.signed_by}" if found.signed_by else "not signed")
+    show_findings(found.findings)
+
+
+def _show_comparison(found: Comparison, one: RecordedRun, other: RecordedRun) -> None:
+    for row in found.rows:
+        left, right = (_side(run, at) for run, at in ((one, row.one), (other, row.other)))
+        typer.echo(f"{' ' if row.same else '|'} {left:58} {right}")
+    typer.echo()
+    for name in ("steps", "by_draft", "by_base", "by_human", "generated_tokens", "discarded_tokens", "seconds"):
+        values = [getattr(side, name) for side in (found.one, found.other)]
+        left, right = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in values)
+        typer.echo(f"{name.replace('_', ' '):18} {left:>12} {right:>12}")
+    parted = found.first_divergence
+    where = "the same to the last token" if found.same else "answers differ" if parted is None else f"step {parted + 1}"
+    typer.echo(f"first difference: {where}")
+
+
+def _side(run: RecordedRun, at: int | None) -> str:
+    if at is None:
+        return ""
+    step = run.steps[at]
+    return f"{at + 1:3} {step.author:5} {visible(step.text)[:46]}"
+
+
+COMMANDS = (list_, show, verify_, diff)

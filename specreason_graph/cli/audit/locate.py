@@ -1,0 +1,73 @@
+"""Which run a command is about, and which engines it needs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.read.recorded import RecordedRun, choose_run
+from specreason_graph.audit.read.saver import open_database
+from specreason_graph.cli import options
+from specreason_graph.engines import BUILT_IN, KINDS
+from specreason_graph.errors import ThreadError
+from specreason_graph.prompting.pair_prompts import ROLES
+from specreason_graph.record.records import Record
+from specreason_graph.runs.launch import Launch
+from specreason_graph.runs.store import default_database, read_launch
+
+ThreadArgument = Annotated[str, typer.Argument(help="Thread id.")]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Which run, where the thread holds several; its first letters will do.")
+]
+DatabaseOption = Annotated[
+    str | None, typer.Option("--db", help="SQLite file, or postgresql://...; else the file of `solve`.")
+]
+
+
+def place(db: str | None) -> str:
+    """The database that is meant."""
+    return db or str(default_database())
+
+
+def find_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
+    """The run that is meant; the database is only read."""
+    with open_database(place(db)) as saver:
+        return choose_run(read_runs(saver, thread), run)
+
+
+def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -> Launch:
+    """How to open the engines of a run: as it was launched, else as its manifest names them, or as is said now."""
+    launch = _launched(run, db) or _from_manifest(run)
+    named = models.named
+    if named.get("engine", launch.engine) != launch.engine:
+        launch = launch.model_copy(update={"base_options": {}, "draft_options": {}})
+    for name, table in options.parse_engine_options(models.engine_options).items():
+        named[name] = {**getattr(launch, name), **table}
+    return launch.model_copy(update=named)
+
+
+def say(record: Record, **more: Any) -> None:
+    """A record as one JSON document."""
+    typer.echo(json.dumps({**record.dump(), **more}, ensure_ascii=False))
+
+
+def _launched(run: RecordedRun, db: str | None) -> Launch | None:
+    if "://" in place(db) or run.namespace:
+        return None
+    try:
+        return read_launch(Path(place(db)).expanduser(), run.thread_id)
+    except (sqlite3.Error, ThreadError):
+        return None
+
+
+def _from_manifest(run: RecordedRun) -> Launch:
+    base, draft = (run.typed_manifest.engines[role] for role in ("base", "draft"))
+    kind = base.engine if base.engine in KINDS else KINDS[0]
+    options = {f"{role}_options": run.typed_manifest.engines[role].options for role in ROLES} if kind == "vllm" else {}
+    dtype = base.dtype if base.model not in BUILT_IN and kind != "server" else None
+    return Launch(question=run.question, base=base.model, draft=draft.model, engine=kind, dtype=dtype, **options)

@@ -1,0 +1,172 @@
+"""What `doctor` finds out about a pair: that the judge sees the steps, what the caches keep, what each model costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+from statistics import median
+from typing import Literal
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.base import Engine, Sampling, Vocabulary
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.engines.vllm.memory import GIB, MemoryPlan
+from specreason_graph.errors import SpecReasonError
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.record.records import Engine as Role
+from specreason_graph.record.records import Record, Score
+
+QUESTION = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
+RIGHT = "14 boxes of 23: 14*23=322.\n\n"
+EXTENSION = "Let us see.\n\n"
+WRONG = "14 boxes of 23: 14*23=795.\n\n"
+TOKENS = 64
+"""Tokens written to time a model; also the step length that the break-even is worked out for."""
+BLIND = 1e-4
+"""Total variation between two opinions below which the judge cannot have seen the difference."""
+
+
+class CheckResult(Record):
+    """One thing that was checked."""
+
+    name: str
+    """What was checked."""
+    status: Literal["ok", "warning", "failed"]
+    """How it came out."""
+    detail: str
+    """Figures."""
+    advice: str = ""
+    """What to change; empty when nothing is to be changed."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The checks of one pair."""
+
+    pair: EnginePair
+    """The engines."""
+    config: SpecReasonConfig
+    """Settings, the judge's words among them."""
+
+    async def results(self) -> list[CheckResult]:
+        """Run all checks; the first one that raises ends the rest."""
+        sampler = StepSampler.create(self.pair, self.config)
+        found = [_vocabularies(self.pair)]
+        try:
+            found += [_digits(sampler), await self._judge(sampler)]
+            found += [await self._cache("base", sampler), await self._cache("draft", sampler)]
+            found += await self._speed(sampler)
+        except SpecReasonError as error:
+            found.append(CheckResult(name="stopped", status="failed", detail=str(error), advice=error.hint))
+        return found
+
+    async def _judge(self, sampler: StepSampler) -> CheckResult:
+        right, wrong = [await self._opinion(sampler, text) for text in (RIGHT, WRONG)]
+        distance = _distance(right, wrong)
+        detail = (
+            f"right step {right.mean:.2f}, wrong step {wrong.mean:.2f} (mean score); distributions differ by "
+            f"{distance:.3f}; mass outside the digits {right.other_mass:.2f} and {wrong.other_mass:.2f}"
+        )
+        if distance < BLIND:
+            return CheckResult(
+                name="judge",
+                status="failed",
+                detail=detail,
+                advice="the judge does not see the step: check the chat template",
+            )
+        if right.mean <= wrong.mean:
+            return CheckResult(
+                name="judge",
+                status="warning",
+                detail=detail,
+                advice="a stronger base model, or other words in judge_instruction",
+            )
+        if max(right.other_mass, wrong.other_mass) > 0.5:
+            return CheckResult(
+                name="judge",
+                status="warning",
+                detail=detail,
+                advice="the judge seldom answers with a digit: change judge_prefill",
+            )
+        return CheckResult(name="judge", status="ok", detail=detail)
+
+    async def _opinion(self, sampler: StepSampler, text: str) -> Score:
+        head = sampler.prompts.base.question_ids(QUESTION)
+        return await sampler.judge.score(self.pair.base, head + sampler.prompts.base.vocabulary.encode(text))
+
+    async def _cache(self, role: Role, sampler: StepSampler) -> CheckResult:
+        engine, vocabulary = self.pair.engine(role), sampler.prompts.prompter(role).vocabulary
+        prompt = sampler.prompts.prompter(role).question_ids(QUESTION)
+        await engine.next_token(prompt, [0])
+        again = await engine.next_token(prompt + vocabulary.encode(EXTENSION), [0])
+        detail = f"{again.usage.cached_tokens} tokens of an extended prompt of {again.usage.prompt_tokens} were cached"
+        if again.usage.cached_tokens == 0:
+            return CheckResult(
+                name=f"{role} cache", status="warning", detail=detail, advice="switch on the engine's prefix cache"
+            )
+        return CheckResult(name=f"{role} cache", status="ok", detail=detail)
+
+    async def _speed(self, sampler: StepSampler) -> list[CheckResult]:
+        draft = await _seconds_per_token(self.pair.draft, sampler.prompts.draft.question_ids(QUESTION))
+        base = await _seconds_per_token(self.pair.base, sampler.prompts.base.question_ids(QUESTION))
+        score = median(
+            [(await self._opinion(sampler, text)).usage.seconds for text in _unseen(sampler.prompts.base.vocabulary)]
+        )
+        times = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times)"
+        detail = f"{times}, a score {score * 1000:.1f} ms"
+        return [CheckResult(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
+
+
+def _unseen(vocabulary: Vocabulary) -> list[str]:
+    """Steps of `TOKENS` tokens that begin differently, so that no cache holds them."""
+    texts = (" ".join(map(str, range(first, first + TOKENS))) for first in (3000, 5000, 7000))
+    return [vocabulary.decode(vocabulary.encode(text)[:TOKENS]) for text in texts]
+
+
+def memory(plan: MemoryPlan) -> list[CheckResult]:
+    """The memory plan of a pair in vLLM, one line an engine: one model in both roles is one."""
+    roles: tuple[Role, ...] = ("base", "draft") if plan.draft is not plan.base else ("base",)
+    details = [
+        f"{role} {share.weights / GIB:.2f} weights + {share.overhead / GIB:.2f} working memory + "
+        f"{share.kv_bytes / GIB:.2f} GiB cache for {share.tokens:,} tokens, context {share.context:,} "
+        f"({share.utilization:.1%} of a device)"
+        for role, share in zip(roles, map(plan.share, roles), strict=True)
+    ]
+    return [CheckResult(name="memory", status="ok", detail=detail) for detail in details]
+
+
+def _vocabularies(pair: EnginePair) -> CheckResult:
+    detail = "equal: token ids pass over unchanged" if pair.shares_vocabulary else "different: steps pass over as text"
+    return CheckResult(name="vocabularies", status="ok", detail=detail)
+
+
+def _digits(sampler: StepSampler) -> CheckResult:
+    ids = sampler.judge.digit_ids
+    return CheckResult(name="digits", status="ok", detail=f"one token each: {', '.join(map(str, ids))}")
+
+
+def _distance(one: Score, other: Score) -> float:
+    """Total variation between two opinions, 0 to 1."""
+    pairs = zip(one.digit_logprobs, other.digit_logprobs, strict=True)
+    return 0.5 * (sum(abs(exp(a) - exp(b)) for a, b in pairs) + abs(one.other_mass - other.other_mass))
+
+
+async def _seconds_per_token(engine: Engine, prompt: list[int]) -> float:
+    sampling = Sampling(max_tokens=TOKENS)
+    await engine.generate(prompt, Sampling(max_tokens=1))
+    completion = await engine.generate(prompt, sampling)
+    return completion.usage.seconds_per_token
+
+
+def _break_even(draft: float, base: float, score: float) -> CheckResult:
+    """Drafting pays when the base's saved writing exceeds draft and score: acceptance > (draft + score) / base."""
+    share = (draft * TOKENS + score) / (base * TOKENS)
+    detail = f"drafting pays from {share:.0%} of the proposals accepted (steps of {TOKENS} tokens)"
+    if share >= 1:
+        return CheckResult(
+            name="break-even",
+            status="warning",
+            detail=detail,
+            advice="the draft costs as much as the base: use a smaller draft",
+        )
+    return CheckResult(name="break-even", status="ok", detail=detail)

@@ -1,0 +1,85 @@
+"""A run as it is shown on a terminal, made of the events that it tells."""
+
+from __future__ import annotations
+
+import typer
+
+from specreason_graph.audit.show.labels import REASONS
+from specreason_graph.record.events import Accepted, AnswerToken, Event, Finished, Regenerated
+from specreason_graph.record.records import Answer, Step, StopReason
+from specreason_graph.record.summary import Summary, seconds_of
+
+COLOURS = {"draft": typer.colors.GREEN, "base": typer.colors.YELLOW, "human": typer.colors.CYAN}
+
+
+class LiveView:
+    """Prints what it is shown: ``show(read_event(part))`` for each part of a custom stream, from any graph."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._answering = False
+
+    def show(self, event: Event | None) -> None:
+        """A step as a line once it is settled, the answer as it is written, and what it took."""
+        match event:
+            case Accepted() | Regenerated():
+                self.step(event.step)
+            case AnswerToken():
+                typer.echo("" if self._answering else "\n", nl=False)
+                typer.echo(printable(event.text), nl=False)
+                self._answering = True
+            case Finished():
+                typer.echo("\n" * self._answering)
+                self.closing(event.answer, event.stop_reason, event.summary)
+
+    def step(self, committed: Step) -> None:
+        """One line: who wrote it, the score of the draft's version, tokens, seconds, text."""
+        score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
+        seconds = seconds_of(committed)
+        author = typer.style(f"{committed.author:5}", fg=COLOURS[committed.author])
+        text = visible(committed.text) or "(ends the thinking)"
+        figures = f"{score} {len(committed.token_ids):4} tok {seconds:6.2f} s"
+        typer.echo(f"{committed.index + 1:3} {author} {figures}  {text}{_note(committed)}")
+
+    def closing(self, answer: Answer, reason: StopReason, totals: Summary) -> None:
+        """How it ended, acceptance, tokens by model and purpose, time by stage."""
+        self.finished = True
+        typer.echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
+        share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
+        typer.echo(f"{share} in {totals.steps} steps")
+        for cost in (cost for cost in totals.costs if not cost.wasted):
+            usage = cost.usage
+            typer.echo(
+                f"  {cost.engine:5} {cost.purpose:10} {usage.calls:4} calls {usage.generated_tokens:6} tokens written "
+                f"{usage.prompt_tokens:7} read ({usage.cached_tokens} cached) {usage.seconds:7.2f} s"
+            )
+        discarded = totals.discarded
+        typer.echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
+        if guessed := (work := totals.work).speculated_tokens:
+            typer.echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
+        if totals.elapsed is not None and totals.base_only_seconds is not None:
+            base_only = f"the base alone would have taken about {totals.base_only_seconds:.2f} s"
+            typer.echo(f"  steps took {totals.elapsed:.2f} s; {base_only}")
+        if (wasted := totals.wasted).calls:
+            figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
+            typer.echo(f"  wasted speculation: {figures}")
+
+
+def visible(text: str) -> str:
+    """Model text in one line, without control characters."""
+    return " ".join(printable(text.strip()).split("\n"))
+
+
+def printable(text: str) -> str:
+    """Model text without control characters, so that it cannot steer the terminal."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")
+
+
+def _note(committed: Step) -> str:
+    note = REASONS[committed.decision.reason].note
+    if committed.discarded and note.endswith(": "):
+        same = committed.discarded.text == committed.text
+        note += "the base writes the same" if same else visible(committed.discarded.text)
+    if committed.alternatives:
+        note = f"best of {len(committed.alternatives) + 1}; {note}".rstrip("; ")
+    return typer.style(f"   [{note}]", dim=True) if note else ""

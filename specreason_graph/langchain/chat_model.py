@@ -1,0 +1,261 @@
+"""The loop as a LangChain chat model: messages in; reasoning blocks, an answer and tool calls out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, Literal
+from uuid import uuid4
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackManager,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from specreason_graph.config import SpecReasonConfig, overridden
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ConfigError
+from specreason_graph.graph import CompiledSpecReason, create_specreason
+from specreason_graph.langchain.callbacks import abegun, begun, callbacks_below, streamed
+from specreason_graph.langchain.chunks import Chunks
+
+ALIASES = {"max_tokens": "answer_tokens", "timeout": "deadline_seconds", "stop_sequences": "stop"}
+"""LangChain's standard names for settings that are called otherwise here."""
+NOTES = {"parallel_tool_calls", "strict", "ls_structured_output_format", "model", "stream", "stream_usage"}
+"""Keyword arguments that LangChain and its users pass to all models and that change no setting here."""
+Schema = dict[str, Any] | type
+Method = Literal["json_schema", "json_mode", "function_calling"]
+
+
+class ChatSpecReason(BaseChatModel):
+    """Speculative reasoning behind LangChain's chat model interface.
+
+    ``pair`` holds the engines; the caller closes it. All fields of `SpecReasonConfig` are keyword arguments here and of
+    every call, and so are LangChain's ``max_tokens`` (of the answer), ``timeout`` (seconds of thinking) and ``stop``.
+    Bad ones raise `ConfigError`, and so does ``review``: a human is asked by a graph, see `create_specreason`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
+
+    pair: EnginePair = Field(exclude=True)
+    """The engines."""
+    settings: SpecReasonConfig = Field(default_factory=SpecReasonConfig)
+    """Settings of every call."""
+    streaming: bool = False
+    """Accepted as in LangChain's other models; the tokens are told to callbacks in any case."""
+
+    def __init__(self, pair: EnginePair, **settings: Any) -> None:
+        super().__init__(pair=pair, **settings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort(cls, given: Any) -> Any:
+        """Put what are settings of the loop where they belong."""
+        own = {name: value for name, value in given.items() if name in cls.model_fields or _is_alias(cls, name)}
+        named = _settings({name: value for name, value in given.items() if name not in own})
+        base = SpecReasonConfig.model_validate(own.get("settings") or {})
+        return {**own, "settings": _unreviewed(overridden(base, named))}
+
+    @property
+    def _llm_type(self) -> str:
+        return "specreason"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        """All that an answer depends on: settings, and what the engines are; before they are open, nobody knows."""
+        engines = (
+            {role: found.dump() for role, found in self.pair.describe().items()} if self.pair.is_open else uuid4().hex
+        )
+        return {"model": self.pair.base.name, **self.settings.model_dump(mode="json"), "engines": engines}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        named = {name: value for name, value in kwargs.items() if name != "model"}
+        config = overridden(self.settings, _settings(named))
+        return LangSmithParams(
+            ls_provider="specreason", ls_model_name=kwargs.get("model") or self.pair.base.name, ls_model_type="chat",
+            ls_temperature=config.temperature, ls_max_tokens=config.answer_tokens, ls_stop=stop or config.stop,
+        )  # fmt: skip
+
+    @cached_property
+    def graph(self) -> CompiledSpecReason:
+        """The loop behind it; a call begins anew when the graph around it is resumed, as with any chat model."""
+        return create_specreason(self.pair, config=self.settings).compile()
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """As in LangChain; the graph's run is below this one in the tree of callbacks."""
+        config, below = streamed(config, CallbackManager)
+        yield from begun(super().stream(input, config, stop=stop, **kwargs), below)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """As in LangChain; the graph's run is below this one in the tree of callbacks."""
+        config, below = streamed(config, AsyncCallbackManager)
+        async with aclosing(abegun(super().astream(input, config, stop=stop, **kwargs), below)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        below, context = callbacks_below(run_manager, CallbackManager), self._context(stop, kwargs)
+        parts = self.graph.stream(
+            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+        )
+        chunks = Chunks()
+        for mode, part in begun(parts, below):
+            for chunk in chunks.take(mode, part):
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        below, context = callbacks_below(run_manager, AsyncCallbackManager), self._context(stop, kwargs)
+        parts = self.graph.astream(
+            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+        )
+        chunks = Chunks()
+        async for mode, part in abegun(parts, below):
+            for chunk in chunks.take(mode, part):
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the answers call tools; ``tool_choice``: auto, none, any (or True), or a tool's name."""
+        described = [convert_to_openai_tool(tool) for tool in tools]
+        return self.bind(tools=described, tool_choice=_choice(tool_choice), **kwargs)
+
+    def with_structured_output(
+        self, schema: Schema, *, include_raw: bool = False, method: Method | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Make the answer an object of ``schema``.
+
+        ``json_schema`` constrains the answer and needs an engine that can (vLLM, in process or served), where it is the
+        default; ``json_mode`` makes it any JSON object there, and elsewhere only reads it: the prompt must say what to
+        write. ``function_calling`` makes the model call a tool of that form, and is the default elsewhere.
+        """
+        supports_json_schema = self.pair.engine(self.settings.answer_by).supports_json_schema
+        chosen = method or ("json_schema" if supports_json_schema else "function_calling")
+        if chosen == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if chosen not in ("json_schema", "json_mode"):
+            raise ConfigError(f"method {chosen!r} is unknown", hint="write json_schema, json_mode or function_calling")
+        form = (
+            convert_to_json_schema(schema)
+            if chosen == "json_schema"
+            else {"type": "object"}
+            if supports_json_schema
+            else None
+        )
+        note = {"kwargs": {"method": chosen}, "schema": schema}
+        model = self.bind(answer_schema=form, ls_structured_output_format=note)
+        is_model = isinstance(schema, type) and issubclass(schema, BaseModel)
+        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
+        return _with_raw(model, parser) if include_raw else model | parser
+
+    def _context(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> SpecReasonConfig:
+        """The settings of one call; those not named are the model's own."""
+        if kwargs.get("model") not in (None, self.pair.base.name):
+            raise ConfigError(
+                f"model {kwargs['model']!r} cannot be chosen in a call: the base is {self.pair.base.name!r}",
+                hint="open another pair",
+            )
+        return _unreviewed(overridden(self.settings, _settings({**kwargs, **({"stop": stop} if stop else {})})))
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments as settings of the loop; None stands for what was not said."""
+    named = {ALIASES.get(name, name): value for name, value in given.items() if name not in NOTES}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _unreviewed(config: SpecReasonConfig) -> SpecReasonConfig:
+    if config.review:
+        raise ConfigError("a chat model cannot ask a human", hint="use create_specreason(pair, review=...) in a graph")
+    return config
+
+
+def _is_alias(kind: type[BaseModel], name: str) -> bool:
+    return any(field.alias == name for field in kind.model_fields.values())
+
+
+def _choice(choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001
+    if isinstance(choice, dict):
+        return str(choice.get("function", choice).get("name") or choice.get("type"))
+    if isinstance(choice, bool):
+        return "any" if choice else None
+    return {"required": "any"}.get(choice, choice) if choice else None
+
+
+def _alone(below: BaseCallbackManager | None) -> RunnableConfig:
+    """The config of the graph's run: on a thread of its own, or else it would be a subgraph of the caller's."""
+    config: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
+    return {**config, "callbacks": below} if below else config
+
+
+def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The message, what was read from it, and what went wrong with that."""
+    read = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | read.with_fallbacks([failed], exception_key="parsing_error")

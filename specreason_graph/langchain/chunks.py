@@ -1,0 +1,65 @@
+"""What the graph streams as the chunks of one message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from specreason_graph.prompting.messages import reasoning_block
+from specreason_graph.record.events import AnswerToken, read_event
+from specreason_graph.record.records import Step
+
+
+class Chunks:
+    """Turns what the graph streams into chunks of one message; a step or a word once told is never taken back."""
+
+    def __init__(self) -> None:
+        self._steps, self._told = 0, ""
+
+    def take(self, mode: str, part: Any) -> Iterator[ChatGenerationChunk]:
+        """The chunks of a part: steps as they are committed, the answer as it is written, the rest at the end."""
+        if mode == "custom":
+            event = read_event(part)
+            if isinstance(event, AnswerToken):
+                yield self._text(event.text)
+            return
+        trace = part.get("trace", ())
+        for step in map(Step.load, trace[self._steps :]):
+            if step.text:
+                yield _chunk([reasoning_block(step)])
+        self._steps = len(trace)
+        if part.get("answer") is not None and part.get("messages") and part.get("stop_reason"):
+            yield from self._close(part["messages"][-1])
+
+    def _close(self, reply: AIMessage) -> Iterator[ChatGenerationChunk]:
+        rest = reply.text[len(self._told) :]
+        if rest:
+            yield self._text(rest)
+        calls: list[Any] = [*reply.tool_calls, *reply.invalid_tool_calls]
+        chunks = [  # what is invalid is a text, and as a JSON text it cannot be taken for the arguments of a call
+            tool_call_chunk(
+                name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"],
+                index=self._steps + 1 + place,
+            )
+            for place, call in enumerate(calls)
+        ]  # fmt: skip
+        if chunks:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[], tool_call_chunks=chunks))
+        last = AIMessageChunk(
+            content=[], usage_metadata=reply.usage_metadata, response_metadata=reply.response_metadata,
+            chunk_position="last",
+        )  # fmt: skip
+        yield ChatGenerationChunk(message=last)
+
+    def _text(self, text: str) -> ChatGenerationChunk:
+        self._told += text
+        return _chunk([{"type": "text", "text": text, "index": self._steps}])
+
+
+def _chunk(blocks: list[dict[str, Any]]) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(content=blocks))

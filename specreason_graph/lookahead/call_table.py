@@ -1,0 +1,85 @@
+"""Starts the calls of a run, each once at each node, and gives them up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from specreason_graph.lookahead.calls import InFlightCall, consume_exception, usage_of
+from specreason_graph.lookahead.commit_point import CommitPoint
+from specreason_graph.lookahead.sampler import ENGINES, StepSampler
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.policies.deadlines import proposals_in_force
+from specreason_graph.record.records import Proposal, Purpose
+
+T = TypeVar("T")
+
+
+class CallTable:
+    """The calls of one run; used on the engines' loop only."""
+
+    def __init__(self, sampler: StepSampler, commit_point: CommitPoint) -> None:
+        self._sampler, self._commit_point = sampler, commit_point
+
+    def draft_at(self, node: SpeculationNode) -> InFlightCall:
+        """Start what the draft writes at a node, unless it has been."""
+        count = proposals_in_force(self._sampler.config, self._commit_point.slo_ratio)
+        return self._start(node, "draft", (), lambda: self._sampler.draft(node, count))
+
+    def score_at(self, node: SpeculationNode, proposal: Proposal) -> InFlightCall:
+        """Start what the base thinks of a proposal."""
+        return self._start(node, "score", tuple(proposal.token_ids), lambda: self._sampler.score(node, proposal))
+
+    def regenerate_at(self, node: SpeculationNode) -> InFlightCall:
+        """Start what the base writes there."""
+        return self._start(node, "regenerate", (), lambda: self._sampler.regenerate(node))
+
+    def give_up(self, node: SpeculationNode, blame: int) -> None:
+        """Stop all work at a node and behind it; it is charged to the step with number ``blame``."""
+        for each in node.subtree():
+            if each.prefetch:
+                each.prefetch.cancel()
+            self.give_up_calls(each, blame)
+        node.children.clear()
+
+    def give_up_calls(self, node: SpeculationNode, blame: int) -> None:
+        """Stop the calls at one node."""
+        for call in node.calls.values():
+            self._waste(call, blame)
+        node.calls.clear()
+
+    def drop_regeneration(self, node: SpeculationNode) -> None:
+        """Stop what the base writes at a node where the draft's version was accepted."""
+        call = node.calls.pop(("regenerate",), None)
+        if call:
+            self._waste(call, node.index)
+
+    def _start(
+        self, node: SpeculationNode, purpose: Purpose, about: tuple[int, ...],
+        work: Callable[[], Coroutine[Any, Any, T]],
+    ) -> InFlightCall:  # fmt: skip
+        """Start a call at a node, unless it has been; one that failed ahead of time is made again."""
+        key = (purpose, *about)
+        before = node.calls.get(key)
+        if before and before.is_usable:
+            return before
+        engine = ENGINES[purpose]
+        call = node.calls[key] = InFlightCall(engine, purpose, len(node.prompts[engine]))
+        call.task = asyncio.create_task(self._timed(call, work, node))
+        call.task.add_done_callback(consume_exception)
+        return call
+
+    async def _timed(self, call: InFlightCall, work: Callable[[], Coroutine[Any, Any, T]], node: SpeculationNode) -> T:
+        asked = time.perf_counter()
+        async with self._sampler.pair.slot(call.engine, self._commit_point.priority(node)):
+            call.started = time.time()
+            outcome = await work()
+        seconds, tokens = time.perf_counter() - asked, usage_of(outcome).generated_tokens
+        self._commit_point.estimates.took(call.purpose, seconds, tokens)
+        return outcome
+
+    def _waste(self, call: InFlightCall, blame: int) -> None:
+        cost = call.give_up()
+        self._commit_point.wasted[blame] += [cost] if cost else []

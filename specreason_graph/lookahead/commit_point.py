@@ -1,0 +1,89 @@
+"""How far a run has come: the lookahead moves it, and all that works ahead of it goes by it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.lookahead.estimates import CostEstimates
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.record.progress import Pending, Progress
+from specreason_graph.record.records import Cost
+
+PATIENCE = 60.0
+"""Seconds in which a step is due in a run that has no deadline."""
+LATER = 10.0
+"""Seconds by which a call's priority is lower for each step that it is ahead."""
+
+
+class CommitPoint:
+    """The node behind the last committed step, the clock of the run, and what was wasted since."""
+
+    def __init__(
+        self, root: SpeculationNode, config: SpecReasonConfig, estimates: CostEstimates, progress: Progress,
+        pending: Pending,
+    ) -> None:  # fmt: skip
+        self.node, self.config, self.estimates = root, config, estimates
+        self.base_only = progress.base_only
+        """Whether the base writes the next step and the draft is not asked."""
+        self.slo_ratio = progress.slo_ratio
+        """How late the run is; above 1 it eases its demands."""
+        self.texts: Counter[str] = Counter()
+        """How often each step's text stands in the trace."""
+        self.wasted: defaultdict[int, list[Cost]] = defaultdict(list, {progress.steps: list(pending.wasted)})
+        """Cost of speculative work that was thrown away, by the step that made it so."""
+        self.changed = asyncio.Event()
+        """Set, and replaced, whenever something is committed or decided."""
+        self._seconds = progress.seconds
+        self._committed = time.perf_counter() - pending.seconds
+
+    def move(self, node: SpeculationNode) -> None:
+        """Stand behind one more committed step."""
+        node.commit()
+        self.node = node
+        self.texts[node.text] += 1
+
+    def announce(self) -> None:
+        """Wake all that wait for a change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def end_step(self) -> float:
+        """Count the step in flight as over; the seconds it took."""
+        before, self._committed = self._committed, time.perf_counter()
+        elapsed = self._committed - before
+        self._seconds += elapsed
+        return elapsed
+
+    @property
+    def step_seconds(self) -> float:
+        """Wall-clock seconds since the last commit."""
+        return time.perf_counter() - self._committed
+
+    @property
+    def seconds_used(self) -> float:
+        """Wall-clock seconds that the run has taken."""
+        return self._seconds + self.step_seconds
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the answer is due; None where there is no deadline."""
+        deadline = self.config.deadline_seconds
+        return None if deadline is None else deadline - self.seconds_used
+
+    @property
+    def thinking_seconds_left(self) -> float | None:
+        """The same without what is kept for the answer."""
+        left = self.seconds_left
+        return None if left is None else left - self.estimates.answer_seconds
+
+    def priority(self, node: SpeculationNode) -> Callable[[], float]:
+        """When a call at a node should begin, on the monotonic clock: later while it is ahead of the commit point."""
+        patience = self.config.step_seconds or PATIENCE
+        if self.thinking_seconds_left is not None:
+            patience = min(patience, self.thinking_seconds_left)
+        due = time.monotonic() + patience
+        return lambda: due + LATER * (node.index - self.node.index)

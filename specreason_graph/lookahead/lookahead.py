@@ -1,0 +1,137 @@
+"""Engine work of a run, done ahead of the stages that ask for it.
+
+While the base model scores a step the draft already writes the next ones, each is scored as soon as it is written, and
+what hangs on a step that is rejected is given up at once. A stage asks the lookahead and gets what is there, or waits
+for what is under way, or has it done now. So the trace does not depend on it, and losing it costs time only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from specreason_graph.lookahead.call_table import CallTable
+from specreason_graph.lookahead.calls import InFlightCall
+from specreason_graph.lookahead.commit_point import CommitPoint
+from specreason_graph.lookahead.estimates import CostEstimates
+from specreason_graph.lookahead.prefetch import Prefetcher
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.record.ledger import head_of
+from specreason_graph.record.progress import Pending, Progress
+from specreason_graph.record.records import Cost, Proposal, Score, Step, StepLike
+from specreason_graph.record.state import State
+
+
+class DeadlinePassed(Exception):  # noqa: N818 - no error: the thinking ends
+    """There is no more time for what was asked; ``seconds_used``: seconds that the run has taken."""
+
+    def __init__(self, seconds_used: float) -> None:
+        super().__init__(seconds_used)
+        self.seconds_used = seconds_used
+
+
+class Lookahead:
+    """The work on one run, at its commit point and ahead of it; used on the engines' loop only."""
+
+    def __init__(self, sampler: StepSampler, state: State, estimates: CostEstimates, runs: Callable[[], int]) -> None:
+        root = SpeculationNode.root(sampler.prompts, state["manifest"]["head_ids"])
+        progress, pending = Progress.load(state["progress"]), Pending.load(state.get("pending") or {})
+        self.sampler, self.estimates = sampler, estimates
+        self.commit_point = CommitPoint(root, sampler.config, estimates, progress, pending)
+        self.caller: set[Any] | None = None  # the calls of the stream that asked last
+        self._calls = CallTable(sampler, self.commit_point)
+        self._prefetcher = Prefetcher(sampler, self._calls, self.commit_point, runs)
+        self._loop = asyncio.get_running_loop()
+        for step in map(Step.load, state["trace"]):
+            self.commit_point.move(sampler.after(self.node, step))
+        self._head = head_of(state["manifest"], state["trace"])
+
+    @property
+    def node(self) -> SpeculationNode:
+        """The place behind the last committed step."""
+        return self.commit_point.node
+
+    def fits(self, state: State) -> bool:
+        """Whether this is the lookahead of a run that has come as far as ``state``.
+
+        Runs of schema version 1 have no hashes: their last text is compared.
+        """
+        trace = state["trace"]
+        here = self.node.index == len(trace) and self._head == head_of(state["manifest"], trace)
+        same = self._head is not None or self.node.text == (trace[-1]["text"].strip() if trace else "")
+        return here and same and self._loop is asyncio.get_running_loop()
+
+    async def draft(self) -> list[Proposal]:
+        """The draft's next step, in as many versions as the settings want."""
+        self._prefetcher.start(self.node)
+        proposals: list[Proposal] = await self._outcome(self._calls.draft_at(self.node))
+        return proposals
+
+    async def score(self, proposal: Proposal) -> Score:
+        """What the base thinks of it."""
+        score: Score = await self._outcome(self._calls.score_at(self.node, proposal))
+        return score
+
+    async def regenerate(self) -> Proposal:
+        """The next step as the base writes it."""
+        self.node.decided = True
+        self._prefetcher.start(self.node)
+        written: Proposal = await self._outcome(self._calls.regenerate_at(self.node))
+        return written
+
+    def repeats(self, text: str) -> int:
+        """How often a text is in the trace."""
+        return self.commit_point.texts[text.strip()]
+
+    def settle(self, step: StepLike) -> tuple[list[Cost], float]:
+        """End the work on a step that is decided: the cost of what was wasted for it, and the seconds it took."""
+        node = self.node
+        kept = self.sampler.after(node, step)
+        for other in [child for child in node.children.values() if child is not kept]:
+            self._calls.give_up(other, node.index)
+        self._calls.give_up_calls(node, node.index)
+        elapsed = self.commit_point.end_step()
+        self.estimates.committed(elapsed)
+        return self.commit_point.wasted.pop(node.index, []), elapsed
+
+    def commit(self, step: Step, progress: Progress) -> None:
+        """Move on behind a committed step."""
+        self.commit_point.slo_ratio, self.commit_point.base_only = progress.slo_ratio, progress.base_only
+        self.commit_point.move(self.sampler.after(self.node, step))
+        self._head = step.hash
+        self.commit_point.announce()
+
+    def pause(self) -> tuple[float, list[Cost]]:
+        """Give up what is ahead, as a human is asked: the seconds of the step so far, and the cost of that."""
+        self._calls.give_up(self.node, self.node.index)
+        return self.commit_point.step_seconds, self.commit_point.wasted[self.node.index]
+
+    def end(self) -> list[Cost]:
+        """Give up what is under way; the cost of that, and of all that is in no step."""
+        for call in self.node.calls.values():
+            call.used = False  # what was asked for a step that does not come to be is wasted, too
+        self._calls.give_up(self.node, self.node.index)
+        return [cost for costs in self.commit_point.wasted.values() for cost in costs]
+
+    def close(self) -> list[asyncio.Task[Any]]:
+        """Give up all work; the tasks, which may take a moment to end."""
+        nodes = list(self.node.subtree())
+        tasks: list[asyncio.Task[Any]] = [call.task for node in nodes for call in node.calls.values()]
+        tasks += [node.prefetch for node in nodes if node.prefetch]
+        for task in tasks:
+            task.cancel()
+        return [task for task in tasks if not task.done()]
+
+    async def _outcome(self, call: InFlightCall) -> Any:
+        """The outcome of a call, which from now on is evidence."""
+        try:
+            async with asyncio.timeout(self.commit_point.thinking_seconds_left) as limit:
+                outcome = await asyncio.shield(call.task)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlinePassed(self.commit_point.seconds_used) from None
+        call.used = True
+        return outcome

@@ -1,0 +1,139 @@
+"""Goes ahead of the commit point and has done there what the stages will ask for.
+
+How far is a matter of how likely it is to be of use: behind each step that nobody has scored yet the next one may be
+wasted. What a prefetcher starts hangs on the node it was started at, so nothing it guesses wrong is ever asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from specreason_graph.lookahead.call_table import CallTable
+from specreason_graph.lookahead.calls import consume_exception
+from specreason_graph.lookahead.commit_point import CommitPoint
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.policies.acceptance import asks_human, best_of, decide
+from specreason_graph.policies.deadlines import threshold_in_force
+from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.records import Proposal
+
+FARTHEST = 8
+"""Steps that an adaptive lookahead goes ahead of the commit point at most."""
+
+
+class Prefetcher:
+    """Works ahead for one run; ``runs`` says how many runs are under way over the same engines."""
+
+    def __init__(
+        self, sampler: StepSampler, calls: CallTable, commit_point: CommitPoint, runs: Callable[[], int]
+    ) -> None:
+        self._sampler, self._calls, self._commit_point, self._runs = sampler, calls, commit_point, runs
+        self._estimates, self._config = commit_point.estimates, sampler.config
+        self._farthest = FARTHEST if self._config.lookahead is None else self._config.lookahead
+        if sampler.pair.base.order_dependent or sampler.pair.draft.order_dependent:
+            self._farthest = 0
+
+    def start(self, node: SpeculationNode) -> None:
+        """Do what the stages will do from a node on, unless that is under way."""
+        if self._farthest and node.prefetch is None:
+            node.prefetch = asyncio.create_task(self._go_ahead(node))
+            node.prefetch.add_done_callback(consume_exception)
+
+    async def _go_ahead(self, node: SpeculationNode) -> None:
+        while not self._may_start(node):
+            await self._commit_point.changed.wait()
+        if self._is_open(node) and await self._accepts_draft(node):
+            return
+        node.decided = True
+        written = await self._calls.regenerate_at(node).task
+        self._go_on(self._sampler.after(node, written), written)
+
+    async def _accepts_draft(self, node: SpeculationNode) -> bool:
+        """Have a step drafted and scored, and work go on behind it; False when the base is to write it instead."""
+        drafting = self._calls.draft_at(node)
+        self._hedge(node)
+        proposals = [each for each in await drafting.task if self._sampler.can_score(node, each)]
+        if not proposals:
+            return False
+        scoring = [self._calls.score_at(node, each).task for each in proposals]
+        if len(proposals) == 1:
+            self._speculate_behind(node, proposals[0])
+        scores = await asyncio.gather(*scoring)
+        if not self._is_open(node):  # decided by who waits for the base's version meanwhile
+            return False
+        best = best_of(scores, self._config.score_reduction)
+        behind = self._speculate_behind(node, proposals[best])
+        threshold = threshold_in_force(self._config, self._commit_point.slo_ratio)
+        decision = decide(scores[best], threshold=threshold, score_reduction=self._config.score_reduction)
+        self._estimates.scored(accepted=decision.accepted, after_rejection=node.follows_rejection)
+        node.decided = True
+        if asks_human(decision, self._config.review):
+            return True  # nobody knows how the human will decide: what is ahead stays, and nothing more is begun
+        behind.verified = decision.accepted
+        if decision.accepted:
+            self._calls.drop_regeneration(node)
+            for each in behind.subtree():
+                self._hedge(each)
+        else:
+            self._calls.give_up(behind, node.index)
+        self._commit_point.announce()
+        return decision.accepted
+
+    def _is_open(self, node: SpeculationNode) -> bool:
+        """Whether the draft is asked at a node, and nobody knows yet who writes there."""
+        by_base = self._commit_point.base_only or node.index < self._config.first_steps_by_base
+        return not (node.decided or by_base)
+
+    def _speculate_behind(self, node: SpeculationNode, proposal: Proposal) -> SpeculationNode:
+        """Work ahead behind a step that nobody has scored yet."""
+        behind = self._sampler.after(node, proposal)
+        if behind.prefetch is None:
+            behind.verified = False
+            self._go_on(behind, proposal)
+        return behind
+
+    def _go_on(self, node: SpeculationNode, last: Proposal) -> None:
+        """Work ahead behind a step, unless the thinking ends with it."""
+        progress = Progress(
+            steps=node.index, thinking_tokens=node.tokens, tokens_left=node.tokens_left,
+            repeats=1 + self._commit_point.texts[node.text],
+        )  # fmt: skip
+        if not stop_reason(last, progress, self._config):
+            self.start(node)
+
+    def _hedge(self, node: SpeculationNode) -> None:
+        """Have the base start on its own version before it has scored the draft's, where a rejection is likely."""
+        if node.unverified_depth or node.prefetch is None or self._is_far(node) or not self._is_open(node):
+            return
+        likelihood = self._estimates.likelihood(after_rejection=node.follows_rejection)
+        if self._base_is_free() and self._estimates.pays_to_hedge(likelihood, self._runs()):
+            self._calls.regenerate_at(node)
+
+    def _base_is_free(self) -> bool:
+        """Whether the base has slots left when each run has one: else what is ahead takes them from other runs."""
+        slots = self._sampler.pair.base.max_concurrency
+        return slots is None or self._runs() < slots
+
+    def _may_start(self, node: SpeculationNode) -> bool:
+        """Whether the work at a node is near enough to the commit point, and likely enough to be of use."""
+        if self._is_far(node):
+            return False
+        if self._config.lookahead is not None or not node.unverified_depth:
+            return node.unverified_depth <= self._farthest
+        return self._base_is_free() and self._estimates.pays_ahead(self._likelihood(node), self._runs())
+
+    def _likelihood(self, node: SpeculationNode) -> float:
+        """How likely all steps before a node are to be committed."""
+        likelihood, at = 1.0, node
+        while at.parent:
+            if not at.verified:
+                likelihood *= self._estimates.likelihood(after_rejection=at.parent.follows_rejection)
+            at = at.parent
+        return likelihood
+
+    def _is_far(self, node: SpeculationNode) -> bool:
+        """Whether a node is farther from the commit point than the lookahead goes."""
+        return node.index - self._commit_point.node.index > self._farthest

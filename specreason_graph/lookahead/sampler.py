@@ -1,0 +1,176 @@
+"""The engine calls that a step is made of: drafted, scored, regenerated; and where a step ends.
+
+What comes out depends on the node, the settings and nothing else, so a call may be made ahead of time, or twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.judging.digit import DigitJudge
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.policies.seeds import call_seed
+from specreason_graph.prompting.pair_prompts import PairPrompts
+from specreason_graph.prompting.prompter import BLANK_LINE, Prompter
+from specreason_graph.record.manifest import Turn
+from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
+from specreason_graph.record.records import Engine as Role
+
+ENGINES: dict[Purpose, Role] = {"draft": "draft", "score": "base", "regenerate": "base"}
+"""Which engine a call is made to, by its purpose."""
+
+
+@dataclass(frozen=True)
+class StepSampler:
+    """Makes the calls of one run over one pair."""
+
+    pair: EnginePair
+    """The engines."""
+    config: SpecReasonConfig
+    """Settings of the run."""
+    judge: DigitJudge
+    """Who scores proposals."""
+    prompts: PairPrompts
+    """How the engines are prompted."""
+
+    @classmethod
+    def create(cls, pair: EnginePair, config: SpecReasonConfig) -> Self:
+        """The sampler of a run with these settings."""
+        judge = DigitJudge(Prompter(pair.base.vocabulary, config))
+        return cls(pair, config, judge, PairPrompts(pair, config, judge.extra_tokens))
+
+    def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
+        """The prompts of both engines up to the opened thinking.
+
+        `QuestionError` unless they leave room to think, `ModelError` when the judge or a chat template cannot work.
+        """
+        _ = self.judge.digit_ids
+        return self.prompts.check(turns)
+
+    async def draft(self, node: SpeculationNode, count: int) -> list[Proposal]:
+        """Let the draft model write a step, in ``count`` versions of which those that are the same are given once."""
+        return await self._write("draft", node, count)
+
+    async def regenerate(self, node: SpeculationNode) -> Proposal:
+        """Let the base model write it."""
+        (written,) = await self._write("regenerate", node, 1)
+        return written
+
+    async def score(self, node: SpeculationNode, proposal: Proposal) -> Score:
+        """Ask the base model for its opinion on a proposal."""
+        return await self.judge.score(self.pair.base, self.after(node, proposal).prompts["base"])
+
+    def can_score(self, node: SpeculationNode, proposal: Proposal) -> bool:
+        """Whether there is something to score, and room to do it in."""
+        return not proposal.is_blank and self.after(node, proposal).tokens_left_on["base"] >= 0
+
+    def after(self, node: SpeculationNode, step: StepLike) -> SpeculationNode:
+        """The place behind a step."""
+        return node.child(self.prompts, step)
+
+    async def _write(self, purpose: Purpose, node: SpeculationNode, count: int) -> list[Proposal]:
+        role = ENGINES[purpose]
+        return await write_steps(
+            self.pair.engine(role), self.prompts.prompter(role), role, node.prompts[role], count=count,
+            limit=max(1, min(self.config.max_step_tokens, node.tokens_left)),
+            seed=call_seed(self.config.seed, purpose, node.index), tags=self.prompts.textual_closing_tags(),
+        )  # fmt: skip
+
+
+async def write_steps(
+    engine: Engine,
+    prompter: Prompter,
+    role: Role,
+    prompt: list[int],
+    *,
+    limit: int,
+    seed: int,
+    tags: tuple[str, ...] = (),
+    count: int = 1,
+) -> list[Proposal]:
+    """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
+
+    A step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing tag,
+    before any special token, or at the limit. ``tags`` are closing tags to look for in the text. Version ``i`` is drawn
+    with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
+    the prompt and the time of the call that all began with.
+    """
+    config, vocabulary = prompter.config, prompter.vocabulary
+    sampling = Sampling(
+        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed, n=count,
+        stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
+    )  # fmt: skip
+    begun = await engine.generate(prompt, sampling)
+
+    async def finished(number: int, generation: Generation) -> Proposal:
+        usage = _usage_share(begun.usage, begun.generations, number)
+        written, calls = generation.token_ids, 1
+        while True:
+            ids, ending = _cut(written, generation, prompter, tags)
+            if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
+                break
+            # a seed of its own for each further call: the same one would draw the same words again
+            left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
+            part = await engine.generate([*prompt, *written], left)
+            generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
+            written = written + generation.token_ids
+        text = vocabulary.decode(ids)
+        return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed + number, usage=usage)
+
+    return _distinct(await asyncio.gather(*(finished(*each) for each in enumerate(begun.generations))))
+
+
+def _usage_share(usage: Usage, generations: Sequence[Generation], number: int) -> Usage:
+    """The part of a call's usage that is counted with one of its generations."""
+    if len(generations) == 1:
+        return usage
+    written = len(generations[number].token_ids)
+    return usage.model_copy(update={"generated_tokens": written}) if number == 0 else Usage(generated_tokens=written)
+
+
+def _distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Each text once, with what all that wrote it cost."""
+    found: dict[tuple[object, ...], Proposal] = {}
+    for each in proposals:
+        key = (each.ending, *each.token_ids)
+        same = found.get(key)
+        found[key] = same.model_copy(update={"usage": same.usage + each.usage}) if same else each
+    return list(found.values())
+
+
+def _cut(
+    written: list[int], generation: Generation, prompter: Prompter, tags: tuple[str, ...]
+) -> tuple[list[int], Ending]:
+    """The tokens of the step, without what ended it, and the ending."""
+    last = written[-1]
+    if generation.finish == "stop_token":
+        if [last] == prompter.close_ids:
+            return written[:-1], "think_end"
+        return written[:-1], "end_of_sequence" if last in prompter.vocabulary.eos_ids else "special_token"
+    if generation.finish == "length":
+        return written, "length"
+    return _cut_at_tag(written, prompter.vocabulary, tags)
+
+
+def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
+    text = vocabulary.decode(written)
+    tag = next((tag for tag in tags if tag in text), None)
+    if tag is None:
+        return written, "blank_line"
+    before = text.partition(tag)[0]
+    kept = _longest_prefix(written, before, vocabulary.decode)
+    rest = before[len(vocabulary.decode(kept)) :]  # the tag may begin in the middle of a token
+    return kept + vocabulary.encode(rest), "think_end"
+
+
+def _longest_prefix(ids: list[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:
+    length = len(ids)
+    while not text.startswith(decode(ids[:length])):
+        length -= 1
+    return ids[:length]

@@ -1,0 +1,95 @@
+"""Where a run stands, and where it may stand soon: a tree of steps that may be committed.
+
+Calls hang on the node that they were made at. A node is equal only to itself, so a stage finds a call only if it would
+have made exactly that call itself: this is why no token depends on work ahead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from specreason_graph.lookahead.calls import InFlightCall
+from specreason_graph.prompting.pair_prompts import PairPrompts
+from specreason_graph.record.records import Author, StepLike
+from specreason_graph.record.records import Engine as Role
+
+
+class SpeculationNode:
+    """The place behind some steps."""
+
+    __slots__ = (
+        "author", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
+        "tokens_left_on", "verified",
+    )  # fmt: skip
+
+    def __init__(
+        self, prompts: dict[Role, list[int]], tokens_left_on: dict[Role, int], parent: SpeculationNode | None = None
+    ) -> None:
+        self.prompts, self.parent = prompts, parent
+        self.tokens_left_on = tokens_left_on
+        """Tokens left in the context of each engine, without what is kept for judge and answer."""
+        self.index: int = parent.index + 1 if parent else 0
+        """Steps before this place."""
+        self.tokens = 0
+        """Tokens of those."""
+        self.text = ""
+        """The last of them."""
+        self.author: Author | None = None
+        """Who wrote it; None where there is none."""
+        self.verified = True
+        """Whether the last step will be committed; False while nobody knows."""
+        self.decided = False
+        """Whether it is known who writes the next step."""
+        self.children: dict[tuple[Any, ...], SpeculationNode] = {}
+        """The places behind each step that may come next."""
+        self.calls: dict[Any, InFlightCall] = {}
+        """Engine calls that were started here."""
+        self.prefetch: asyncio.Task[None] | None = None
+        """The work ahead that goes on from here."""
+
+    @classmethod
+    def root(cls, prompts: PairPrompts, heads: dict[Role, list[int]]) -> SpeculationNode:
+        """The place where the thinking begins."""
+        return cls(
+            {role: list(head) for role, head in heads.items()},
+            {role: prompts.capacities[role] - len(head) for role, head in heads.items()},
+        )
+
+    def child(self, prompts: PairPrompts, step: StepLike) -> SpeculationNode:
+        """The place behind one more step."""
+        key = (step.author, *step.token_ids)
+        if key not in self.children:
+            ids = {role: prompts.step_ids(role, step) for role in self.prompts}
+            left = {role: self.tokens_left_on[role] - len(ids[role]) for role in ids}
+            node = SpeculationNode({role: self.prompts[role] + ids[role] for role in ids}, left, self)
+            node.text, node.author = step.text.strip(), step.author
+            node.tokens = self.tokens + len(step.token_ids)
+            self.children[key] = node
+        return self.children[key]
+
+    @property
+    def unverified_depth(self) -> int:
+        """Steps before this place of which nobody knows yet whether they will be committed."""
+        return (not self.verified) + (self.parent.unverified_depth if self.parent else 0)
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens left for steps, on both engines."""
+        return min(self.tokens_left_on.values())
+
+    @property
+    def follows_rejection(self) -> bool:
+        """Whether the last step is not the draft's: what the draft writes next is then rejected more often."""
+        return self.author not in (None, "draft")
+
+    def commit(self) -> None:
+        """Take the last step for committed; the places before are forgotten."""
+        self.parent, self.verified = None, True
+
+    def subtree(self) -> Iterator[SpeculationNode]:
+        """Itself and all places that may come behind it."""
+        yield self
+        for node in self.children.values():
+            yield from node.subtree()

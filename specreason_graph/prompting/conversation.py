@@ -1,0 +1,77 @@
+"""What a run is asked: a question, or the messages of a conversation, as plain turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+
+from specreason_graph.errors import QuestionError
+from specreason_graph.record.manifest import ToolCall, Turn
+
+TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
+"""Kinds of content blocks that need no model for images or sound; only ``text`` ones are shown to the models."""
+
+
+def read_conversation(question: object, messages: object) -> list[Turn]:
+    """The turns to answer, from a question or else from messages; `QuestionError` for what cannot be answered."""
+    if question:
+        if not isinstance(question, str):
+            raise QuestionError(f"the question is a {type(question).__name__}", hint="give a text")
+        turns = [Turn(speaker="user", text=question.strip())]
+    else:
+        turns = [_turn(index, message) for index, message in enumerate(_messages(messages))]
+    _check(turns, asked=bool(messages))
+    return turns
+
+
+def _messages(messages: Any) -> list[BaseMessage]:
+    try:
+        return convert_to_messages([messages] if isinstance(messages, str | BaseMessage) else messages or [])
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise QuestionError(f"the messages cannot be read: {error}", hint="give LangChain messages") from None
+
+
+def _check(turns: Sequence[Turn], *, asked: bool) -> None:
+    if not turns and asked:
+        raise QuestionError("there are no messages", hint="give at least one user message")
+    if not any(turn.text for turn in turns if turn.speaker == "user"):
+        if any(turn.speaker == "system" for turn in turns):
+            raise QuestionError("there is a system message and no user message", hint="add a user message")
+        raise QuestionError("the question is empty", hint="ask something")
+    if turns[-1].speaker not in ("user", "tool"):
+        raise QuestionError(f"the last message is the {turns[-1].speaker}'s", hint="end with a user or tool message")
+
+
+def _turn(index: int, message: BaseMessage) -> Turn:
+    text = _text(index, message)
+    match message:
+        case SystemMessage():
+            return Turn(speaker="system", text=text)
+        case HumanMessage():
+            return Turn(speaker="user", text=text)
+        case ToolMessage():
+            return Turn(speaker="tool", text=text, call_id=message.tool_call_id, name=message.name)
+        case AIMessage():
+            calls = [ToolCall(id=c["id"] or "", name=c["name"], arguments=c["args"]) for c in message.tool_calls]
+            return Turn(speaker="assistant", text=text, calls=calls)
+    raise QuestionError(
+        f"message {index} is a {type(message).__name__}", hint="give system, user, assistant and tool messages"
+    )
+
+
+def _text(index: int, message: BaseMessage) -> str:
+    """The text of a message; other kinds of content are refused."""
+    for block in message.content if isinstance(message.content, list) else ():
+        kind = "text" if isinstance(block, str) else str(block.get("type"))
+        if kind not in TEXTS:
+            raise QuestionError(f"message {index} holds {kind!r}, and only text can be read", hint="leave it out")
+    return str(message.text).strip()

@@ -1,0 +1,100 @@
+"""The prompts of both engines, with the steps of one written so that the other can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ModelError, QuestionError
+from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.record.manifest import Turn
+from specreason_graph.record.records import Engine as Role
+from specreason_graph.record.records import StepLike
+
+ROLES: tuple[Role, ...] = ("base", "draft")
+
+
+@dataclass(frozen=True)
+class PairPrompts:
+    """The prompts of a pair."""
+
+    pair: EnginePair
+    """The engines."""
+    config: SpecReasonConfig
+    """Settings of the run."""
+    judge_tokens: int
+    """Tokens of context that the judge needs behind a trace, on the base."""
+
+    @cached_property
+    def base(self) -> Prompter:
+        """Prompts of the base model."""
+        return Prompter(self.pair.base.vocabulary, self.config)
+
+    @cached_property
+    def draft(self) -> Prompter:
+        """Prompts of the draft model."""
+        return Prompter(self.pair.draft.vocabulary, self.config)
+
+    def prompter(self, role: Role) -> Prompter:
+        """The prompts of the engine that plays ``role``."""
+        return self.base if role == "base" else self.draft
+
+    def thinking_ids(self, role: Role, head: list[int], steps: Sequence[StepLike]) -> list[int]:
+        """The prompt of ``role``: the head with the question, and the steps so far."""
+        ids = list(head)
+        for step in steps:
+            ids += self.step_ids(role, step)
+        return ids
+
+    def step_ids(self, role: Role, step: StepLike) -> list[int]:
+        """A step in the vocabulary of ``role``: unchanged where the author's is the same, else its text encoded."""
+        owner = "draft" if step.author == "draft" else "base"
+        if owner == role or self.pair.shares_vocabulary:
+            return step.token_ids
+        return self.prompter(role).vocabulary.encode(step.text)
+
+    def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
+        """The prompts up to the opened thinking; `QuestionError` unless they leave room to think, on both engines.
+
+        `ModelError` when a chat template lacks what is needed.
+        """
+        heads = {role: self._head(role, turns) for role in ROLES}
+        for role, head in heads.items():
+            length, reserve = len(head), self._reserve(role)
+            context = self.pair.engine(role).context
+            if length + reserve >= context:
+                raise QuestionError(
+                    f"the question takes {length} tokens and {reserve} are kept for judge and answer, "
+                    f"but the {role} model {self.pair.engine(role).name!r} has a context of {context}",
+                    hint="shorten the question or choose a model with a longer context",
+                )
+        return heads
+
+    def textual_closing_tags(self) -> tuple[str, ...]:
+        """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
+        texts = {prompter.tags[1] for prompter in (self.base, self.draft) if len(prompter.close_ids) > 1}
+        return tuple(sorted(texts))
+
+    @cached_property
+    def capacities(self) -> dict[Role, int]:
+        """Tokens of each engine's context that heads and steps may take together."""
+        return {role: self.pair.engine(role).context - self._reserve(role) for role in ROLES}
+
+    def _head(self, role: Role, turns: Sequence[Turn]) -> list[int]:
+        prompter = self.prompter(role)
+        wanted = bool(self.config.tools) or any(turn.speaker == "tool" or turn.calls for turn in turns)
+        if wanted and not prompter.knows_tools:
+            raise ModelError(
+                f"the chat template of the {role} model {self.pair.engine(role).name!r} has no place for tools",
+                hint="choose a model whose template has one, or leave the tools out",
+            )
+        return prompter.head_ids(turns)
+
+    def _reserve(self, role: Role) -> int:
+        """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
+        context = self.pair.engine(role).context
+        answer = len(self.prompter(role).closing_ids) + min(self.config.answer_tokens, context // 4)
+        return max(answer, self.judge_tokens)

@@ -1,0 +1,129 @@
+"""What holds for a whole run, the first thing that is kept of it: conversation, settings, engines, prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from specreason_graph.config import SpecReasonConfig
+from specreason_graph.record.records import Engine, Record
+
+Speaker = Literal["system", "user", "assistant", "tool"]
+FORMER_SETTINGS = {"window": "lookahead", "guard": "speculation_control", "reading": "score_reduction"}
+"""Settings by the names that they had in records of schema version 3 and before."""
+
+
+def with_todays_names(settings: Any) -> Any:
+    """Recorded settings under the names of now."""
+    if not isinstance(settings, dict):
+        return settings
+    return {FORMER_SETTINGS.get(name, name): value for name, value in settings.items()}
+
+
+class ToolCall(Record):
+    """A call of a tool in an earlier reply."""
+
+    id: str
+    """Names the call in the message that answers it."""
+    name: str
+    """Which tool."""
+    arguments: dict[str, Any]
+    """With what."""
+
+
+class Turn(Record):
+    """One message of a conversation, without what its writer was thinking."""
+
+    speaker: Speaker
+    """Who says it."""
+    text: str
+    """What is said."""
+    calls: list[ToolCall] = Field(default_factory=list)
+    """Tools the assistant calls in it."""
+    call_id: str | None = None
+    """The call that a tool's message answers."""
+    name: str | None = None
+    """Name of the tool or speaker, where there is one."""
+
+
+class EngineDescription(Record):
+    """What answered: enough to tell later whether it was the same model."""
+
+    engine: str
+    """Kind of engine, as in ``transformers``."""
+    engine_version: str
+    """Version of the library behind it."""
+    model: str
+    """Name or path the model was loaded by."""
+    weights: str
+    """SHA-256 of the weight files, or the revision where the files are out of reach."""
+    vocabulary: str
+    """SHA-256 of the vocabulary: equal for two engines exactly when their token ids mean the same."""
+    dtype: str
+    """Number format of the weights."""
+    device: str
+    """Where it runs."""
+    context: int
+    """Longest prompt plus output, in tokens."""
+    scoring: Literal["chosen", "top"] = "chosen"
+    """Where the judge's log-probabilities come from: asked for by token, or picked from the likeliest ones."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options that are not the defaults."""
+
+
+class Lineage(Record):
+    """Where a forked run comes from."""
+
+    thread_id: str
+    """Thread of the run it was forked from."""
+    namespace: str
+    """Where in that thread: empty at the root, else the path of the subgraph."""
+    run: str
+    """Names the run it was forked from."""
+    step: int
+    """How many of its steps were taken over."""
+    edited: bool = False
+    """Whether the last of those was written anew by a human."""
+    head: str | None
+    """Hash of the old ledger up to and with the last step taken over unchanged; None where it has no ledger."""
+
+
+class Manifest(Record):
+    """What a run was asked, of whom, and under which settings."""
+
+    schema_version: int
+    """Version of the form of all records of the run."""
+    package_version: str
+    """Version of this package."""
+    run: str | None = None
+    """Names the run."""
+    started: str | None = None
+    """When it began, ISO 8601, UTC."""
+    question: str
+    """The last thing the user said."""
+    turns: list[Turn]
+    """The conversation."""
+    asked_by_messages: bool
+    """Whether the answer is also given as a message."""
+    config: Annotated[SpecReasonConfig, BeforeValidator(with_todays_names)]
+    """All settings, the seed among them."""
+    engines: dict[Engine, EngineDescription]
+    """The models, with hashes of their weights and vocabularies."""
+    shares_vocabulary: bool
+    """Whether token ids of one model mean the same to the other."""
+    head_ids: dict[Engine, list[int]]
+    """The prompt of each model up to the opened thinking."""
+    judge_ids: list[int]
+    """What is put behind the trace to ask for a score."""
+    digit_ids: list[int] = Field(default_factory=list)
+    """The tokens of the digits 0 to 9 behind it."""
+    forked_from: Lineage | None = None
+    """The run this one was forked from; None where it began by itself."""
+    hash: str | None = None
+    """Hash of the first entry of the ledger; None in runs of schema version 1, which have none."""
+
+    @property
+    def taken_over(self) -> int:
+        """How many of the first steps a fork took over from the run before."""
+        return self.forked_from.step if self.forked_from else 0

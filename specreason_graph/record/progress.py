@@ -1,0 +1,80 @@
+"""A run under way: how far it has come, and the step in flight."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from specreason_graph.record.records import (
+    Alternative,
+    Cost,
+    Decision,
+    Goodput,
+    Plain,
+    Proposal,
+    Record,
+    Score,
+    StopReason,
+    formerly,
+)
+
+
+class Progress(Record):
+    """Running totals, and what the next step goes by."""
+
+    run: str = ""
+    """Names the run."""
+    steps: int = 0
+    """Committed steps."""
+    thinking_tokens: int = 0
+    """Committed tokens."""
+    seconds: float = 0.0
+    """Wall-clock seconds of work on all committed steps."""
+    reserve: float = 0.0
+    """Seconds kept for the answer, where there is a deadline."""
+    slo_ratio: float = Field(default=0.0, validation_alias=formerly("slo_ratio", "lateness"))
+    """Seconds that a step took lately over those it may take; above 1 the run is late, 0 where there is no limit."""
+    repeats: int = 0
+    """How often the text of the last step stands in the trace."""
+    tokens_left: int = Field(default=0, validation_alias=formerly("tokens_left", "room"))
+    """Tokens left for steps before the context of either engine is full."""
+    draft_failed: bool = False
+    """Whether the draft engine has failed for good; the base model goes on alone."""
+    goodput: Goodput | None = None
+    """Figures by which the base model writes the next step without asking the draft; None asks the draft."""
+    stop_reason: StopReason | None = None
+    """Why the thinking has ended; None while it goes on."""
+
+    @property
+    def base_only(self) -> bool:
+        """Whether the next step is the base model's without the draft being asked."""
+        return self.draft_failed or self.goodput is not None
+
+
+class Pending(Record):
+    """The step in flight, as far as it has come; all at its defaults between two steps."""
+
+    proposal: Proposal | None = None
+    """What the draft wrote; the best of several once they were scored."""
+    alternatives: list[Alternative] = Field(default_factory=list)
+    """The other versions that it wrote."""
+    scorable: bool = Field(default=False, validation_alias=formerly("scorable", "judgeable"))
+    """Whether there is something to score, and room to do it in."""
+    error: str | None = None
+    """What the draft engine failed with."""
+    score: Score | None = None
+    """The judge's evidence for the proposal."""
+    decision: Decision | None = None
+    """What follows from it, or what a human said."""
+    needs_review: bool = Field(default=False, validation_alias=formerly("needs_review", "uncertain"))
+    """Whether a human is to settle it."""
+    seconds: float = 0.0
+    """Wall-clock seconds that the step took before a human was asked."""
+    wasted: list[Cost] = Field(default_factory=list, validation_alias=formerly("wasted", "lost"))
+    """Speculative work that was thrown away for it before a human was asked."""
+
+    def dump(self) -> Plain:
+        """The plain dictionary, without what is at its default: most fields are, in each of many checkpoints."""
+        return {name: value for name, value in super().dump().items() if value != _EMPTY[name]}
+
+
+_EMPTY = Pending().model_dump(mode="json")

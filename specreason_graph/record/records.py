@@ -1,0 +1,305 @@
+"""What is kept of a run: typed views of the plain dictionaries in the state.
+
+Every record goes into a checkpoint as ``model_dump()`` and comes back with ``model_validate()``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 4
+"""4: the names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not have. All of them are read."""
+Plain = dict[str, Any]
+"""A record as it is checkpointed: JSON values only."""
+
+StopReason = Literal[
+    "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
+]
+Ending = Literal["blank_line", "think_end", "end_of_sequence", "special_token", "length"]
+Reason = Literal[
+    "score_reaches_threshold",
+    "score_below_threshold",
+    "first_steps_by_base",
+    "proposal_ends_thinking",
+    "proposal_is_blank",
+    "proposal_too_long",
+    "draft_failed",
+    "drafting_does_not_pay",
+    "base_is_timed",
+    "accepted_by_reviewer",
+    "rejected_by_reviewer",
+    "written_by_reviewer",
+]
+CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence")
+"""Endings with which an author ends the thinking."""
+Purpose = Literal["draft", "score", "regenerate", "answer"]
+Engine = Literal["base", "draft"]
+Author = Literal["base", "draft", "human"]
+Verdict = Literal["accept", "reject", "edit"]
+
+
+def formerly(name: str, old: str) -> AliasChoices:
+    """Read a field also under the name that it had in records of schema version 3 and before."""
+    return AliasChoices(name, old)
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def dump(self) -> Plain:
+        """The plain dictionary that is checkpointed."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, plain: Any) -> Self:
+        """The typed view of a checkpointed dictionary."""
+        return cls.model_validate(plain)
+
+
+class Usage(Record):
+    """What engine calls cost."""
+
+    calls: int = 0
+    """Number of engine calls."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, cached ones included."""
+    cached_tokens: int = 0
+    """Prompt tokens whose work was found in the engine's prefix cache."""
+    generated_tokens: int = 0
+    """Tokens the engine wrote, thrown-away ones included."""
+    speculated_tokens: int = 0
+    """Tokens that the engine's own token-level speculation guessed; 0 where it has none or does not tell."""
+    speculated_accepted: int = 0
+    """Those of them that the engine found right, the few behind the end of what was wanted included."""
+    seconds: float = 0.0
+    """Seconds from call to answer."""
+    started: float | None = None
+    """When the first call began, seconds since 1970; None when there was none or nobody looked."""
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Seconds from call to answer for each token written; 0 where none was."""
+        return self.seconds / self.generated_tokens if self.generated_tokens else 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields if name != "started"}
+        begun = [usage.started for usage in (self, other) if usage.started is not None]
+        return Usage(**sums, started=min(begun, default=None))
+
+
+class Cost(Record):
+    """What one part of a step cost, and on which engine."""
+
+    engine: Engine
+    """Which engine did the work."""
+    purpose: Purpose
+    """What for."""
+    usage: Usage
+    """Tokens and seconds."""
+    wasted: bool = Field(default=False, validation_alias=formerly("wasted", "lost"))
+    """Whether it was speculative work that was thrown away unseen; of a call that was cut short only the seconds are
+    known."""
+
+
+class Proposal(Record):
+    """A step that a model wrote, before anybody judged it."""
+
+    author: Author
+    """Who wrote it."""
+    token_ids: list[int]
+    """The step in its author's vocabulary (a human's in the base's), blank line included, closing tag and special
+    tokens left out."""
+    text: str
+    """The token ids decoded."""
+    ending: Ending
+    """Why the step ends where it does."""
+    seed: int
+    """Seed of the sampling."""
+    usage: Usage
+    """Cost of writing it."""
+
+    @property
+    def closes_thinking(self) -> bool:
+        """Whether the author ended the thinking with this step."""
+        return self.ending in CLOSING
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it to judge."""
+        return not self.text.strip()
+
+
+class StepLike(Protocol):
+    """A step as far as prompts are concerned."""
+
+    @property
+    def author(self) -> Author:
+        """Who wrote it."""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Its tokens, in its author's vocabulary."""
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+
+
+class Score(Record):
+    """The base model's opinion of a proposal: its next-token distribution behind the judge's prompt."""
+
+    digit_logprobs: list[float]
+    """Log-probability of each digit token, 0 to 9, over the whole vocabulary."""
+    other_mass: float
+    """Probability of everything that is not a digit, 0 to 1; near 1 means the judge did not answer in form."""
+    greedy: int
+    """The likeliest digit."""
+    mean: float
+    """The digits weighed by their probabilities, 0 to 9, renormalised over the digits."""
+    prompt_tokens: int
+    """Length of the prompt that the judge saw."""
+    usage: Usage
+    """Cost of asking."""
+
+
+class Review(Record):
+    """What a human said of a proposal."""
+
+    verdict: Verdict
+    """``accept`` it, ``reject`` it, or ``edit``: commit ``text`` instead."""
+    text: str | None = None
+    """The step as the human wants it; only with ``edit``."""
+    reviewer: str | None = None
+    """Who said so."""
+    note: str | None = None
+    """Why."""
+
+
+class Goodput(Record):
+    """What a committed token took lately in each of the two arms, wall-clock seconds of all runs together."""
+
+    drafting: float | None = Field(validation_alias=formerly("drafting", "drafted"))
+    """Seconds a token of steps for which the draft was asked; None while nobody knows."""
+    base_only: float | None = Field(validation_alias=formerly("base_only", "alone"))
+    """Seconds a token of steps that the base model wrote without asking the draft; None while nobody knows."""
+    runs: int
+    """How many runs were under way over the same engines."""
+    probe: bool = Field(default=False, validation_alias=formerly("probe", "trial"))
+    """Whether the base wrote the step whatever the figures say, to measure how fast it is."""
+
+
+class Decision(Record):
+    """Whether a proposal was let in, and all that is needed to decide it again."""
+
+    accepted: bool
+    """Whether the proposal entered the trace."""
+    reason: Reason
+    """Why."""
+    number: float | None
+    """The score as one number, 0 to 9; None when there was no score."""
+    score_reduction: Literal["mean", "greedy"] = Field(validation_alias=formerly("score_reduction", "reading"))
+    """How the ten digits became that number."""
+    threshold: float
+    """The threshold in force."""
+    error: str | None = None
+    """What the draft engine failed with, in the step where it did."""
+    review: Review | None = None
+    """What a human said, where one was asked."""
+    goodput: Goodput | None = None
+    """The figures by which the draft was not asked."""
+
+
+class Alternative(Record):
+    """A version of a step that another version of the draft model's was better than."""
+
+    proposal: Proposal
+    """The version."""
+    score: Score | None
+    """The judge's evidence; None where there was nothing to judge, or no room to do it in."""
+
+
+class Step(Record):
+    """One committed step with its evidence."""
+
+    index: int
+    """Position in the trace, from 0."""
+    author: Author
+    """Who wrote the committed text."""
+    text: str
+    """The committed text, decoded from the token ids."""
+    token_ids: list[int]
+    """The committed tokens in the author's vocabulary; a human's are in the base's."""
+    ending: Ending
+    """Why the step ends where it does."""
+    seed: int
+    """Seed that the committed text was sampled from."""
+    decision: Decision
+    """What decided on the author."""
+    score: Score | None
+    """The judge's evidence; None when nothing was scored."""
+    discarded: Proposal | None
+    """The proposal that was rejected in favour of this step; None when there was none."""
+    alternatives: list[Alternative] = Field(default_factory=list)
+    """The other versions that the draft model wrote, where it wrote several; the best was decided on."""
+    costs: list[Cost]
+    """Engine work for this step, rejected work included."""
+    elapsed: float | None = None
+    """Wall-clock seconds from the commit before to this one, without the time in which nobody worked on the run; None
+    in runs of schema versions 1 and 2."""
+    reserve: float | None = None
+    """Seconds that were kept for the answer behind it, where there is a deadline."""
+    tokens_left: int | None = Field(default=None, validation_alias=formerly("tokens_left", "room"))
+    """Tokens left for steps behind this one, before the context of either engine is full."""
+    hash: str | None = None
+    """Hash of the ledger up to and with this step; None in runs that have no ledger."""
+
+    @property
+    def closes_thinking(self) -> bool:
+        """Whether the author ended the thinking with this step."""
+        return self.ending in CLOSING
+
+
+class Signature(Record):
+    """Ed25519 signature of a ledger's head."""
+
+    key: str
+    """The signer's public key, raw, in hexadecimal: 32 bytes."""
+    value: str
+    """The signature in hexadecimal: 64 bytes."""
+
+
+class Answer(Record):
+    """The text behind the thinking."""
+
+    author: Engine
+    """Which model wrote it."""
+    text: str
+    """The answer for the user."""
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+    """Calls of tools, as LangChain has them."""
+    invalid_tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+    """What looks like a call and cannot be read."""
+    token_ids: list[int]
+    """The answer in its author's vocabulary, without the end of sequence."""
+    forced_close: bool
+    """Whether the thinking was closed by a budget and not by a model."""
+    complete: bool
+    """Whether the model ended the answer itself; False when a limit or a control token cut it."""
+    seed: int
+    """Seed of the sampling."""
+    usage: Usage
+    """Cost of writing it."""
+    wasted: list[Cost] = Field(default_factory=list, validation_alias=formerly("wasted", "lost"))
+    """Work on steps that did not come to be: a deadline cut them short, or they were behind the end."""
+    begun: float | None = None
+    """Wall-clock seconds the run had taken when its answer was begun, where there is a deadline."""
+    reserve: float | None = None
+    """Seconds that were kept for it then."""
+    hash: str | None = None
+    """Hash of the whole ledger; None in runs that have none."""
+    signature: Signature | None = None
+    """Signature of the hash, where the run was given a key."""

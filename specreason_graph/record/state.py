@@ -1,0 +1,102 @@
+"""The channels of the graph; everything that is checkpointed is defined here and in `records`.
+
+All values are plain (dicts, lists, strings, numbers, and LangChain's messages), so checkpoints load in LangGraph's
+strict msgpack mode. No step has a key named ``role`` or ``type``: the delta channel takes such dicts for chat messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from langchain_core.messages import AnyMessage
+from langgraph.channels import DeltaChannel, EphemeralValue
+from langgraph.types import Overwrite
+from typing_extensions import TypedDict
+
+from specreason_graph.record.channels import EphemeralText, LastText
+from specreason_graph.record.ledger import seal_manifest
+from specreason_graph.record.manifest import Manifest
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.records import Goodput, Plain
+
+STAGES = ("prepare", "draft", "score", "review", "accept", "regenerate", "finalize")
+"""Names of the nodes; checkpoints hold them."""
+RARELY = 10**6
+"""Updates between two copies of a whole channel: each would hold all steps, and they would grow with the square."""
+
+
+def extend(steps: Sequence[Plain], writes: Sequence[Sequence[Plain]]) -> list[Plain]:
+    """Append each write's steps; pure, and the same however the writes are batched."""
+    return [*steps, *(step for write in writes for step in write)]
+
+
+def replace(old: Plain, writes: Sequence[Plain]) -> Plain:
+    """Keep the last write; as a delta channel this stores a long value once and not in every checkpoint."""
+    return writes[-1] if writes else old
+
+
+class Question(TypedDict, total=False):
+    """What a run is started with: a question, or else the messages of a conversation."""
+
+    question: str
+    """What to think about; where it is set, messages are not looked at."""
+    messages: list[AnyMessage]
+    """A conversation that ends with a user's or a tool's message."""
+
+
+class Outcome(TypedDict, total=False):
+    """What a run ends with."""
+
+    answer: str
+    """The text for the user."""
+    stop_reason: str
+    """Why the thinking ended; one of `records.StopReason`."""
+    trace: list[Plain]
+    """The committed steps, as `records.Step` dumps them."""
+    trace_summary: Plain
+    """What the run took, as `summary.Summary` dumps it."""
+    messages: list[AnyMessage]
+    """The reply as one message, where messages were asked; a parent's ``add_messages`` appends it."""
+
+
+class State(TypedDict, total=False):
+    """All channels."""
+
+    question: Annotated[str, EphemeralText]
+    """Input; moved to the manifest by ``prepare`` and not stored again."""
+    messages: Annotated[list[AnyMessage], EphemeralValue]
+    """Input, likewise; at the end the reply."""
+    manifest: Annotated[Plain, DeltaChannel(replace, snapshot_frequency=RARELY)]
+    """What holds for the whole run: conversation, settings, engines, prompts, schema and package version."""
+    trace: Annotated[list[Plain], DeltaChannel(extend, snapshot_frequency=RARELY)]
+    """The committed steps, stored as deltas."""
+    pending: Plain
+    """The step in flight, as `progress.Pending` dumps it."""
+    progress: Plain
+    """Running totals, as `progress.Progress` dumps them."""
+    result: Plain
+    """The answer with its evidence, as `records.Answer` dumps it."""
+    answer: Annotated[str, LastText]
+    """The text for the user; set by ``finalize``."""
+    stop_reason: str
+    """Why the thinking ended; set by ``finalize``."""
+    trace_summary: Plain
+    """What the run took; set by ``finalize``."""
+
+
+def begin(manifest: Manifest, goodput: Goodput | None = None) -> dict[str, Any]:
+    """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed.
+
+    ``goodput``: the figures by which the base model writes the first step itself; None asks the draft.
+    """
+    return {
+        "manifest": seal_manifest(manifest.dump()),
+        "trace": Overwrite([]),
+        "pending": {},
+        "progress": Progress(run=manifest.run or "", goodput=goodput).dump(),
+        "result": {},
+        "answer": "",
+        "stop_reason": "",
+        "trace_summary": {},
+    }

@@ -1,0 +1,1 @@
+"""Runs that are kept: how they were launched, where they stand, and going on with them."""

@@ -1,0 +1,235 @@
+"""Many questions on one pair: a file with one a line, so many worked on at once, and each a run that is kept.
+
+The thread of a question is made of its id, its text and its launch. So the same command finds the runs that it began:
+the answers of those that are finished are read from the record, and the others go on at the step they had reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from specreason_graph.config import make_config, overridden
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ConfigError, EngineError, QuestionError, SpecReasonError, UsageError
+from specreason_graph.record.records import Answer, Plain, Record, Step
+from specreason_graph.record.state import Question
+from specreason_graph.record.summary import summarise
+from specreason_graph.runs.find import read_values
+from specreason_graph.runs.launch import Launch
+from specreason_graph.runs.lock import exclusive
+from specreason_graph.runs.resume import check_engines
+from specreason_graph.runs.store import RunStore
+
+KEYS = ("question", "id", "settings")
+"""What a line may hold."""
+DEFAULT_CONCURRENCY = 8
+"""Questions worked on at once unless told otherwise."""
+PLACE = frozenset({"device", "base_url", "draft_url"})
+"""What of a launch says where the models run, and not what they are."""
+
+
+class Asked(Record):
+    """A question of a file."""
+
+    place: str
+    """File and line, for messages."""
+    id: str | int
+    """Names it in the file: as the line says, else the number of the line."""
+    launch: Launch
+    """The question, and how it is worked on."""
+
+    @cached_property
+    def thread(self) -> str:
+        """The thread of its run; with another text, other models or other settings it is another one."""
+        launch = self.launch.model_dump(mode="json", exclude=set(PLACE)) | {"drafts": bool(self.launch.draft_url)}
+        return hashlib.sha256(json.dumps([str(self.id), launch], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a question."""
+
+    asked: Asked
+    """The question."""
+    values: Plain
+    """The state of its run as checkpointed last; empty when nothing was."""
+    error: SpecReasonError | None = None
+    """Why it is not finished; None when it is."""
+
+    @property
+    def end(self) -> Plain:
+        """The answer and why the thinking ended, or the error."""
+        if not self.error:
+            return {name: self.values[name] for name in ("answer", "stop_reason")}
+        failed = {"error": str(self.error)}
+        return failed | ({"stop_reason": "engine_error"} if isinstance(self.error, EngineError) else {})
+
+    def line(self) -> Plain:
+        """The result in short, with what the run took in both engines."""
+        answer = self.values.get("result")
+        steps = [Step.load(step) for step in self.values.get("trace", ())]
+        summary = summarise(steps, Answer.load(answer) if answer else None)
+        return {
+            "id": self.asked.id, "thread": self.asked.thread, "question": self.asked.launch.question, **self.end,
+            "steps": summary.steps, "acceptance": summary.acceptance,
+            "tokens": sum(cost.usage.generated_tokens for cost in summary.costs), "seconds": summary.seconds,
+        }  # fmt: skip
+
+
+Report = Callable[[Result], None]
+"""Takes each result as soon as it is there."""
+
+
+def read_questions(file: Path, launch: Launch) -> list[Asked]:
+    """The questions of a file with a JSON object a line, launched like ``launch`` but for settings of their own.
+
+    Empty lines are passed over. The first bad line raises `QuestionError` or `ConfigError`.
+    """
+    asked: dict[str, Asked] = {}
+    for number, text in enumerate(_read(file).split("\n"), 1):  # JSON texts may hold the other ends of lines
+        if text.strip():
+            place = f"{file}, line {number}"
+            with _named(place):
+                one = _ask(place, number, _parse(text), launch)
+                if other := asked.get(str(one.id)):
+                    raise QuestionError(f"id {one.id!r} is that of {other.place} too", hint="give each another")
+                asked[str(one.id)] = one
+    if not asked:
+        raise QuestionError(f"{file} holds no question", hint='write a line {"question": "..."} for each')
+    return list(asked.values())
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise QuestionError(f"cannot read the questions from {file}: {cause}", hint="check the path") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    hint = 'write {"question": "..."}'
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise QuestionError(f"it is not JSON: {error}", hint=hint) from None
+    if not isinstance(found, dict):
+        raise QuestionError(f"{text.strip()[:40]!r} is not allowed", hint=hint)
+    for key in found:
+        if key not in KEYS:
+            raise QuestionError(f"unknown key {key!r}; known keys: {', '.join(KEYS)}", hint="take it out")
+    return found
+
+
+def _ask(place: str, number: int, found: dict[str, Any], launch: Launch) -> Asked:
+    name, settings = found.get("id", number), found.get("settings", {})
+    if not _is_text(name) and type(name) is not int:
+        raise QuestionError(f"id = {name!r} is not allowed", hint="write a text or a whole number, or leave it out")
+    if not isinstance(settings, dict):
+        raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
+    config = overridden(make_config(**launch.settings), settings)
+    settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
+    asked = Asked(place=place, id=name, launch=launch.model_copy(update=settled))
+    asked.launch.check_unattended()
+    asked.launch.check_known()
+    return asked
+
+
+def _question(found: dict[str, Any]) -> str:
+    if "question" not in found:
+        raise QuestionError("there is no question", hint='write {"question": "..."}')
+    if not _is_text(found["question"]):
+        raise QuestionError(f"question = {found['question']!r} is not allowed", hint="write a text that is not empty")
+    return str(found["question"]).strip()
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text with something in it, and only whole characters: JSON can also write halves of them."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say where it is in what is said of bad input."""
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(f"{place}: {error.args[0]}", hint=error.hint) from None
+
+
+def answer_all(
+    questions: Sequence[Asked], database: Path, report: Report, concurrency: int = DEFAULT_CONCURRENCY
+) -> None:
+    """Have the questions answered, so many at once, and report each result as it comes: first those that are kept.
+
+    A question that fails is reported and does not stop the others. However this ends, nothing kept is lost: it may be
+    called again. The engines are only loaded when something is left to do.
+    """
+    left = []
+    with RunStore.open(database) as store, exclusive(database):
+        for asked, values in zip(questions, read_values(store.saver, (each.thread for each in questions)), strict=True):
+            if values.get("stop_reason"):
+                report(Result(asked=asked, values=values))
+            else:
+                left.append(asked)
+        if left:
+            with left[0].launch.open_pair() as pair:
+                for asked in left:
+                    with _named(asked.place):
+                        asked.launch.check_fits(pair)
+                store.keep({asked.thread: asked.launch for asked in left})
+                asyncio.run(_answer(left, pair, database, report, concurrency))
+
+
+async def _answer(
+    questions: Sequence[Asked], pair: EnginePair, database: Path, report: Report, concurrency: int
+) -> None:
+    """Work on one loop: a saver with a thread of its own, and runs that can be cancelled between and in their calls."""
+    async with AsyncSqliteSaver.from_conn_string(str(database)) as saver:
+        worker = BatchWorker(pair, saver, asyncio.Semaphore(concurrency), report)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for asked in questions:
+                    group.create_task(worker.answer(asked))
+        except ExceptionGroup as several:  # nothing that concerns one question only: the others were cancelled
+            raise several.exceptions[0] from None
+
+
+@dataclass(frozen=True)
+class BatchWorker:
+    """Works on questions together."""
+
+    pair: EnginePair
+    """The engines."""
+    saver: AsyncSqliteSaver
+    """Where each step is kept before the next is begun."""
+    slots: asyncio.Semaphore
+    """As many as there may be at once."""
+    report: Report
+    """Takes the results."""
+
+    async def answer(self, asked: Asked) -> None:
+        """Work a run to its end from where it is, once there is a slot."""
+        async with self.slots:
+            graph = asked.launch.compile(self.pair, self.saver)
+            error: SpecReasonError | None = None
+            config: RunnableConfig = {"configurable": {"thread_id": asked.thread}}
+            before = await graph.aget_state(config)
+            try:
+                check_engines(asked.thread, before.values, self.pair)
+                question: Question | None = None if before.created_at else {"question": asked.launch.question}
+                await graph.ainvoke(question, config, durability="sync")
+            except SpecReasonError as failure:
+                error = failure
+            self.report(Result(asked=asked, values=(await graph.aget_state(config)).values, error=error))

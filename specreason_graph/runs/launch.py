@@ -1,0 +1,133 @@
+"""How a run was started: question, models, engines and settings, kept so that its thread id is enough to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from pydantic import BeforeValidator, Field
+
+from specreason_graph.config import make_config, read_config_file
+from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
+from specreason_graph.engines.vllm.memory import MemoryPlan
+from specreason_graph.errors import ConfigError, QuestionError
+from specreason_graph.graph import CompiledSpecReason, create_specreason
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.models.abacus.problems import knows
+from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.record.manifest import with_todays_names
+from specreason_graph.record.records import Record
+from specreason_graph.record.signing import Signer
+
+TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
+"""Fields of a launch that are texts."""
+TABLES = {"base": "base_options", "draft": "draft_options"}
+"""Fields of a launch that hold engine options, by role."""
+BUILT_IN = {"base": "abacus-base", "draft": "abacus-draft"}
+"""The pair of the command line, where nobody names another."""
+
+
+class Launch(Record):
+    """How a run was started."""
+
+    question: str
+    """What it thinks about."""
+    base: str
+    """Base model: a built-in name, a folder or a name on the hub."""
+    draft: str
+    """Draft model, likewise."""
+    engine: str = "transformers"
+    """Kind of engine."""
+    device: str | None = None
+    """Torch device; None chooses."""
+    dtype: str | None = None
+    """Number format; None chooses."""
+    base_url: str | None = None
+    """Server of the base model, for the engine ``server``."""
+    draft_url: str | None = None
+    """Server of the draft model; None lets the base draft for itself."""
+    base_options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options of the base model, fields of `VLLMOptions`."""
+    draft_options: dict[str, Any] = Field(default_factory=dict)
+    """Engine options of the draft model."""
+    settings: Annotated[dict[str, Any], BeforeValidator(with_todays_names)] = Field(default_factory=dict)
+    """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
+
+    def open_pair(self) -> EnginePair:
+        """Load the engines."""
+        return open_pair(
+            self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype, base_url=self.base_url,
+            draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
+        )  # fmt: skip
+
+    def compile(self, pair: EnginePair, saver: BaseCheckpointSaver[Any] | None = None) -> CompiledSpecReason:
+        """The graph of the run."""
+        graph = create_specreason(pair, config=make_config(**self.settings), signer=Signer.from_environment())
+        return graph.compile(checkpointer=saver)
+
+    def check_known(self) -> None:
+        """`QuestionError` when the built-in models are asked what they never learnt."""
+        if self.base == BUILT_IN["base"] and not knows(self.question):
+            raise QuestionError(
+                "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
+                hint="name real models with --base MODEL --draft MODEL, each a folder or a Hugging Face name",
+            )
+
+    def check_unattended(self) -> None:
+        """`ConfigError` when a human would be asked, and nobody could answer."""
+        if make_config(**self.settings).review:
+            raise ConfigError("review is set, and there is no human to be asked", hint="set it to null")
+
+    def check_fits(self, pair: EnginePair) -> None:
+        """`QuestionError` when the question does not fit the models."""
+        StepSampler.create(pair, make_config(**self.settings)).check(read_conversation(self.question, None))
+
+    def plan_memory(self) -> MemoryPlan | None:
+        """How the engines would share the devices, where this package decides that."""
+        if self.engine != "vllm":
+            return None
+        options = vllm_options((self.base_options, self.draft_options), self.dtype)
+        return plan_pair((self.base, self.draft), options)
+
+
+def make_launch(
+    question: str,
+    config: Path | None = None,
+    models: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    engine_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Launch:
+    """A launch from a config file, overridden by what is named besides; None stands for what is not named.
+
+    ``engine_options``: by table, ``base_options`` and ``draft_options``. `ConfigError` for what cannot be.
+    """
+    merged = read_config_file(config) if config else {}
+    named = {**(models or {}), **(settings or {})}
+    merged |= {name: value for name, value in named.items() if value is not None}
+    chosen = BUILT_IN | {name: _text(name, merged.pop(name)) for name in TEXTS if name in merged}
+    tables = {name: _table(name, merged.pop(name, {})) for name in TABLES.values()}
+    for name, options in (engine_options or {}).items():
+        tables[name] |= options
+    for role in TABLES:
+        if Path(chosen[role]).expanduser().is_dir():  # kept whole, so that the run can be resumed from elsewhere
+            chosen[role] = str(Path(chosen[role]).expanduser().resolve())
+    launch = Launch(
+        question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen, **tables
+    )  # fmt: skip
+    if question:
+        launch.check_known()
+    return launch
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a text")
+    return value
+
+
+def _table(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a table of engine options")
+    return dict(value)

@@ -1,0 +1,24 @@
+"""One command at a time where two would write the same runs, each its own version of a step."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from specreason_graph.errors import UsageError
+
+
+@contextmanager
+def exclusive(database: Path) -> Iterator[None]:
+    """Hold a lock beside the database, which ends with the process; `UsageError` when another one holds it."""
+    with closing(sqlite3.connect(f"{database}.lock", timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("begin exclusive")
+        except sqlite3.OperationalError as error:
+            raise UsageError(
+                f"another command is answering a file of questions in {database} ({error})",
+                hint="wait until it has ended, or name another file with --db",
+            ) from None
+        yield

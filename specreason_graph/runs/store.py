@@ -1,0 +1,81 @@
+"""The runs of one SQLite file: LangGraph's checkpoints, and beside them how each run was launched.
+
+The launch is written before the first checkpoint, so a run that was killed at any instant can be resumed by its thread
+id alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+from platformdirs import user_data_path
+
+from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.runs.launch import Launch
+
+TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
+
+
+def default_database() -> Path:
+    """The file in the user's data folder."""
+    return user_data_path("specreason") / "runs.sqlite"
+
+
+class RunStore:
+    """The runs of one database file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.saver = SqliteSaver(connection)
+
+    @classmethod
+    @contextmanager
+    def open(cls, file: Path) -> Iterator[RunStore]:
+        """Open or create the file; `UsageError` when it is no database or cannot be written."""
+        with closing(_connect(file)) as connection:
+            yield cls(connection)
+
+    def add(self, launch: Launch) -> str:
+        """Keep a new run; its thread id."""
+        thread = uuid.uuid4().hex[:12]
+        self.keep({thread: launch})
+        return thread
+
+    def keep(self, launches: Mapping[str, Launch]) -> None:
+        """Keep how runs are launched, by thread id; what was kept for a thread before is replaced."""
+        rows = [(thread, launch.model_dump_json()) for thread, launch in launches.items()]
+        with self._connection:
+            self._connection.executemany("insert or replace into specreason_runs values (?, ?)", rows)
+
+    def launch(self, thread: str) -> Launch:
+        """How a run was started; `ThreadError` when there is no such run."""
+        return _launch(self._connection, thread)
+
+
+def read_launch(file: Path, thread: str) -> Launch:
+    """How a run was started, from a file that is only read; `ThreadError` when there is no such run."""
+    with closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as connection:
+        return _launch(connection, thread)
+
+
+def _launch(connection: sqlite3.Connection, thread: str) -> Launch:
+    row = connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
+    if row is None:
+        raise ThreadError(f"no run {thread!r} in this database", hint="check the thread id and --db")
+    return Launch.model_validate_json(row[0])
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, check_same_thread=False)
+        connection.execute(TABLE)
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise UsageError(f"database {file} cannot be used: {error}", hint="name another file with --db") from error
+    return connection

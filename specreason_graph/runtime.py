@@ -1,0 +1,178 @@
+"""How LangGraph calls a stage: under its run's settings, on the engines' loop, stopped when the caller leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import get_runtime
+
+from specreason_graph.config import CONFIG_KEY, SpecReasonConfig, overridden
+from specreason_graph.engines.base import SESSION
+from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair
+from specreason_graph.errors import ConfigError
+from specreason_graph.lookahead.lookahead import DeadlinePassed
+from specreason_graph.lookahead.registry import LookaheadRegistry
+from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.nodes import Finalize, Prepare
+from specreason_graph.nodes.stage import Stage
+from specreason_graph.record.manifest import with_todays_names
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.signing import Signer
+from specreason_graph.record.state import Outcome, Question, State
+
+Work = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+RECURSION_LIMIT = 1_000_000
+"""Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
+SETTINGS = 1024
+"""Settings that are kept ready: as many as there may be runs at once with settings of their own."""
+
+
+class StageRunner:
+    """Runs stages over one pair, each call under the settings of the run it works for."""
+
+    def __init__(self, pair: EnginePair, defaults: SpecReasonConfig, signer: Signer | None) -> None:
+        self.pair, self._defaults, self._signer = pair, defaults, signer
+        self._registry = LookaheadRegistry.of(pair)
+        self._sampler = lru_cache(maxsize=SETTINGS)(self._make_sampler)
+
+    def work(self, stage: type[Stage] | type[Prepare], state: State, config: RunnableConfig) -> Work:
+        """What a stage does for a run, to be awaited on the engines' loop; settings are checked here, in the caller."""
+        configurable = config.get("configurable", {})
+        thread = configurable.get("thread_id")
+        SESSION.set(str(thread) if thread is not None else None)
+        if issubclass(stage, Prepare):
+            asked = self._settings_asked_for(configurable.get(CONFIG_KEY))
+            prepare = stage(self._sampler(asked.model_dump_json()), self._registry)
+            return lambda: prepare(state)
+        recorded = SpecReasonConfig.model_validate(with_todays_names(state["manifest"]["config"]))
+        ready = stage(self._sampler(recorded.model_dump_json()), self._registry, self._signer)
+        return lambda: self._run(ready, state)
+
+    async def _run(self, stage: Stage, state: State) -> dict[str, Any]:
+        """Do a stage's work; when it ends the run, or the run is left, nothing goes on behind it."""
+        progress = Progress.load(state["progress"])
+        try:
+            changes = await stage(state, self._registry.find(state, stage.sampler))
+        except DeadlinePassed as late:
+            stopped = progress.model_copy(update={"seconds": late.seconds_used, "stop_reason": "deadline"})
+            return {"pending": {}, "progress": stopped.dump()}
+        except BaseException:
+            if ending := self._registry.leave(progress.run, CALLS.get()):
+                await asyncio.wait(ending, timeout=CANCELLING)
+            raise
+        if isinstance(stage, Finalize):
+            self._registry.leave(progress.run, CALLS.get())
+        return changes
+
+    def _settings_asked_for(self, given: object) -> SpecReasonConfig:
+        """The settings of a run that begins: the graph's, the context's over them, and the call's over both."""
+        context = get_runtime().context
+        own: dict[str, Any] = context.model_dump(exclude_unset=True) if isinstance(context, SpecReasonConfig) else {}
+        if not isinstance(given, Mapping | None):
+            raise ConfigError(
+                f'config["configurable"]["{CONFIG_KEY}"] is a {type(given).__name__}',
+                hint="write a mapping of settings",
+            )
+        return overridden(self._defaults, own, given or {})
+
+    def _make_sampler(self, settings: str) -> StepSampler:
+        return StepSampler.create(self.pair, SpecReasonConfig.model_validate_json(settings))
+
+
+class Node(Runnable[State, dict[str, Any]]):
+    """A stage as LangGraph calls it: one asynchronous core, on the engines' loop, for sync and async callers.
+
+    A ``RunnableLambda`` would do, but tells tracers of each node twice and looks up its signature in every call.
+    """
+
+    def __init__(self, name: str, stage: type[Stage] | type[Prepare], runner: StageRunner) -> None:
+        self.name, self._stage, self._runner = name, stage, runner
+
+    def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
+        """The channels that the stage changes."""
+        return self._runner.pair.run(self._runner.work(self._stage, input, config or {}))
+
+    async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
+        """The channels that the stage changes."""
+        return await self._runner.pair.arun(self._runner.work(self._stage, input, config or {}))
+
+
+class Route(Runnable[State, str]):
+    """Chooses the next node in the same turn of the event loop in which the last one's changes are written.
+
+    LangGraph gives a plain function to another thread. A run that was cancelled meanwhile kept the node's changes
+    without what comes next: for LangGraph the node had finished, and a resume ended there, without an answer.
+    """
+
+    def __init__(self, choose: Callable[[State], str]) -> None:
+        self.name, self._choose = choose.__name__, choose
+
+    def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> str:  # noqa: A002, ARG002
+        """The name of the next node."""
+        return self._choose(input)
+
+    async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> str:  # noqa: A002, ARG002
+        """The name of the next node, without letting anything else run first."""
+        return self._choose(input)
+
+
+class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outcome]):
+    """A compiled graph that no recursion limit of a caller cuts short, and whose work ends with its stream."""
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
+        calls: set[Any] = set()
+        parts = super().stream(input, _unlimited(config), **more)
+        try:
+            while True:
+                with _noted_in(calls):
+                    try:
+                        part = next(parts)
+                    except StopIteration:
+                        return
+                yield part
+        finally:
+            _cancel(calls)
+            parts.close()  # type: ignore[attr-defined]
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
+        calls: set[Any] = set()
+        parts = super().astream(input, _unlimited(config), **more)
+        try:
+            while True:
+                with _noted_in(calls):
+                    try:
+                        part = await anext(parts)
+                    except StopAsyncIteration:
+                        return
+                yield part
+        finally:
+            _cancel(calls)
+            await parts.aclose()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _noted_in(calls: set[Any]) -> Iterator[None]:
+    """Note the engines' work that is begun meanwhile; the threads of nodes inherit that."""
+    token = CALLS.set(calls)
+    try:
+        yield
+    finally:
+        CALLS.reset(token)
+
+
+def _cancel(calls: set[Any]) -> None:
+    for call in list(calls):
+        call.cancel()
+
+
+def _unlimited(config: RunnableConfig | None) -> RunnableConfig:
+    limit = (config or {}).get("recursion_limit", 0)
+    return {**(config or {}), "recursion_limit": max(RECURSION_LIMIT, limit)}

@@ -1,0 +1,176 @@
+"""Speculation control: the base writes alone while drafting does not pay, and the record says on which figures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from specreason_graph import EnginePair, Step, create_specreason
+from specreason_graph.audit.ask.whatif import what_if
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.policies.speculation import INTERVAL, PROBE, SpeculationController, pays
+from specreason_graph.record.records import Decision, Goodput
+from tests.support.slow import QUESTION, slow_pair
+
+THREAD: Any = {"configurable": {"thread_id": "one"}}
+BASE_ONLY, PROBED = "drafting_does_not_pay", "base_is_timed"
+
+
+def reasons(pair: EnginePair, **settings: Any) -> list[str]:
+    outcome = create_specreason(pair, speculation_control=True, **settings).compile().invoke(QUESTION)
+    return [step["decision"]["reason"] for step in outcome["trace"]]
+
+
+def test_a_draft_that_never_gets_in_is_given_up_within_ten_steps() -> None:
+    with slow_pair((2,), draft=0.03, steps=40) as pair:
+        found = reasons(pair)
+        assert BASE_ONLY not in found[:PROBE]
+        assert set(found[10:-1]) == {BASE_ONLY}
+        assert reasons(pair)[0] == BASE_ONLY  # the next run begins with what is known of the pair
+
+
+def test_a_draft_that_pays_is_kept() -> None:
+    with slow_pair((9,), draft=0.002, base=0.2) as pair:
+        found = reasons(pair) + reasons(pair)
+    assert BASE_ONLY not in found
+    assert found.count(PROBED) <= 1 + PROBE
+
+
+def test_nobody_who_does_not_ask_for_it_is_controlled() -> None:
+    with slow_pair((2,), draft=0.03, steps=30) as pair:
+        assert BASE_ONLY in reasons(pair)
+        outcome = create_specreason(pair).compile().invoke(QUESTION)
+    assert {step["decision"]["reason"] for step in outcome["trace"][:-1]} == {"score_below_threshold"}
+
+
+def test_first_steps_by_base_are_the_bases_whatever_pays() -> None:
+    with slow_pair((9,), draft=0.002, base=0.05) as pair:
+        assert reasons(pair, first_steps_by_base=2)[:3] == [*2 * ["first_steps_by_base"], "score_reaches_threshold"]
+
+
+def recorded(pair: EnginePair) -> Any:
+    saver = InMemorySaver()
+    create_specreason(pair, speculation_control=True).compile(checkpointer=saver).invoke(QUESTION, THREAD)
+    (run,) = read_runs(saver, "one")
+    return run
+
+
+def test_a_change_is_recorded_with_its_figures_and_decided_again_from_them() -> None:
+    with slow_pair((2,), draft=0.03, steps=30) as pair:
+        run = recorded(pair)
+    undrafted = [step for step in run.steps if step.decision.reason in (BASE_ONLY, PROBED)]
+    assert {step.decision.reason for step in undrafted} == {BASE_ONLY, PROBED}
+    for step in undrafted:
+        figures = step.decision.goodput
+        assert figures
+        assert figures.probe == (step.decision.reason == PROBED)
+        assert figures.probe or not pays(figures)
+        assert (figures.runs, step.author, step.discarded) == (1, "base", None)
+    assert verify(run).ok
+    assert recompute(run).differences == []
+    assert what_if(run).changed == []
+
+
+def test_figures_that_speak_for_drafting_are_found_by_the_audit() -> None:
+    with slow_pair((2,), draft=0.03, steps=30) as pair:
+        run = recorded(pair)
+    step = next(step for step in run.trace if step["decision"]["reason"] == BASE_ONLY)
+    step["decision"]["goodput"]["drafting"] = 0.0
+    found = recompute(run)
+    assert found.differences[0].step == step["index"]
+    assert BASE_ONLY in found.differences[0].problem
+
+
+@pytest.mark.parametrize(
+    ("drafting", "base_only", "expected"), [(0.9, 1.0, True), (0.96, 1.0, False), (None, 1.0, True), (2.0, None, True)]
+)
+def test_drafting_pays_when_it_gains_something(drafting: float, base_only: float, expected: bool) -> None:
+    assert pays(Goodput(drafting=drafting, base_only=base_only, runs=1)) is expected
+
+
+def committed(*, drafted: bool, seconds: float) -> Step:
+    reason: Any = "score_reaches_threshold" if drafted else BASE_ONLY
+    decision = Decision(accepted=drafted, reason=reason, number=None, score_reduction="mean", threshold=7)
+    return Step(
+        index=0, author="draft" if drafted else "base", text="x", token_ids=[1] * 10, ending="blank_line", seed=0,
+        decision=decision, score=None, discarded=None, costs=[], elapsed=seconds,
+    )  # fmt: skip
+
+
+def play(controller: SpeculationController, steps: int, drafting: float, base_only: float, runs: int = 1) -> str:
+    """Who wrote each of some steps, as the controller wanted it: ``d`` the draft, ``b`` the base alone."""
+    found = ""
+    for _ in range(steps):
+        drafted = controller.figures_for_base(runs) is None
+        controller.committed(committed(drafted=drafted, seconds=drafting if drafted else base_only), runs)
+        found += "d" if drafted else "b"
+    return found
+
+
+@pytest.mark.parametrize("runs", [1, 4, 64])
+@pytest.mark.parametrize(("drafting", "better"), [(0.05, "d"), (0.2, "b")])
+def test_both_arms_are_probed_and_the_better_one_stays(runs: int, drafting: float, better: str) -> None:
+    found = play(SpeculationController(), 4 * INTERVAL * runs, drafting, 0.1, runs)
+    assert found.startswith("d")
+    assert found.count(better) > 0.9 * len(found)
+
+
+def test_the_slower_arm_is_probed_at_a_fixed_interval() -> None:
+    found = play(SpeculationController(), 10 * INTERVAL, 0.2, 0.1)
+    stretches = [len(stretch) for stretch in found.split("d") if stretch]
+    assert set(stretches[1:-1]) == {INTERVAL + 1}
+
+
+def test_an_arm_that_became_the_better_one_is_found() -> None:
+    controller = SpeculationController()
+    assert play(controller, 4 * INTERVAL, 0.2, 0.1).endswith("b")
+    assert play(controller, 20 * INTERVAL, 0.05, 0.1).endswith("d")
+    assert play(controller, 20 * INTERVAL, 0.4, 0.1).endswith("b")
+
+
+def test_what_was_measured_among_few_runs_tells_nothing_of_many() -> None:
+    controller = SpeculationController()
+    assert play(controller, 4 * INTERVAL, 0.2, 0.1).endswith("b")
+    assert play(controller, 1, 0.2, 0.1, runs=64) == "d"
+    assert play(controller, 1, 0.2, 0.1, runs=60) == "d"
+
+
+def test_steps_that_were_begun_before_a_change_are_not_measured() -> None:
+    controller, runs = SpeculationController(), 4
+    play(controller, 2 * runs, 0.05, 0.1, runs)  # the probe of drafting
+    for _ in range(runs):  # what was drafted meanwhile ends now, and very late
+        controller.committed(committed(drafted=True, seconds=100.0), runs)
+    figures = controller.figures_for_base(runs)
+    assert figures
+    assert figures.drafting == pytest.approx(0.005)
+
+
+def test_a_draft_that_is_dead_does_not_stop_the_runs() -> None:
+    controller = SpeculationController()
+    for _ in range(4 * INTERVAL):
+        controller.figures_for_base(1)
+        controller.committed(committed(drafted=False, seconds=0.1), 1)  # whoever was asked
+    assert isinstance(controller.figures_for_base(1), Goodput | None)
+
+
+def test_many_runs_change_together() -> None:
+    with slow_pair((2,), draft=0.05, steps=12) as pair:
+        graph = create_specreason(pair, speculation_control=True).compile()
+        asyncio.run(graph.abatch([QUESTION] * 16))
+        outcomes = asyncio.run(graph.abatch([QUESTION] * 16))
+    written = [step["decision"]["reason"] for outcome in outcomes for step in outcome["trace"]]
+    assert written.count(BASE_ONLY) + written.count(PROBED) > len(written) / 2
+
+
+def test_a_version_begun_early_is_the_one_that_is_committed() -> None:
+    with slow_pair((2,), draft=0.01, base=0.02) as pair:
+        create_specreason(pair, lookahead=4).compile().invoke(QUESTION)
+        hedged = pair.base.most  # type: ignore[attr-defined]
+        calls = [(call.kind, tuple(call.prompt_ids)) for call in pair.base.calls]  # type: ignore[attr-defined]
+    assert hedged >= 2  # it wrote while it scored
+    assert len(calls) == len(set(calls))
