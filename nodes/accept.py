@@ -17,7 +17,7 @@ from specreason_graph.record.state import State
 class Accept(Stage):
     """Appends the pending proposal, or its edited version, to the trace."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Commit; no engine is asked."""
         pending = Pending.load(state["pending"])
         proposal, decision = pending.proposal, pending.decision

@@ -16,7 +16,7 @@ from specreason_graph.record.state import State
 class Draft(Stage):
     """Writes a proposal."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, _: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Put a proposal into ``pending``, and whether it can be scored; the trace is not touched."""
         try:
             proposals = await lookahead.draft()

@@ -43,7 +43,7 @@ class Plan:
 class Finalize(Stage):
     """Writes the answer; a thinking that a budget ended is closed by force first."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
         plan = self._plan(state, lookahead)
         prompter = self.sampler.prompts.prompter(plan.role)

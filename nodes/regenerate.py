@@ -17,7 +17,7 @@ from specreason_graph.record.state import State
 class Regenerate(Stage):
     """Writes a step with the base model and appends it to the trace."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Write and commit; a rejected proposal stays in the step's evidence."""
         pending = Pending.load(state.get("pending") or {})
         decision = pending.decision or self._unscored(pending, Progress.load(state["progress"]))

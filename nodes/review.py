@@ -20,7 +20,7 @@ ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "revi
 class AskHuman(Stage):
     """Interrupts the run until a human has settled the step; resumed with ``Command(resume=...)``."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Put the human's decision into ``pending``; an answer that cannot be read is asked for again."""
         pending, trace = Pending.load(state["pending"]), state["trace"]
         assert pending.proposal is not None  # noqa: S101 - the route here is behind score

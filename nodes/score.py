@@ -18,7 +18,7 @@ from specreason_graph.record.state import State
 class ScoreProposal(Stage):
     """Scores the pending proposals and decides on the best one."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Add score and decision to ``pending``, and put the best proposal in the first place."""
         pending = Pending.load(state["pending"])
         first = [pending.proposal] if pending.proposal else []

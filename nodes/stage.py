@@ -28,7 +28,7 @@ class Stage:
     signer: Signer | None = None
     """Signs the ledger of a run that is finished."""
 
-    async def __call__(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+    async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Do the stage's work on the engines' loop."""
         raise NotImplementedError
 

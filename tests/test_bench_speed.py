@@ -13,7 +13,6 @@ import pytest
 from benchmarks.length import length_lines, run_length
 from specreason_graph import EnginePair, Step, create_specreason, open_pair
 from specreason_graph.bench.efficiency import committed_costs, seconds_alone, seconds_measured, seconds_per_token
-from specreason_graph.bench.prefix_cache import Prefixes, Reuse, recording, reuse
 from specreason_graph.bench.random_draft import write_random_draft
 from specreason_graph.bench.scenarios import BASE_ONLY, SCENARIOS, SEQUENTIAL, Scenario, choose, rotated, with_draft
 from specreason_graph.bench.speed import SpeedBenchmark, make_row, parts
@@ -83,7 +82,7 @@ def test_ratios_are_taken_in_each_repeat() -> None:
         "sequential": [workload(8, 8), workload(80, 80), workload(8, 8)],
         "lookahead 4": [workload(5, 4), workload(40, 60, right=0.7, traces="ac"), workload(2, 2)],
     }
-    row = make_row(Scenario(name="lookahead 4"), 2, workloads, 7, "given", recomputed=0.25)
+    row = make_row(Scenario(name="lookahead 4"), 2, workloads, 7, "given")
     assert (row.faster, row.faster_least, row.faster_most, row.faster_than_sequential) == (2.5, 2, 5, 2)
     assert (row.seconds, row.efficiency_measured, row.efficiency_alone) == (5, 0.5, 0.25)
     assert row.right == pytest.approx(0.9)
@@ -125,19 +124,6 @@ def test_ways() -> None:
         choose(["faster"])
 
 
-def test_what_a_perfect_cache_would_have_kept() -> None:
-    seen = Prefixes()
-    assert [seen.add(ids) for ids in ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9], [2, 3], [1, 2, 9, 4])] == [0, 3, 2, 0, 3]
-    counted = reuse(Usage(prompt_tokens=10, cached_tokens=4), 6)
-    assert (counted.perfect, counted.recomputed) == (6, 2)
-    assert reuse(Usage(prompt_tokens=10, cached_tokens=8), 6).recomputed == 0  # another run's tokens were of use
-    assert reuse(Usage(prompt_tokens=10, cached_tokens=9), 10).recomputed == 0  # the last token is always computed
-    assert reuse(Usage(prompt_tokens=99, cached_tokens=64), 90, block=32).recomputed == 0  # 26 are no whole block
-    assert reuse(Usage(prompt_tokens=99, cached_tokens=32), 90, block=32).recomputed == 32
-    assert (counted + counted + Reuse(prompt=20)).share == 4 / 40
-    assert Reuse().share == 0
-
-
 def done(prompt: str) -> int:
     return prompt.rpartition("<think>\n")[2].count("\n\n")
 
@@ -163,7 +149,6 @@ def test_the_whole_bench_on_scripted_engines() -> None:
             pair, "given", with_draft(SCENARIOS, "given"), held_out()[:2], repeats=2, report=told.append
         )
         found = bench.measure(2)
-        assert (type(pair.base), type(pair.draft)) == (FakeEngine, FakeEngine)  # the recorders are gone again
     rows = {row.scenario: row for row in found.rows}
     assert list(rows) == ["base only", "sequential", "lookahead 4", "adaptive", "controlled"]
     assert rows["base only"].faster == rows["sequential"].faster_than_sequential == 1
@@ -171,21 +156,7 @@ def test_the_whole_bench_on_scripted_engines() -> None:
     assert rows["sequential"].accepted == 3 / 4
     assert all(0 < row.efficiency_measured <= 1 and row.efficiency_alone > 0 for row in found.rows)
     assert found.calibration.base_seconds > 0 < found.calibration.draft_seconds
-    assert all(row.recomputed and row.recomputed > 0.5 for row in found.rows)  # a fake has no cache
     assert [line.partition(": base only ")[0] for line in told] == [f"2 at once, repeat {n} of 2" for n in (1, 2)]
-
-
-def test_recorders_keep_the_runs_apart() -> None:
-    with scripted_pair() as pair, recording(pair) as recorders:
-        run_all(create_specreason(pair, lookahead=0).compile(), [held_out()[0]] * 3, 3)
-        base, draft = recorders
-        one = draft.total.perfect / 3
-    assert one == int(one)
-    prompts = [len(call.prompt_ids) for call in pair.draft.calls]  # type: ignore[attr-defined]
-    first = min(prompts)
-    assert draft.total.prompt == sum(prompts)
-    assert sum(prompts) - draft.total.perfect >= 3 * first
-    assert base.total.recomputed == base.total.perfect > 0
 
 
 def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> None:
@@ -208,11 +179,6 @@ def test_bench_speed_from_the_command_line(command: Command) -> None:
     assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed", "speed"]
     assert lines[0]["cores"] >= 1
     assert lines[0]["base"].startswith("abacus-base float32")
-    assert {line["scenario"]: line["recomputed"] for line in lines[2:]} == {
-        "base only": 0,
-        "sequential": 0,
-        "adaptive": 0,
-    }
     assert {line["scenario"]: line["same"] for line in lines[2:]} == {"base only": None, "sequential": 1, "adaptive": 1}
     assert all(line["concurrency"] == 2 for line in lines[1:])
 

@@ -13,18 +13,17 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from specreason_graph.bench.efficiency import SecondsPerToken, seconds_per_token
-from specreason_graph.bench.prefix_cache import Reuse, recording, reset_prefix_caches
 from specreason_graph.bench.scenarios import BASE_ONLY, SEQUENTIAL, SHORT, DraftKind, Scenario, rotated
-from specreason_graph.bench.workload import Workload, run_all, run_workload
+from specreason_graph.bench.workload import Workload, reset_prefix_caches, run_all, run_workload
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.models.abacus.problems import Problem
 from specreason_graph.record.records import Record
 
 SAMPLE = 8
-"""Problems of a calibration, and at least those behind the figures of the cache."""
+"""Problems of a calibration."""
 PART, PARTS = 10, 8
-"""Problems that one scenario is asked before the next one has its turn: at least, and times as many as there are at once."""
+"""Problems of a scenario before it is the next one's turn: at least, and times as many as there are at once."""
 CALIBRATING = {"lookahead": 0, "max_steps": 6, "answer_tokens": 64, **SHORT}
 """Settings of a calibration: one call at a time, and short."""
 
@@ -87,9 +86,6 @@ class Speed(Record):
     """The same of base only."""
     accepted: float | None
     """Share of the judged proposals that were accepted; None where none was judged."""
-    recomputed: float | None
-    """Prompt tokens computed anew that a perfect cache of the engine's block size would have kept, as a share of all
-    prompt tokens; None where nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +114,11 @@ class SpeedBenchmark:
     """How often each scenario runs them."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that all scenarios share."""
-    cache: bool = True
-    """Whether to look at the prefix caches."""
     report: Callable[[str], None] = lambda _line: None
     """Is told the seconds of each repeat when it ends."""
 
     def measure(self, concurrency: int) -> Figures:
-        """Every scenario in each repeat, in an order that changes, and before them the pace of the engines at that time."""
+        """Every scenario in each repeat, in an order that changes, behind a calibration of the engines."""
         graphs = {scenario.name: self._graph(scenario.settings) for scenario in self.scenarios}
         workloads: dict[str, list[Workload]] = {scenario.name: [] for scenario in self.scenarios}
         paces = []
@@ -135,11 +129,7 @@ class SpeedBenchmark:
                 workloads[name].append(workload)
             took = ", ".join(f"{name} {of[-1].seconds:.2f} s" for name, of in workloads.items())
             self.report(f"{concurrency} at once, repeat {turn + 1} of {self.repeats}: {took}")
-        shares = {name: self._reuse(graph, concurrency).share for name, graph in graphs.items()} if self.cache else {}
-        rows = [
-            make_row(scenario, concurrency, workloads, len(self.problems), self.draft, shares.get(scenario.name))
-            for scenario in self.scenarios
-        ]
+        rows = [make_row(each, concurrency, workloads, len(self.problems), self.draft) for each in self.scenarios]
         return Figures(_median(paces), rows)
 
     def _repeat(
@@ -171,13 +161,6 @@ class SpeedBenchmark:
     def _graph(self, settings: dict[str, Any]) -> CompiledSpecReason:
         return create_specreason(self.pair, **{**self.settings, **settings}).compile()
 
-    def _reuse(self, graph: CompiledSpecReason, concurrency: int) -> Reuse:
-        """What the caches kept, on a few problems that nobody times."""
-        self.pair.run(lambda: reset_prefix_caches(self.pair))
-        with recording(self.pair) as recorders:
-            run_all(graph, self.problems[: max(SAMPLE, concurrency)], concurrency)
-        return sum((recorder.total for recorder in recorders), Reuse())
-
 
 def parts(problems: Sequence[Problem], concurrency: int) -> list[tuple[int, Sequence[Problem]]]:
     """The problems in parts, each with its first one's number: so long that few of the runs are at an end of one."""
@@ -192,22 +175,23 @@ def make_row(
     workloads: dict[str, list[Workload]],
     problems: int,
     draft: DraftKind,
-    recomputed: float | None = None,
 ) -> Speed:
     """The figures of a scenario, from the workloads of all."""
     mine, alone, turns = workloads[scenario.name], workloads[BASE_ONLY.name], workloads.get(SEQUENTIAL.name)
     faster = _ratios(alone, mine)
     proposals = sum(workload.proposals for workload in mine)
     return Speed(
-        draft=draft, concurrency=concurrency, scenario=scenario.name, settings=scenario.settings, problems=problems, repeats=len(mine),
+        draft=draft, concurrency=concurrency, scenario=scenario.name, settings=scenario.settings, problems=problems,
+        repeats=len(mine),
         seconds=statistics.median(workload.seconds for workload in mine),
         faster=statistics.median(faster), faster_least=min(faster), faster_most=max(faster),
         faster_than_sequential=statistics.median(_ratios(turns, mine)) if turns else None,
         same=_same(turns, mine) if turns and scenario is not BASE_ONLY else None,
         efficiency_measured=statistics.median(workload.needed / workload.running for workload in mine),
         efficiency_alone=statistics.median(workload.needed_alone / workload.running for workload in mine),
-        right=statistics.mean(workload.right for workload in mine), base_right=statistics.mean(workload.right for workload in alone),
-        accepted=sum(workload.accepted for workload in mine) / proposals if proposals else None, recomputed=recomputed,
+        right=statistics.mean(workload.right for workload in mine),
+        base_right=statistics.mean(workload.right for workload in alone),
+        accepted=sum(workload.accepted for workload in mine) / proposals if proposals else None,
     )  # fmt: skip
 
 

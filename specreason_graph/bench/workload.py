@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 
 from specreason_graph.bench.efficiency import SecondsPerToken, committed_costs, seconds_alone, seconds_measured
 from specreason_graph.config import CONFIG_KEY
+from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason
 from specreason_graph.models.abacus.problems import Problem, parse_answer
 from specreason_graph.record.records import Cost, Record, Step
@@ -85,6 +86,13 @@ class Workload(Record):
         right = self.right * len(self.traces) + other.right * len(other.traces)
         sums = {name: getattr(self, name) + getattr(other, name) for name in Workload.model_fields}
         return Workload(**{**sums, "right": right / len(sums["traces"])})
+
+
+async def reset_prefix_caches(pair: EnginePair) -> None:
+    """Empty the prefix caches, so that no scenario finds what another one has shown; a server keeps what it has."""
+    for engine in dict.fromkeys((pair.base, pair.draft)):
+        if reset := getattr(engine, "reset_prefix_cache", None):
+            await reset()
 
 
 def run_all(

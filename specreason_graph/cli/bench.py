@@ -29,7 +29,6 @@ ScenarioOption = Annotated[
 ]
 ProblemsOption = Annotated[int, typer.Option(min=1, max=len(held_out()), help="Held-out problems of a repeat.")]
 RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each scenario runs them, all scenarios by turns.")]
-CacheOption = Annotated[bool, typer.Option("--cache/--no-cache", help="Whether to look at the prefix caches, untimed.")]
 
 
 app = typer.Typer(help="Measure a pair on this machine.", no_args_is_help=True)
@@ -49,7 +48,6 @@ def speed(
     repeats: RepeatsOption = 5,
     concurrency: ConcurrencyOption = None,
     scenarios: ScenarioOption = None,
-    cache: CacheOption = True,
     as_json: options.JsonOption = False,
 ) -> None:
     """How fast the loop is beside the base model alone, on the problems that the built-in models were not trained on.
@@ -61,7 +59,7 @@ def speed(
     shared = {**PAPER, **options.parse_settings(settings)}
     launch, chosen = models.launch(""), choose(scenarios)
     plan = {
-        "problems": held_out()[:problems], "repeats": repeats, "settings": shared, "cache": cache,
+        "problems": held_out()[:problems], "repeats": repeats, "settings": shared,
         "report": partial(typer.echo, err=True),
     }  # fmt: skip
     for name in _drafts(launch, chosen, by_name=bool(scenarios)):

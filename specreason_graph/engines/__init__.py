@@ -39,8 +39,9 @@ def open_pair(
 
     ``base`` and ``draft``: a folder, a name on the model hub, or one of the built-in ``abacus-base`` and
     ``abacus-draft``, which only do arithmetic word problems; a server without ``draft_url`` needs no ``draft``.
-    ``kind``: ``transformers`` (embedded, on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``; without
-    the latter the base drafts for itself). The options are fields of `VLLMOptions`, and for servers of `CallOptions`.
+    ``kind``: ``transformers`` (embedded, on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at
+    ``base_url`` and ``draft_url``; without the latter the base drafts for itself). The options are fields of
+    `VLLMOptions`, and for servers of `CallOptions`.
     Raises `ConfigError` and `ModelError` for what cannot be.
     """
     if kind not in KINDS:

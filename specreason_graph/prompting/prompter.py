@@ -61,7 +61,7 @@ class Prompter:
         return self.head_ids([Turn(speaker="user", text=question.strip())])
 
     def follow_up_ids(self, instruction: str, prefill: str) -> list[int]:
-        """What is put behind a trace to ask about it: the turn's end, ``instruction``, and a reply begun by ``prefill``.
+        """What is put behind a trace to ask about it: the turn's end, ``instruction``, a reply begun by ``prefill``.
 
         It is cut out of a rendered conversation and spliced behind the trace by ids: rendered with the trace in it, the
         templates of reasoning models would leave the thinking of the earlier turn out.

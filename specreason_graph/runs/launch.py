@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BeforeValidator, Field
 
 from specreason_graph.config import make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
-from specreason_graph.engines.vllm.memory import MemoryPlan
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.lookahead.sampler import StepSampler
@@ -20,6 +19,9 @@ from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.record.manifest import with_todays_names
 from specreason_graph.record.records import Record
 from specreason_graph.record.signing import Signer
+
+if TYPE_CHECKING:
+    from specreason_graph.engines.vllm.memory import MemoryPlan
 
 TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
 """Fields of a launch that are texts."""

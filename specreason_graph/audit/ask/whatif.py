@@ -75,7 +75,8 @@ def what_if(
     """
     config, given = check_readable(run).typed_manifest.config, threshold is not None
     policy = Policy(
-        threshold=_checked(config.threshold if threshold is None else threshold), score_reduction=score_reduction or config.score_reduction,
+        threshold=_checked(config.threshold if threshold is None else threshold),
+        score_reduction=score_reduction or config.score_reduction,
         first_steps_by_base=config.first_steps_by_base if first_steps_by_base is None else first_steps_by_base,
     )  # fmt: skip
     verdicts = [_verdict(step, policy, policy.threshold if given else step.decision.threshold) for step in run.steps]

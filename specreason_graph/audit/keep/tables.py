@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph.errors import ConfigError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.postgres import PostgresSaver
+    from langgraph.checkpoint.sqlite import SqliteSaver
 
 Place = tuple[str, str]
 """Thread id and namespace."""
@@ -55,8 +55,11 @@ class Tables(Protocol):
 
 def tables_of(checkpointer: BaseCheckpointSaver[Any]) -> Tables:
     """The tables behind a checkpointer; `ConfigError` unless it is a synchronous one for SQLite or PostgreSQL."""
-    if isinstance(checkpointer, SqliteSaver):
-        return SqliteTables(checkpointer)
+    if find_spec("langgraph.checkpoint.sqlite") is not None:
+        from langgraph.checkpoint.sqlite import SqliteSaver
+
+        if isinstance(checkpointer, SqliteSaver):
+            return SqliteTables(checkpointer)
     if find_spec("langgraph.checkpoint.postgres") is not None:
         from langgraph.checkpoint.postgres import PostgresSaver
 
@@ -97,6 +100,7 @@ class SqliteTables:
             (connection.commit if keep else connection.rollback)()
 
     def remove_rows(self, cursor: Any, place: Place, doomed: Doomed) -> Removed:
+        """Remove what is doomed in one namespace, inside the caller's transaction."""
         at = "thread_id = ? and checkpoint_ns = ? and checkpoint_id = ?"
         cursor.executemany(f"delete from checkpoints where {at}", [(*place, name) for name in doomed.checkpoints])  # noqa: S608
         checkpoints = cursor.rowcount
@@ -135,6 +139,7 @@ class PostgresTables:
             return _total(went), self._size(cursor, thread_id, list(doomed))
 
     def remove_rows(self, cursor: Any, place: Place, doomed: Doomed) -> Removed:
+        """Remove what is doomed in one namespace, inside the caller's transaction."""
         at = "thread_id = %s and checkpoint_ns = %s"
         named = f"{at} and checkpoint_id = any(%s)"
         cursor.execute(f"delete from checkpoints where {named}", (*place, list(doomed.checkpoints)))  # noqa: S608

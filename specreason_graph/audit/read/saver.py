@@ -16,7 +16,6 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
@@ -110,6 +109,8 @@ def open_database(where: str | Path) -> Iterator[BaseCheckpointSaver[Any]]:
         with _postgres(str(where)) as saver:
             yield saver
         return
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
     with closing(_sqlite(Path(where).expanduser())) as connection:
         yield SqliteSaver(connection)
 

@@ -41,8 +41,8 @@ def _visible(char: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("specreason_graph.audit.show"), autoescape=True, finalize=visible, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("specreason_graph.audit.show"), autoescape=True, finalize=visible,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style, script = _part("report.css"), _part("report.js")
     environment.globals |= {"style": style, "script": script, "policy": _policy(style, script)}

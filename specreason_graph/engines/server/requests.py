@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
 
 from specreason_graph.engines.base import Generation, Sampling, finish_of
 from specreason_graph.errors import EngineDeadError
@@ -35,17 +36,13 @@ def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
 
 async def events(response: httpx.Response, name: str) -> Any:
     """The JSON documents of a streamed answer."""
-    rest = ""
-    async for text in response.aiter_text():
-        *lines, rest = (rest + text).split("\n")  # and at no other character: model text may hold any
-        for line in lines:
-            data = line.removeprefix("data: ").strip()
-            if not line.startswith("data: ") or data == "[DONE]":
-                continue
-            event = json.loads(data)
-            if "error" in event:  # the status was sent long ago
-                raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
-            yield event
+    async for sent in EventSource(response).aiter_sse():
+        if sent.data.strip() in ("", "[DONE]"):
+            continue
+        event = json.loads(sent.data)
+        if "error" in event:  # the status was sent long ago
+            raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
+        yield event
 
 
 def generation(choice: dict[str, Any], name: str, token_ids: list[int] | None = None) -> Generation:

@@ -13,7 +13,7 @@ from specreason_graph.engines.base import Completion, Forward, NextToken, Sampli
 from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
-from specreason_graph.engines.transformers.host import Load
+from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.engines.transformers.process import Process
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError

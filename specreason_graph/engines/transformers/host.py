@@ -10,50 +10,22 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from specreason_graph.engines.transformers.pipe import BEGIN, SIZE, packed
 from specreason_graph.errors import ModelError
 
 if TYPE_CHECKING:
     from specreason_graph.engines.transformers.model import Model, Passes
 
 Send = Callable[[Any, str, Any], None]
-SIZE = 4
-"""Bytes before each message that tell how long it is."""
-BEGIN = b"\0specreason\0"
-"""Comes before the first answer: the interpreter's own start-up files may print whatever they like."""
-
-
-def packed(message: Any) -> bytes:
-    """A message as it goes through the pipe."""
-    content = pickle.dumps(message)
-    return len(content).to_bytes(SIZE) + content
 
 
 def _next(pipe: BinaryIO) -> Any:
     """The next message; `EOFError` when the pipe is closed."""
     size = int.from_bytes(pipe.read(SIZE))
     return pickle.loads(pipe.read(size))  # noqa: S301 - from the process that started this one
-
-
-@dataclass(frozen=True)
-class Load:
-    """What is to be loaded."""
-
-    path: str
-    """Folder or hub name."""
-    name: str
-    """What people call it."""
-    device: str | None
-    """Torch device; None for the GPU where there is one."""
-    dtype: str | None
-    """Torch dtype; None for float32 on CPU and the checkpoint's own on GPU."""
-    context: int | None
-    """Longest prompt plus output, in tokens; None for the model's own."""
-    threads: int | None
-    """CPU threads; None for all cores."""
 
 
 class CallQueue:

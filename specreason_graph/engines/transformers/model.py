@@ -18,8 +18,8 @@ from specreason_graph.engines.base import (
     usage_since,
 )
 from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
-from specreason_graph.engines.transformers.host import Load
 from specreason_graph.engines.transformers.kv_caches import CachePool, SequenceCache
+from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.record.manifest import EngineDescription
 

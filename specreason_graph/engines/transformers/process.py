@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Self
 
 from specreason_graph.engines.base import TokenCallback
-from specreason_graph.engines.transformers.host import BEGIN, SIZE, Load, packed
+from specreason_graph.engines.transformers.pipe import BEGIN, SIZE, Load, packed
 from specreason_graph.errors import EngineDeadError, EngineError, ModelError
 from specreason_graph.record.manifest import EngineDescription
 

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.engines.checkpoint import file_bytes, load_config
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Engine, Record
@@ -191,6 +190,8 @@ def _too_big(claims: list[Claim], usable: int) -> str:
 
 def weight_bytes(path: str, config: Any, dtype: str, revision: str | None = None) -> int:
     """Bytes of a model's weights as they are loaded: from its files, else estimated from the configuration."""
+    from specreason_graph.engines.checkpoint import file_bytes
+
     stored = str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
     scale = 1.0 if getattr(config, "quantization_config", None) else BYTES.get(dtype, 2) / BYTES.get(stored, 2)
     files = file_bytes(path, revision)
@@ -213,5 +214,7 @@ def _parameters(config: Any) -> int:
 
 def model_footprint(path: str, options: VLLMOptions, dtype: str) -> Footprint:
     """The footprint of a model by folder or name."""
+    from specreason_graph.engines.checkpoint import load_config
+
     config = load_config(path, options.revision)
     return footprint(config, weight_bytes(path, config, dtype, options.revision), options, dtype)
