@@ -1,1 +1,1 @@
-"""Measurements of this package itself; not installed. ``python -m benchmarks --help`` lists them."""
+"""Measurements of this package itself, which are not installed; ``python -m benchmarks --help`` lists them."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: what the package costs on this machine, apart from its engines."""
+"""``python -m benchmarks``: measure what this package costs on this machine, besides its engines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from specreason_graph.engines import cores
 from specreason_graph.models.abacus.problems import held_out
 
 app = typer.Typer(help="Measure this package on this machine.", no_args_is_help=True, pretty_exceptions_enable=False)
-Steps = Annotated[list[int] | None, typer.Option("--steps", min=3, help="Steps of a run; repeatable.")]
+Steps = Annotated[list[int] | None, typer.Option("--steps", min=3, help="Steps of a scripted run; repeatable.")]
 
 
 @app.command()
 def overhead(steps: Annotated[int, typer.Option(min=3)] = 200) -> None:
-    """What a step costs besides the engines: a scripted run on SQLite."""
+    """Measure the time per step and the size of the database, in a scripted run on SQLite."""
     found = measure_overhead(steps)
     print(f"{found.steps} steps in {found.seconds:.2f} s, {found.milliseconds_per_step:.2f} ms a step (median)")
     print(f"database {found.database_bytes:,} bytes, {found.database_bytes / found.steps:,.0f} a step")
@@ -35,7 +35,7 @@ def overhead(steps: Annotated[int, typer.Option(min=3)] = 200) -> None:
 @app.command()
 @options.takes_models
 def calls(models: options.ModelOptions, count: Annotated[int, typer.Option(min=10)] = 200) -> None:
-    """What a one-token call costs more than the same call made bare, on the engine vllm or server."""
+    """Measure what this package adds to the time of a one-token call; for the engines vllm and server."""
     with models.launch("").open_pair() as pair:
         for role, asked in (("base", pair.base), ("draft", pair.draft)):
             found = pair.run(partial(measure_calls, asked, asked.vocabulary.encode(QUESTION), count))
@@ -45,7 +45,7 @@ def calls(models: options.ModelOptions, count: Annotated[int, typer.Option(min=1
 @app.command()
 @options.takes_models
 def starts(models: options.ModelOptions, cycles: Annotated[int, typer.Option(min=1)] = 3) -> None:
-    """How long a pair takes to open and close, and what that leaves behind in this process."""
+    """Measure how long a pair takes to open and close, and what that leaves behind in this process."""
     for number, found in enumerate(measure_starts(models.launch("").open_pair, cycles), 1):
         print(
             f"{number:3} opened in {found.opening:.1f} s, closed in {found.closing:.1f} s; left: {found.processes} "
@@ -56,9 +56,11 @@ def starts(models: options.ModelOptions, cycles: Annotated[int, typer.Option(min
 @app.command()
 def growth(
     steps: Steps = None,
-    db: Annotated[str | None, typer.Option(help="postgresql://... instead of an SQLite file of its own.")] = None,
+    db: Annotated[
+        str | None, typer.Option(help="PostgreSQL database, as postgresql://...; a temporary SQLite file if not given.")
+    ] = None,
 ) -> None:
-    """How the record of a run grows with its steps, and how long it takes to verify."""
+    """Measure how the record of a run grows with its steps, and how long verifying it takes."""
     print("steps   stored KB   KB a step   run ms a step   verify ms a step")
     for count in steps or [100, 1000, 5000]:
         found = measure_growth(count, db)
@@ -69,7 +71,7 @@ def growth(
 
 @app.command()
 def length(steps: Steps = None) -> None:
-    """Whether a step costs the same however many came before it: scripted runs in memory and on SQLite."""
+    """Measure whether the cost of a step depends on the length of the run, in memory and on SQLite."""
     rows = [measure_length(count, saver) for saver in SAVERS for count in sorted(steps or [100, 1000, 10_000])]
     print(f"{processor()}, {cores()} cores; scripted engines that take no time; durability sync")
     print(*length_lines(rows), sep="\n")
@@ -79,10 +81,10 @@ def length(steps: Steps = None) -> None:
 @options.takes_models
 def deadlines(
     models: options.ModelOptions,
-    runs: Annotated[int, typer.Option(min=2, help="How many runs arrive.")] = 200,
-    load: Annotated[float, typer.Option(min=0.01, help="Share of the pair's capacity that they take.")] = 0.8,
+    runs: Annotated[int, typer.Option(min=2, help="Number of runs that arrive.")] = 200,
+    load: Annotated[float, typer.Option(min=0.01, help="Load: fraction of the pair's capacity.")] = 0.8,
 ) -> None:
-    """How many runs with deadlines are in time."""
+    """Measure how many runs meet their deadlines when runs arrive at random."""
     with models.launch("").open_pair() as pair:
         found = measure_punctuality(pair, held_out()[:runs], load)
     kinds = ", ".join(f"{share:.0%}" for share in found.by_objective)

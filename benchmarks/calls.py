@@ -1,4 +1,4 @@
-"""What a call costs through this package, side by side with the same call made bare."""
+"""The time of an engine call through this package, compared with the same call without it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ if TYPE_CHECKING:
     from specreason_graph.engines.vllm import VLLMEngine
 
 DIGITS = list(range(10))
-"""Candidates of the one-token call; which tokens they are does not matter."""
+"""Candidate tokens of the one-token call; any ten will do."""
+WARM = 5
+"""Calls of each kind before the timed ones."""
 
 
 class CallOverhead(Record):
-    """Milliseconds of a one-token call, medians."""
+    """Times of a one-token call in milliseconds; all are medians."""
 
     calls: int
-    """Calls of each kind, alternating."""
+    """Number of timed calls of each kind."""
     ours: float
-    """Through the engine protocol."""
+    """Time of a call through the engine protocol."""
     bare: float
-    """The same request made of vLLM, or with httpx of the server."""
+    """Time of the same request made directly, to vLLM or with httpx to the server."""
     more: float
-    """Median of the differences of neighbouring calls."""
+    """Difference between a call through the engine protocol and the direct call after it."""
 
 
 async def measure_calls(engine: Engine, prompt: list[int], calls: int) -> CallOverhead:
-    """Alternate protocol and bare calls on a prompt whose work is cached."""
+    """Time calls through the protocol and direct calls, on a prompt that is in the prefix cache."""
     bare = _bare(engine, prompt)
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(calls + 5):
+    # The two kinds alternate, so that a machine that becomes slower slows both.
+    for number in range(calls + WARM):
         for made, call in zip(times, (lambda: engine.next_token(prompt, DIGITS), bare), strict=True):
             took = await _milliseconds(call)
-            made.extend([took] if turn >= 5 else [])
+            made.extend([took] if number >= WARM else [])
     more = [mine - plain for mine, plain in zip(*times, strict=True)]
     ours, plain = map(statistics.median, times)
     return CallOverhead(calls=calls, ours=ours, bare=plain, more=statistics.median(more))
@@ -66,7 +69,7 @@ def _bare_vllm(engine: VLLMEngine, prompt: list[int]) -> Callable[[], Awaitable[
 
     from specreason_graph.engines.vllm.requests import scoring_params
 
-    client: Any = engine._client
+    client: Any = engine._client  # the engine has no public access to vLLM, and the measurement needs it
     params = scoring_params(DIGITS, chosen=True)
 
     async def call() -> None:

@@ -1,7 +1,8 @@
-"""Runs with deadlines of their own over one pair: how many are in time.
+"""How many runs meet their deadlines, when runs with different deadlines share one pair.
 
-Runs arrive at random at a share of what the pair can take. In time is a run whose model ended its thinking and whose
-answer came before the deadline; one whose thinking the deadline cut short is not, although it has an answer.
+Runs arrive at random, at a fraction of the rate that the pair can serve. A run is in time if its model ended the
+thinking by itself and the answer came before the deadline. A run whose thinking was ended by the deadline is not in
+time, although it has an answer.
 """
 
 from __future__ import annotations
@@ -21,56 +22,56 @@ from specreason_graph.models.abacus.problems import Problem
 from specreason_graph.record.records import Record
 
 DEFAULT_CONCURRENCY = 16
-"""Runs at once while capacity is measured."""
+"""Runs at the same time while the capacity is measured."""
 OBJECTIVES = (1.5, 4.0, 20.0)
-"""Deadlines, as multiples of what a run takes alone."""
+"""Deadlines, as multiples of the time that a single run takes."""
 
 
 class Punctuality(Record):
-    """What came of the runs."""
+    """How many runs met their deadlines."""
 
     runs: int
-    """How many there were."""
+    """Number of runs."""
     share: float
-    """Share of the pair's capacity that they were to take."""
+    """Load: fraction of the pair's capacity, 0 to 1."""
     in_time: float
-    """Share of them that were, 0 to 1."""
+    """Fraction of the runs that were in time, 0 to 1."""
     by_objective: list[float]
-    """The same for each kind of deadline, the tightest first."""
+    """Fraction of the runs in time for each of `OBJECTIVES`, 0 to 1."""
     answered: float
-    """Share that had an answer before the deadline, cut short or not."""
+    """Fraction of the runs with an answer before the deadline, including those that the deadline ended, 0 to 1."""
     slowest: float
-    """Longest that a run took, in seconds."""
+    """Time of the slowest run, in seconds."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One run to come."""
+    """One run that will arrive."""
 
     at: float
-    """Seconds after the start."""
+    """When the run arrives, in seconds after the start."""
     problem: Problem
-    """What is asked."""
+    """Problem of the run."""
     seed: int
-    """Its seed."""
+    """Seed of the run."""
     kind: int
-    """Which of the objectives it has."""
+    """Index of the run's deadline in `OBJECTIVES`."""
 
 
 def measure_punctuality(pair: EnginePair, problems: Sequence[Problem], load: float) -> Punctuality:
-    """Measure the pair's capacity, then let runs arrive."""
+    """Measure the pair's capacity, then let runs arrive at random, and count those that are in time."""
     graph = create_specreason(pair).compile()
-    alone, rate = asyncio.run(_capacity(graph, problems[: 2 * DEFAULT_CONCURRENCY]))
-    rng, at, arrivals = random.Random(0), 0.0, []
+    single, rate = asyncio.run(_capacity(graph, problems[: 2 * DEFAULT_CONCURRENCY]))
+    rng, at, arrivals = random.Random(0), 0.0, []  # always the same arrivals, so that two measurements compare
     for seed, problem in enumerate(problems):
         at += rng.expovariate(load * rate)
         arrivals.append(Arrival(at, problem, seed, rng.randrange(len(OBJECTIVES))))
-    pair.run(lambda: reset_prefix_caches(pair))
-    return asyncio.run(_play(graph, arrivals, alone, load))
+    pair.run(lambda: reset_prefix_caches(pair))  # the capacity was measured on some of the same problems
+    return asyncio.run(_play(graph, arrivals, single, load))
 
 
 async def _capacity(graph: CompiledSpecReason, problems: Sequence[Problem]) -> tuple[float, float]:
-    """Seconds of a run that is alone, and runs a second when there are always more."""
+    """Return the seconds of a run that has the pair to itself, and the runs per second at full load."""
     times = []
     for problem in problems[:8]:
         begun = time.perf_counter()
@@ -81,17 +82,17 @@ async def _capacity(graph: CompiledSpecReason, problems: Sequence[Problem]) -> t
     return statistics.median(times), len(problems) / (time.perf_counter() - begun)
 
 
-async def _play(graph: CompiledSpecReason, arrivals: Sequence[Arrival], alone: float, load: float) -> Punctuality:
+async def _play(graph: CompiledSpecReason, arrivals: Sequence[Arrival], single: float, load: float) -> Punctuality:
     async def work(arrival: Arrival) -> tuple[int, float, bool]:
         await asyncio.sleep(arrival.at)
         begun = time.perf_counter()
-        knobs = {"deadline_seconds": OBJECTIVES[arrival.kind] * alone, "seed": arrival.seed}
-        config: Any = {"configurable": {"specreason": knobs}}
+        settings = {"deadline_seconds": OBJECTIVES[arrival.kind] * single, "seed": arrival.seed}
+        config: Any = {"configurable": {"specreason": settings}}
         outcome = await graph.ainvoke({"question": arrival.problem.question}, config)
         return arrival.kind, time.perf_counter() - begun, outcome["stop_reason"] == "answered"
 
     ended = await asyncio.gather(*map(work, arrivals))
-    due = [OBJECTIVES[kind] * alone for kind, _, _ in ended]
+    due = [OBJECTIVES[kind] * single for kind, _, _ in ended]
     met = [whole and took <= limit for (_, took, whole), limit in zip(ended, due, strict=True)]
     kinds = range(len(OBJECTIVES))
     return Punctuality(

@@ -1,4 +1,4 @@
-"""How the record of a run grows with its steps: bytes stored, seconds to write, read and verify."""
+"""How the record of a run grows with its steps: bytes stored, and seconds to write, read and verify it."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
 
 
 class Growth(Record):
-    """Figures of one scripted run, every third proposal rejected."""
+    """The figures of one scripted run, in which every third proposal is rejected."""
 
     steps: int
     """Committed steps."""
     stored_bytes: int
-    """Bytes of the run in the database: the SQLite file, or PostgreSQL's rows."""
+    """Bytes in the database: of the SQLite file, or of the run's rows in PostgreSQL."""
     run_seconds: float
-    """Wall time of the run."""
+    """Wall time of the run, in seconds."""
     verify_seconds: float
-    """Wall time of reading and verifying it, the best of three."""
+    """Wall time of reading and verifying the run, in seconds; the best of three."""
 
 
 class Forgetful(list[Call]):
-    """Keeps no calls: each would hold the whole prompt."""
+    """A list of calls that stays empty, because each call would hold the whole prompt."""
 
     def append(self, call: Call) -> None:
-        """Forget it."""
+        """Drop the call."""
 
 
 def measure_growth(steps: int, url: str | None = None) -> Growth:
-    """Run and verify ``steps`` scripted steps, on SQLite in a temporary folder or on the PostgreSQL server at ``url``.
+    """Run and verify ``steps`` scripted steps, in a temporary SQLite file or in the PostgreSQL database at ``url``.
 
-    What was written to PostgreSQL is removed again.
+    The run is removed from PostgreSQL again.
     """
     with _database(url) as saver, _pair(steps) as pair:
         thread = f"bench-{uuid4().hex[:12]}"
@@ -60,7 +60,7 @@ def measure_growth(steps: int, url: str | None = None) -> Growth:
         graph.invoke({"question": "Which?"}, config, durability="sync")
         written = time.perf_counter()
         if url:
-            saver.conn.execute("analyze")  # as the server does by itself, some time later
+            saver.conn.execute("analyze")  # a server in use does this by itself, and plans its queries by it
         with open_database(url) if url else nullcontext(saver) as opened:
             verifying = min(_verify(opened, thread) for _ in range(3))
         size = _stored(saver, thread)
@@ -69,7 +69,8 @@ def measure_growth(steps: int, url: str | None = None) -> Growth:
 
 
 def _verify(saver: Any, thread: str) -> float:
-    """Seconds of reading and verifying, with what was there before out of the garbage collector's way."""
+    """Return the seconds that reading and verifying the run takes."""
+    # Objects of the run itself are frozen, so that the garbage collector does not go through them meanwhile.
     gc.collect()
     gc.freeze()
     begun = time.perf_counter()
@@ -96,16 +97,16 @@ def _database(url: str | None) -> Iterator[Any]:
 
 def _pair(steps: int) -> EnginePair:
     texts = (f"Step {number} and what is in it.\n\n" for number in range(steps))
-    rewritten = (f"Step {number} by the base model.\n\n" for number in range((steps + 2) // 3))
+    regenerated = (f"Step {number} by the base model.\n\n" for number in range((steps + 2) // 3))
     draft = FakeEngine([*texts, "</think>"], name="draft", context=10**8)
-    base = FakeEngine([*rewritten, "</think>", "So."], cycle((2, 9, 9)), name="base", context=10**8)
+    base = FakeEngine([*regenerated, "</think>", "So."], cycle((2, 9, 9)), name="base", context=10**8)
     draft.calls, base.calls = Forgetful(), Forgetful()
     return EnginePair(draft, base)
 
 
 def _stored(saver: Any, thread: str) -> int:
     if isinstance(saver, SqliteSaver):
-        saver.conn.execute("pragma wal_checkpoint(truncate)")
+        saver.conn.execute("pragma wal_checkpoint(truncate)")  # else the last rows are only in the write-ahead log
         pages = "select page_count * page_size from pragma_page_count, pragma_page_size"
         return int(saver.conn.execute(pages).fetchone()[0])
     sizes = [

@@ -1,4 +1,4 @@
-"""Whether a step costs the same however many came before it: scripted runs of growing length."""
+"""Whether the cost of a step depends on the number of steps before it: scripted runs of growing length."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ Saver = Literal["memory", "sqlite"]
 SAVERS: tuple[Saver, ...] = ("memory", "sqlite")
 STEP = "Step {number:9} by the {author:5}, with some words.\n\n"
 WARM = 20
-"""Steps before the timed ones: the first of a process are slower."""
+"""Steps of a first run that is not timed, because the first steps of a process are slower."""
 COLUMNS = ("saver", "steps", "ms a step", "times shortest", "CPU ms a step", "times shortest", "seconds", "peak MB")
 STEP_TOKENS = len(STEP.format(number=0, author="base"))
 
 
 class Length(Record):
-    """Figures of one run in a process of its own."""
+    """The figures of one run in a process of its own."""
 
     saver: Saver
-    """Where checkpoints went: LangGraph's memory saver, or an SQLite file."""
+    """Where checkpoints were stored: in LangGraph's memory saver, or in an SQLite file."""
     steps: int
     """Committed steps."""
     seconds: float
-    """Wall time; the engines' own share in it does not grow with the run."""
+    """Wall time in seconds; the time of the scripted engines in it does not grow with the run."""
     milliseconds_per_step: float
-    """Wall time over steps."""
+    """Wall time divided by steps, in milliseconds."""
     cpu_milliseconds_per_step: float
-    """CPU time of the process over steps: what else the machine does is hardly in it."""
+    """CPU time of the process divided by steps, in milliseconds; other processes hardly change it."""
     peak_megabytes: float
-    """Most memory the process held at any time, libraries included (``ru_maxrss``)."""
+    """Highest memory of the process at any time, libraries included (``ru_maxrss``)."""
 
 
 class Swift(FakeEngine):
-    """Answers by the length of the prompt without reading it, so that a call costs the same behind any trace."""
+    """A scripted engine that only uses the length of a prompt, so that a call costs the same for any trace."""
 
     async def generate(
         self,
@@ -60,28 +60,29 @@ class Swift(FakeEngine):
         sampling: Sampling,
         on_token: TokenCallback | None = None,  # noqa: ARG002
     ) -> Completion:
-        """A step whose text no other one has, or the answer."""
-        if not sampling.stop:
+        """Return a step with a text of its own, or the answer."""
+        if not sampling.stop:  # only steps have a stop string
             return Completion([Generation([*b"The answer.", min(self.vocabulary.eos_ids)], "stop_token")], Usage())
         ids = list(STEP.format(number=len(prompt_ids), author=self.name).encode())
         usage = Usage(calls=1, prompt_tokens=len(prompt_ids), generated_tokens=len(ids))
         return Completion([Generation(ids, "stop_string")], usage)
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """Every third proposal is bad."""
+        """Return a low score for every third proposal, and a high one for the others."""
         digit = b"2" if len(prompt_ids) // STEP_TOKENS % 3 == 0 else b"9"
         logprobs = {token: 0.0 if token == digit[0] else -70.0 for token in candidates}
         return NextToken(logprobs, 0.0, Usage(calls=1, prompt_tokens=len(prompt_ids), generated_tokens=1))
 
 
 def measure_length(steps: int, saver: Saver) -> Length:
-    """Run so many steps in a fresh process, whose memory nothing else has used."""
+    """Run ``steps`` steps in a new process, so that its peak memory is that of the run."""
+    # A forked process would begin with the memory of this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(run_length, steps, saver).result()
 
 
 def run_length(steps: int, saver: Saver) -> Length:
-    """Run so many steps in this process, after a few that nobody times."""
+    """Run ``steps`` steps in this process, after a short run that is not timed."""
     _run(WARM, saver)
     wall, cpu = _run(steps, saver)
     return Length(
@@ -91,13 +92,13 @@ def run_length(steps: int, saver: Saver) -> Length:
 
 
 def length_lines(rows: Sequence[Length]) -> Iterator[str]:
-    """The table of some lengths, each beside the shortest run on the same saver."""
+    """Yield the table of runs, each compared with the shortest run on the same saver."""
     shortest = {row.saver: row for row in sorted(rows, key=lambda row: -row.steps)}
     yield from aligned(COLUMNS, [_length(row, shortest[row.saver]) for row in rows])
 
 
 def _run(steps: int, saver: Saver) -> tuple[float, float]:
-    """Wall and CPU seconds of a run."""
+    """Return the wall and CPU seconds of a run."""
     config: RunnableConfig = {"configurable": {"thread_id": "bench"}}
     pair = EnginePair(Swift(name="draft", context=10**8), Swift(name="base", context=10**8))
     with _saver(saver) as checkpointer, pair:
@@ -120,6 +121,7 @@ def _saver(kind: Saver) -> Iterator[Any]:
 
 
 def _peak_bytes() -> int:
+    # macOS gives bytes, Linux kibibytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -1,4 +1,4 @@
-"""What a run costs besides its engines: time a step, and bytes in the database."""
+"""What a run costs besides its engines: time per step, and bytes in the database."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ STEP = "Step {number}: the quick brown fox jumps over the lazy dog, and {number}
 
 
 class Overhead(Record):
-    """Figures of one scripted run."""
+    """The figures of one scripted run."""
 
     steps: int
     """Committed steps."""
     seconds: float
-    """Wall time of the run; the scripted engines take none of it on purpose."""
+    """Wall time of the run in seconds; the scripted engines do not wait."""
     milliseconds_per_step: float
-    """Median wall time between two commits."""
+    """Median wall time between two commits, in milliseconds."""
     database_bytes: int
-    """Size of the SQLite file, its write-ahead log folded in."""
+    """Bytes of the SQLite file, its write-ahead log included."""
     text_bytes: int
     """Bytes of the committed text, for comparison."""
 
@@ -41,7 +41,7 @@ def _script(steps: int) -> Iterator[str]:
 
 
 def measure_overhead(steps: int) -> Overhead:
-    """Run ``steps`` scripted steps, every third rejected, on SQLite in a temporary folder."""
+    """Run ``steps`` scripted steps, of which every third is rejected, with a temporary SQLite file."""
     draft = FakeEngine(_script(steps), name="draft", context=10**7)
     base = FakeEngine(_base_reply(steps), cycle((9, 9, 2)), name="base", context=10**7)
     with TemporaryDirectory() as folder, EnginePair(draft, base) as pair:
@@ -65,7 +65,7 @@ def _measure(file: Path, pair: EnginePair, steps: int) -> Overhead:
                     marks.append(time.perf_counter())
                     size += sum(len(step["text"].encode()) for step in changes["trace"])
         seconds = time.perf_counter() - start
-        saver.conn.execute("pragma wal_checkpoint(truncate)")
+        saver.conn.execute("pragma wal_checkpoint(truncate)")  # else the last rows are only in the write-ahead log
     gaps = [later - earlier for earlier, later in pairwise(marks)]
     return Overhead(
         steps=len(marks), seconds=seconds, milliseconds_per_step=1000 * statistics.median(gaps),

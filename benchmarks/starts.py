@@ -1,4 +1,4 @@
-"""What opening and closing a pair takes, and whether it leaves anything behind."""
+"""How long opening and closing a pair takes, and whether it leaves anything behind."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from specreason_graph.record.records import Record
 
 
 class Cycle(Record):
-    """One opening and closing of a pair, and what is left in this process behind it."""
+    """One opening and closing of a pair, and what is left in this process afterwards."""
 
     opening: float
-    """Seconds until both engines answer."""
+    """Seconds until both engines are open."""
     closing: float
-    """Seconds until both are gone."""
+    """Seconds until both engines are closed."""
     processes: int
-    """Child processes."""
+    """Child processes that are left."""
     handles: int
-    """Open file descriptors."""
+    """File descriptors that are open."""
     threads: int
-    """Threads."""
+    """Threads of this process."""
     megabytes: float
-    """Resident memory."""
+    """Resident memory of this process, in MiB."""
 
 
 def measure_starts(open_pair: Callable[[], EnginePair], count: int) -> Iterator[Cycle]:
-    """Open and close ``count`` pairs, one after the other; each cycle is measured before the next."""
+    """Open and close ``count`` pairs, one after the other, and yield the figures of each."""
     for _ in range(count):
         begun = time.perf_counter()
         with open_pair() as pair:
             opened = time.perf_counter()
-            del pair
+            del pair  # this name would keep the pair alive while it is measured what is left
         yield _cycle(opened - begun, time.perf_counter() - opened)
 
 
@@ -42,7 +42,7 @@ def _cycle(opening: float, closing: float) -> Cycle:
     import psutil
 
     gc.collect()
-    active_children()  # takes note of those that have ended
+    active_children()  # reaps processes that have ended, which would count as children otherwise
     here = psutil.Process()
     return Cycle(
         opening=opening, closing=closing, processes=len(here.children(recursive=True)), handles=here.num_fds(),

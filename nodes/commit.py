@@ -30,6 +30,7 @@ def commit(
         reserve=None if deadline is None else lookahead.estimates.answer_seconds,
         tokens_left=stage.sampler.after(node, written).tokens_left,
     )  # fmt: skip
+    # sealed in the form that is checkpointed: the hash covers exactly what an auditor will read
     sealed = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
     step = step.model_copy(update={"hash": sealed["hash"]})
     progress = _progress(stage, Progress.load(state["progress"]), lookahead, step)
@@ -61,6 +62,7 @@ def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
     """The figures by which the base writes the next step alone, where there is a choice."""
     if not stage.config.speculation_control:
         return None
+    # counted also where the next step has no choice: every step is a measurement of its arm
     stage.registry.controller.committed(step, stage.registry.runs)
     return stage.registry.controller.figures_for_base(stage.registry.runs) if drafts_next else None
 

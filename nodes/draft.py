@@ -21,6 +21,7 @@ class Draft(Stage):
         try:
             proposals = await lookahead.draft()
         except EngineError as error:
+            # one engine in both roles: it would fail as the base, too
             if self.pair.draft is self.pair.base or not self.config.continue_without_draft:
                 raise
             return {"pending": Pending(error=str(error)).dump()}

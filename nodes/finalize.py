@@ -79,6 +79,7 @@ class Finalize(Stage):
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
         closing = [*prompter.closing_ids, *prompter.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
+        # the opening of a tool call may be a special token, and must not end the answer
         opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
             max_tokens=min(tokens, engine.context - len(prompt)), temperature=config.temperature,

@@ -39,6 +39,7 @@ class Prepare:
         turns = read_conversation(question, messages)
         config, registry = self.sampler.config, self.registry
         with registry.starting():
+            # in a thread: templates and tokenizers take milliseconds, and the loop serves all runs of the pair
             made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)
             self._check_answer()
             chooses = config.speculation_control and not config.first_steps_by_base

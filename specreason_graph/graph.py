@@ -59,6 +59,7 @@ def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
     progress = Progress.load(state["progress"])
     if progress.stop_reason:
         return "finalize"
+    # the manifest's own setting: the graph may have been compiled with another one since the run began
     first_steps = progress.steps < state["manifest"]["config"]["first_steps_by_base"]
     return "regenerate" if progress.base_only or first_steps else "draft"
 

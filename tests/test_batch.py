@@ -22,7 +22,6 @@ from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
 from specreason_graph.cli.batch import answer_file
-from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, QuestionError, UsageError
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.runs.batch import Asked, Result, answer_all, read_questions
@@ -30,6 +29,7 @@ from specreason_graph.runs.find import read_values
 from specreason_graph.runs.launch import Launch, make_launch
 from specreason_graph.runs.lock import exclusive
 from specreason_graph.runs.store import RunStore
+from tests.support.counting import Counting
 
 PROBLEMS = sorted(held_out()[:40], key=lambda problem: len(problem.operations))
 EASY, HARD = PROBLEMS[:3], PROBLEMS[-6:]
@@ -44,31 +44,12 @@ def think(prompt: str) -> str:
     return f"Step {written}.\n\n" if written < wanted else "</think>"
 
 
-class Counted(FakeEngine):
-    """Counts its calls that are under way together with those of ``others``; may be made to do something at each."""
+class Thinking(Counting):
+    """Thinks as many steps as it is asked to; ``at_call`` may do something at each of its calls."""
 
     def __init__(self, *, at_call: Callable[[str], Any] = lambda _: None, score: int = 9, **more: Any) -> None:
         super().__init__(think, lambda _: score, **{"delay": 0.005, **more})
-        self.under_way = self.most = 0
-        self.at_call = at_call
-
-    async def generate(self, prompt_ids: Any, *more: Any) -> Any:
-        return await self._counted(prompt_ids, super().generate(prompt_ids, *more))
-
-    async def next_token(self, prompt_ids: Any, candidates: Any) -> Any:
-        return await self._counted(prompt_ids, super().next_token(prompt_ids, candidates))
-
-    async def _counted(self, prompt_ids: Any, call: Any) -> Any:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            waiting = self.at_call(self.vocabulary.decode(prompt_ids))
-            if waiting:
-                await waiting
-            return await call
-        finally:
-            call.close()
-            self.under_way -= 1
+        self.at_call = at_call  # type: ignore[method-assign]
 
 
 def use(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
@@ -102,7 +83,7 @@ def kept(database: Path, questions: list[Asked]) -> list[list[Any]]:
 
 
 def test_results_come_in_the_order_they_are_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use(monkeypatch, Counted(delay=0.02))
+    use(monkeypatch, Thinking(delay=0.02))
     results = answered(thinking(tmp_path, 12, 8, 4, 1), tmp_path / "runs.sqlite")
     assert [result.asked.id for result in results] == [4, 3, 2, 1]
     assert [result.line()["steps"] for result in results] == [2, 5, 9, 13]
@@ -124,7 +105,7 @@ def together(count: int) -> Callable[[str], Any]:
 
 @pytest.mark.parametrize("max_concurrency", [1, 3])
 def test_so_many_at_once_and_never_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, max_concurrency: int) -> None:
-    engine = Counted(at_call=together(max_concurrency))
+    engine = Thinking(at_call=together(max_concurrency))
     use(monkeypatch, engine)
     results = answered(thinking(tmp_path, *[2] * 6), tmp_path / "runs.sqlite", max_concurrency)
     assert [result.error for result in results] == [None] * 6
@@ -132,7 +113,7 @@ def test_so_many_at_once_and_never_more(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_abatch_is_the_same_in_python() -> None:
-    engine = Counted(at_call=together(3))
+    engine = Thinking(at_call=together(3))
     with EnginePair(engine, engine) as pair:
         graph = create_specreason(pair, lookahead=0).compile()
         asked: list[Any] = [{"question": f"Think {count}"} for count in (3, 2, 1, 2, 3, 1)]
@@ -142,7 +123,7 @@ def test_abatch_is_the_same_in_python() -> None:
 
 
 def test_what_is_finished_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    engine, database = Counted(), tmp_path / "runs.sqlite"
+    engine, database = Thinking(), tmp_path / "runs.sqlite"
     use(monkeypatch, engine)
     first = answered(thinking(tmp_path, 3, 2), database)
     asked = len(engine.calls)
@@ -167,7 +148,7 @@ def test_a_failure_stops_nothing_else_and_goes_on_later(
         if broken.is_set() and "Think 4" in prompt and "Step 2" in prompt:
             raise EngineError("the judge is ill", engine="fake")
 
-    engine = Counted(at_call=fail)
+    engine = Thinking(at_call=fail)
     use(monkeypatch, engine)
     questions = thinking(tmp_path, 2, 4, 3)
     arguments = ["solve", "-f", str(tmp_path / "questions.jsonl"), "--set", "lookahead=0", "--set", "seed=0"]
@@ -197,7 +178,7 @@ def test_an_interrupt_says_that_it_can_go_on(
         if "Think 9" in prompt and "Step 5" in prompt:
             interrupt_main()
 
-    use(monkeypatch, Counted(at_call=interrupt))
+    use(monkeypatch, Thinking(at_call=interrupt))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         questions, database = thinking(tmp_path, 1, 9, 9), tmp_path / "runs.sqlite"
@@ -211,7 +192,7 @@ def test_an_interrupt_says_that_it_can_go_on(
     steps = [len(trace) for trace in kept(database, questions)]
     assert steps[0] == 2
     assert 0 < max(steps[1:]) < 10
-    use(monkeypatch, Counted())
+    use(monkeypatch, Thinking())
     assert [result.line()["steps"] for result in answered(questions, database)] == [2, 10, 10]
 
 
@@ -284,7 +265,9 @@ def test_the_thread_is_made_of_id_text_models_and_settings(
     tmp_path: Path, line: Any, launch: Any, *, same: bool
 ) -> None:
     def thread(line: Any, **launch: Any) -> str:
-        return read_questions(written(tmp_path, line), Launch(question="", base="m", **launch))[0].thread
+        return read_questions(written(tmp_path, line), Launch(**{"question": "", "base": "m", "draft": "d", **launch}))[
+            0
+        ].thread
 
     assert (thread(line, **launch) == thread({"question": "q", "id": "a"})) is same
 
@@ -353,7 +336,7 @@ def test_bad_use_of_the_command(
 def test_a_question_that_does_not_fit_is_named_before_any_is_begun(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    engine = Counted(context=300)
+    engine = Thinking(context=300)
     use(monkeypatch, engine)
     questions = read_questions(written(tmp_path, {"question": "Think 1"}, {"question": "Think 1 " * 50}), FAKE)
     with pytest.raises(QuestionError, match=r"line 2: .*context of 300"):
@@ -362,7 +345,7 @@ def test_a_question_that_does_not_fit_is_named_before_any_is_begun(
 
 
 def test_two_commands_do_not_write_the_same_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    engine, database = Counted(), tmp_path / "runs.sqlite"
+    engine, database = Thinking(), tmp_path / "runs.sqlite"
     use(monkeypatch, engine)
     questions = thinking(tmp_path, 1)
     with exclusive(database), pytest.raises(UsageError, match=r"another command is answering .* --db"):
@@ -372,7 +355,7 @@ def test_two_commands_do_not_write_the_same_runs(monkeypatch: pytest.MonkeyPatch
 
 
 def test_results_of_before_stay_until_there_are_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use(monkeypatch, Counted())
+    use(monkeypatch, Thinking())
     output, database = tmp_path / "answers.jsonl", tmp_path / "runs.sqlite"
     output.write_text("of before\n")
     file = written(tmp_path, {"question": "Think 1"}, {"question": "Think 2"})
@@ -385,7 +368,7 @@ def test_results_of_before_stay_until_there_are_others(monkeypatch: pytest.Monke
 
 
 def test_what_is_no_engines_failure_ends_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use(monkeypatch, Counted())
+    use(monkeypatch, Thinking())
 
     def full(_: Result) -> None:
         raise OSError("no space left")

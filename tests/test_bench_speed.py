@@ -18,12 +18,11 @@ from specreason_graph.bench.scenarios import BASE_ONLY, SCENARIOS, SEQUENTIAL, S
 from specreason_graph.bench.speed import SpeedBenchmark, make_row, parts
 from specreason_graph.bench.table import speed_lines
 from specreason_graph.bench.workload import Workload, run_all
-from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import UsageError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Author, Cost, Decision, Engine, Purpose, Usage
 from specreason_graph.record.summary import Summary
-from tests.support.audited import CLOSE
+from tests.support.scripts import stepwise
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 4
@@ -124,22 +123,9 @@ def test_ways() -> None:
         choose(["faster"])
 
 
-def done(prompt: str) -> int:
-    return prompt.rpartition("<think>\n")[2].count("\n\n")
-
-
 def scripted_pair() -> EnginePair:
-    """Four steps, the third of them rejected; answers go by the prompt, so that runs may go on side by side."""
-
-    def write(prompt: str, author: str) -> str:
-        if CLOSE in prompt.rpartition("<think>\n")[2]:
-            return "The answer."
-        return f"Step {done(prompt)} of the {author}.\n\n" if done(prompt) < STEPS else CLOSE
-
-    drafting = FakeEngine(lambda prompt: write(prompt, "draft"), name="draft", delay=0.002)
-    judging = FakeEngine(lambda prompt: write(prompt, "base"), lambda prompt: 2 if prompt.count("\n\n") % 3 == 0 else 9,
-                         name="base", delay=0.004)  # fmt: skip
-    return EnginePair(drafting, judging)
+    """Four steps, the third of them rejected."""
+    return stepwise(STEPS, (9, 9, 2), draft=0.002, base=0.004)
 
 
 def test_the_whole_bench_on_scripted_engines() -> None:

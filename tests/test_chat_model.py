@@ -28,8 +28,9 @@ from specreason_graph.langchain.chat_model import ChatSpecReason
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.prompter import Prompter
-
-CLOSE = "</think>"
+from tests.support.counting import Counting
+from tests.support.scripts import CLOSE, done
+from tests.support.waiting import until
 
 
 def think(prompt: str) -> str:
@@ -168,11 +169,19 @@ async def test_it_works_inside_a_running_loop_and_in_batches(chat: ChatSpecReaso
 
 
 def test_two_settings_never_share_a_cached_answer(scripted: EnginePair) -> None:
-    cache = InMemoryCache()
+    class Noting(InMemoryCache):
+        """Writes down under which settings an answer is kept."""
+
+        def update(self, prompt: str, llm_string: str, return_val: Any) -> None:
+            kept.append(llm_string)
+            super().update(prompt, llm_string, return_val)
+
+    kept: list[str] = []
+    cache = Noting()
     models = [ChatSpecReason(pair=scripted, threshold=value, cache=cache) for value in (7, 9)]
     steps = [len(model.invoke("What?").content_blocks) - 1 for model in (*models, *models)]
     assert steps == [2, 0, 2, 0]
-    assert len(cache._cache) == 2
+    assert len(set(kept)) == len(kept) == 2
 
 
 def test_an_agent_works_through_its_tools(chat: ChatSpecReason) -> None:
@@ -297,18 +306,17 @@ def test_the_reference_pair_answers_as_a_chat_model(abacus: EnginePair) -> None:
 
 
 async def test_a_consumer_that_goes_away_ends_the_engine_calls() -> None:
-    draft = Counting(think, delay=0.05)
-    base = Counting(answer, lambda _: 8, delay=0.05)
+    draft, base = Counting(think), Counting(answer, lambda _: 8)
+    draft.at_call = lambda prompt: asyncio.Event().wait() if done(prompt) else None  # type: ignore[method-assign]
     with EnginePair(draft, base) as pair:
         stream = ChatSpecReason(pair=pair).astream("What?")
         await anext(stream)
         task = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.02)
-        assert draft.running + base.running >= 1
+        await until(lambda: draft.running == 1)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.02)
-        assert draft.running + base.running == 0
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: draft.running + base.running == 0)
 
 
 def test_who_leaves_a_synchronous_stream_ends_the_engine_call() -> None:
@@ -316,7 +324,8 @@ def test_who_leaves_a_synchronous_stream_ends_the_engine_call() -> None:
         async def generate(self, prompt: Any, sampling: Any, on_token: Any = None) -> Any:
             done = await super().generate(prompt, sampling, on_token)
             if on_token:  # the answer has been told, and the call goes on
-                await self._counted(asyncio.Event().wait())
+                async with self.counted(prompt):
+                    await asyncio.Event().wait()
             return done
 
     base = Endless(answer, lambda _: 8)
@@ -327,25 +336,6 @@ def test_who_leaves_a_synchronous_stream_ends_the_engine_call() -> None:
         assert base.running == 1
         stream.close()  # type: ignore[attr-defined]
         assert base.running == 0
-
-
-class Counting(FakeEngine):
-    """Counts its running calls."""
-
-    running = 0
-
-    async def generate(self, *arguments: Any) -> Any:
-        return await self._counted(super().generate(*arguments))
-
-    async def next_token(self, *arguments: Any) -> Any:
-        return await self._counted(super().next_token(*arguments))
-
-    async def _counted(self, call: Any) -> Any:
-        self.running += 1
-        try:
-            return await call
-        finally:
-            self.running -= 1
 
 
 async def _from_astream(chat: ChatSpecReason, config: Any) -> list[Any]:

@@ -9,7 +9,6 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from specreason_graph.cli.app import run
 from specreason_graph.cli.live_view import LiveView, printable
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.record.events import AnswerToken
@@ -18,7 +17,7 @@ Command = Callable[..., CompletedProcess[str]]
 PROBLEM = held_out()[4]
 STEP_KEYS = {
     "index", "author", "text", "token_ids", "ending", "seed", "decision", "score", "discarded", "alternatives", "costs",
-    "elapsed", "reserve", "room", "hash",
+    "elapsed", "reserve", "tokens_left", "hash",
 }  # fmt: skip
 
 
@@ -33,8 +32,8 @@ def test_solve_shows_steps_answer_and_summary(command: Command) -> None:
     assert "of which discarded:" in result.stdout
 
 
-def test_json_carries_the_evidence(command: Command) -> None:
-    result = command("solve", "--json", "--seed", "3", stdin=PROBLEM.question)
+def test_json_carries_the_evidence(here: Command) -> None:
+    result = here("solve", "--json", "--seed", "3", stdin=PROBLEM.question)
     document = json.loads(result.stdout)
     assert {"thread", "answer", "stop_reason", "steps", "usage", "engines"} <= document.keys()
     assert parse_answer(document["answer"]) == PROBLEM.answer
@@ -49,41 +48,31 @@ def test_json_carries_the_evidence(command: Command) -> None:
     assert document["engines"]["base"]["weights"] != document["engines"]["draft"]["weights"]
 
 
-def test_a_finished_run_is_shown_again(command: Command) -> None:
-    first = json.loads(command("solve", "--json", PROBLEM.question).stdout)
-    again = command("resume", first["thread"], "--json")
+def test_a_finished_run_is_shown_again(here: Command) -> None:
+    first = json.loads(here("solve", "--json", PROBLEM.question).stdout)
+    again = here("resume", first["thread"], "--json")
     assert json.loads(again.stdout) == first
 
 
-def test_one_seed_one_trace_and_another_seed_another(command: Command) -> None:
-    def trace(seed: int) -> list[list[int]]:
-        result = command("solve", "--json", "--temperature", "2", "--seed", str(seed), PROBLEM.question)
+def test_one_seed_one_trace_and_another_seed_another(command: Command, here: Command) -> None:
+    def trace(run: Command, seed: int) -> list[list[int]]:
+        result = run("solve", "--json", "--temperature", "2", "--seed", str(seed), PROBLEM.question)
         return [step["token_ids"] for step in json.loads(result.stdout)["steps"]]
 
-    assert trace(5) == trace(5)
-    assert trace(5) != trace(6)
+    assert trace(here, 5) == trace(here, 5) == trace(command, 5)
+    assert trace(here, 5) != trace(here, 6)
 
 
-def test_question_from_a_file_and_an_example(command: Command, tmp_path: Path) -> None:
+def test_question_from_a_file_and_an_example(here: Command, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text(PROBLEM.question)
-    assert str(PROBLEM.answer) in command("solve", "-f", str(tmp_path / "q.txt")).stdout
-    assert command("solve", "--example").returncode == 0
+    assert str(PROBLEM.answer) in here("solve", "-f", str(tmp_path / "q.txt")).stdout
+    assert here("solve", "--example").returncode == 0
 
 
-def test_config_file_and_set(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text("threshold = 3.0\nreading = 'greedy'\n")
-    result = command(
-        "solve",
-        "--json",
-        "--config",
-        str(tmp_path / "c.toml"),
-        "--threshold",
-        "8",
-        "--set",
-        "max_steps=2",
-        PROBLEM.question,
-    )
-    document = json.loads(result.stdout)
+def test_config_file_and_set(here: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("threshold = 3.0\nscore_reduction = 'greedy'\n")
+    given = ["--config", str(tmp_path / "c.toml"), "--threshold", "8", "--set", "max_steps=2"]
+    document = json.loads(here("solve", "--json", *given, PROBLEM.question).stdout)
     assert (document["config"]["threshold"], document["config"]["score_reduction"]) == (8.0, "greedy")
     assert (document["stop_reason"], len(document["steps"])) == ("step_limit", 2)
 
@@ -122,40 +111,26 @@ BAD: list[tuple[list[str], str]] = [
 @pytest.mark.parametrize(
     ("arguments", "message"), BAD, ids=lambda value: None if isinstance(value, list) else value[:40]
 )
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert run(arguments) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.startswith("error: ")
-    assert len(printed.err.splitlines()) == 1
-    assert printed.out == ""
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, here: Command) -> None:
+    result = here(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
-def test_unknown_key_in_a_config_file(command: Command, tmp_path: Path) -> None:
+def test_unknown_key_in_a_config_file(here: Command, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("budget = 10")
-    result = command("solve", "--config", str(tmp_path / "c.toml"), PROBLEM.question)
+    result = here("solve", "--config", str(tmp_path / "c.toml"), PROBLEM.question)
     assert (result.returncode, "unknown setting 'budget'" in result.stderr) == (2, True)
 
 
-def test_doctor_finds_the_pair_in_order(command: Command) -> None:
-    result = command("doctor", "--json")
+def test_doctor_finds_the_pair_in_order(here: Command) -> None:
+    result = here("doctor", "--json")
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert result.returncode == 0
     assert {"vocabularies", "digits", "judge", "base cache", "draft cache", "speed", "break-even"} == findings.keys()
     assert {findings[name]["status"] for name in ("digits", "judge", "base cache", "draft cache")} == {"ok"}
-
-
-def test_bench_overhead(command: Command) -> None:
-    found = json.loads(command("bench", "overhead", "--steps", "12", "--json").stdout)
-    assert found["steps"] == 13
-    assert found["database_bytes"] > found["text_bytes"] > 0
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

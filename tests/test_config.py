@@ -34,7 +34,7 @@ def test_bad_value_names_itself_and_what_is_allowed(name: str, value: Any, allow
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'treshold'; known settings: threshold, reading"):
+    with pytest.raises(ConfigError, match="unknown setting 'treshold'; known settings: threshold, score_reduction"):
         make_config(treshold=7)
 
 
@@ -44,7 +44,10 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("c.toml", "threshold = 5\nreading = 'greedy'"), ("c.json", '{"threshold": 5, "score_reduction": "greedy"}')],
+    [
+        ("c.toml", "threshold = 5\nscore_reduction = 'greedy'"),
+        ("c.json", '{"threshold": 5, "score_reduction": "greedy"}'),
+    ],
 )
 def test_config_file(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)

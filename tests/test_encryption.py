@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,26 +17,12 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ThreadError
 from specreason_graph.runs.find import find_runs
 from tests.support.databases import TABLES, connected, opened, rows, stored
+from tests.support.encryption import Aes
+from tests.support.scripts import CLOSE
 
-CLOSE = "</think>"
 QUESTION, THOUGHT, REJECTED, ANSWER = "Is zebra one?", "Zebra two.", "Zebra three.", "Zebra four."
 SECRETS = [text.encode() for text in (QUESTION, THOUGHT, REJECTED, ANSWER)]
 STEPS = 6
-
-
-class Aes:
-    """AES-256-GCM, as users write it."""
-
-    def __init__(self, key: bytes) -> None:
-        self._aes = AESGCM(key)
-
-    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
-        nonce = os.urandom(12)
-        return "aes-gcm", nonce + self._aes.encrypt(nonce, plaintext, None)
-
-    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-        assert ciphername == "aes-gcm"
-        return self._aes.decrypt(ciphertext[:12], ciphertext[12:], None)
 
 
 KEY = AESGCM.generate_key(256)

@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in DOCUMENTS if "```python" in page.read_text()]
 
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("cli", "subgraph", "chat_model", "audit", "audit_storage"))]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_python_in_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / page).read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_pages(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
-    assert blocks
     for block in blocks:
         exec(block, names)  # noqa: S102 - our own page
     assert "385" in capsys.readouterr().out
@@ -29,7 +28,7 @@ def test_python_in_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_readme_shows_what_its_first_command_prints(
     command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    block = re.findall(r"```console\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)[0]
+    block = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     line, _, shown = block.partition("\n")
     done = command(*shlex.split(line.partition("specreason ")[2]))
     assert done.returncode == 0
@@ -37,13 +36,13 @@ def test_the_readme_shows_what_its_first_command_prints(
 
 
 def lasting(output: str) -> list[str]:
-    """Lines without what differs between runs and processors: thread, scores, seconds, work ahead.
+    """Lines without what differs between runs and processors: thread, scores, seconds, wasted speculation.
 
-    A judging finds in the cache what the base has begun ahead of it, which is a matter of time, too.
+    A score finds in the cache what the base has begun ahead of it, which is a matter of time, too.
     """
     lines = [re.sub(r"^thread \S+|\d+\.\d+( s)?\b", "", line) for line in output.strip().splitlines()]
     lines = [re.sub(r"\d+ cached", "", line) if "score" in line else line for line in lines]
-    return [" ".join(line.split()) for line in lines if "ahead in vain" not in line]
+    return [" ".join(line.split()) for line in lines if "wasted speculation" not in line]
 
 
 def load(name: str) -> Any:

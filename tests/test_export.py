@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from inspect_ai._view.fastapi_server import view_server_app
 from inspect_ai.event import InfoEvent, ModelEvent, SpanBeginEvent
 from inspect_ai.log import EvalLog, read_eval_log, read_eval_log_sample_summaries
 from langgraph.types import Command
@@ -28,8 +30,9 @@ from specreason_graph.errors import ConfigError, ThreadError
 from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import Signer, is_signed_by
 from tests.support.databases import opened
+from tests.support.ports import free_port
+from tests.support.scripts import CLOSE
 
-CLOSE = "</think>"
 STEPS = 5
 SIGNER = Signer(Ed25519PrivateKey.generate())
 
@@ -195,19 +198,34 @@ def about(call: ModelEvent) -> tuple[Any, ...]:
     return found["steps_before"], call.role, found["purpose"], found["wasted"]
 
 
-@pytest.mark.parametrize("ending", ["eval", "json"])
-async def test_the_server_of_inspect_view_serves_it(runs: list[RecordedRun], ending: str, tmp_path: Path) -> None:
-    file = tmp_path / f"2026-01-01T00-00-00_runs_t.{ending}"
-    to_inspect(runs, file)
-    transport = httpx.ASGITransport(app=view_server_app(default_dir=str(tmp_path)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://view") as client:
-        listed = (await client.get("/logs")).raise_for_status().json()
-        assert [Path(each["name"]).name for each in listed["files"]] == [file.name]
-        shown = (await client.get(f"/logs/{file}")).raise_for_status()
-        header = (await client.get("/log-headers", params={"file": str(file)})).raise_for_status().json()
-    log = EvalLog.model_validate(shown.json())
-    assert {sample.id for sample in log.samples or []} == {run.run for run in runs}
-    assert (header[0]["status"], header[0]["results"]["completed_samples"]) == ("cancelled", 1)
+@contextmanager
+def viewed(folder: Path) -> Iterator[httpx.Client]:
+    """``inspect view`` at work on a folder of logs."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("inspect"), "view", "start", "--log-dir", folder, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            lines = iter(process.stdout or ())
+            assert any("Running on" in line for line in lines), "inspect view ended before it served anything"
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60) as client:
+                yield client
+        finally:
+            process.terminate()
+
+
+def test_inspect_view_serves_it(runs: list[RecordedRun], tmp_path: Path) -> None:
+    files = [tmp_path / f"2026-01-01T00-00-00_runs_t.{ending}" for ending in ("eval", "json")]
+    for file in files:
+        to_inspect(runs, file)
+    with viewed(tmp_path) as client:
+        listed = client.get("/logs").raise_for_status().json()
+        shown = [client.get(f"/logs/{file}").raise_for_status().json() for file in files]
+        headers = client.get("/log-headers", params={"file": [str(file) for file in files]}).raise_for_status().json()
+    assert sorted(Path(each["name"]).name for each in listed["files"]) == [file.name for file in files]
+    for log in map(EvalLog.model_validate, shown):
+        assert {sample.id for sample in log.samples or []} == {run.run for run in runs}
+    told = [(header["status"], header["results"]["completed_samples"]) for header in headers]
+    assert told == [("cancelled", 1)] * 2
 
 
 def test_bad_requests_say_what_to_do(runs: list[RecordedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,48 +14,33 @@ from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError
 from specreason_graph.runs.find import afind_runs, find_runs
-from tests.test_subgraph import nested, parent, three_sends, twice
+from tests.support.parents import WRAPS, parent
+from tests.support.scripts import ANSWER, stepwise
 
-CLOSE = "</think>"
 THREAD: Any = {"configurable": {"thread_id": "t"}}
-
-
-def think(prompt: str) -> str:
-    return ("One thing.\n\n", "Another.\n\n", CLOSE)[min(2, prompt.rpartition("<think>\n")[2].count("\n\n"))]
-
-
-def base(prompt: str) -> str:
-    return "So." if CLOSE in prompt.rpartition("<think>\n")[2] else CLOSE
+STEPS = ["Step 0 of the draft.\n\n", "Step 1 of the draft.\n\n"]
 
 
 @pytest.fixture
 def pair() -> Iterator[EnginePair]:
-    with EnginePair(FakeEngine(think), FakeEngine(base, lambda _: 9)) as pair:
+    with stepwise(2) as pair:
         yield pair
 
 
-@pytest.mark.parametrize(
-    ("wrap", "count"),
-    [
-        (lambda graph, saver: nested(graph, checkpointer=saver), 1),
-        (lambda graph, saver: twice(graph).compile(checkpointer=saver), 2),
-        (lambda graph, saver: three_sends(graph).compile(checkpointer=saver), 3),
-    ],
-    ids=["nested", "twice", "sends"],
-)
-def test_finished_runs_are_found_at_any_depth(pair: EnginePair, wrap: Any, count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WRAPS)
+def test_finished_runs_are_found_at_any_depth(pair: EnginePair, way: str, tmp_path: Path) -> None:
+    wrap, questions = WRAPS[way]
     with SqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
         wrap(create_specreason(pair).compile(), saver).invoke({"question": "What?"}, THREAD)
         runs = find_runs(saver, "t")
-    assert len(runs) == len({run.run for run in runs}) == count
+    assert len({run.run for run in runs}) == len(runs)
+    assert sorted(run.question for run in runs) == questions
     for run in runs:
-        assert (run.stop_reason, run.answer, run.next) == ("answered", "So.", [])
-        assert [step.text for step in run.steps] == ["One thing.\n\n", "Another.\n\n", ""]
+        assert (run.stop_reason, run.answer, run.next) == ("answered", ANSWER, [])
+        assert [step.text for step in run.steps] == [*STEPS, ""]
         assert run.namespace.startswith("think:")
-        assert run.question in ("What?", "Question 0?", "Question 1?", "Question 2?")
 
 
 async def test_runs_of_a_thread_that_is_used_again_are_told_apart(pair: EnginePair, tmp_path: Path) -> None:
@@ -79,8 +64,8 @@ def test_a_run_that_broke_off_in_a_subgraph_is_found_and_goes_on(pair: EnginePai
         app.invoke({"question": "What?"}, THREAD)
     (run,) = find_runs(saver, "t")
     assert (run.stop_reason, run.answer, run.next) == (None, None, ["draft"])
-    assert [step.text for step in run.steps] == ["One thing.\n\n"]
-    assert app.invoke(None, THREAD)["answer"] == "So."
+    assert [step.text for step in run.steps] == STEPS[:1]
+    assert app.invoke(None, THREAD)["answer"] == ANSWER
     (again,) = find_runs(saver, "t")
     assert (again.run, again.stop_reason, len(again.steps)) == (run.run, "answered", 3)
 

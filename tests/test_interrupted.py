@@ -16,30 +16,17 @@ from specreason_graph import ChatSpecReason, EnginePair, create_specreason, find
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError
 from specreason_graph.record.events import AnswerToken, Drafted
-from tests.test_subgraph import parent
+from tests.support.parents import parent
+from tests.support.scripts import ANSWER, judging, stepwise, writing
 
-CLOSE = "</think>"
 STEPS = 6
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 QUESTION: Any = {"question": "How far?"}
 
 
-def think(prompt: str) -> str:
-    done = prompt.rpartition("<think>\n")[2].count("\n\n")
-    return f"This is step number {done}.\n\n" if done < STEPS else CLOSE
-
-
-def base(prompt: str) -> str:
-    return "So it is." if CLOSE in prompt.rpartition("<think>\n")[2] else CLOSE
-
-
-def pair(**more: Any) -> EnginePair:
-    return EnginePair(FakeEngine(think, **more), FakeEngine(base, lambda _: 9))
-
-
 async def test_a_cancelled_subgraph_goes_on() -> None:
     saver = InMemorySaver()
-    with pair(delay=0.03) as engines:
+    with stepwise(STEPS, draft=0.03) as engines:
         app = parent(create_specreason(engines).compile()).compile(checkpointer=saver)
         task = asyncio.ensure_future(app.ainvoke(QUESTION, THREAD, durability="sync"))
         while not (runs := find_runs(saver, "t")) or len(runs[0].steps) < 2:
@@ -48,7 +35,7 @@ async def test_a_cancelled_subgraph_goes_on() -> None:
         await asyncio.gather(task, return_exceptions=True)
         before = find_runs(saver, "t")[0]
         assert before.stop_reason is None
-        assert (await app.ainvoke(None, THREAD))["answer"] == "So it is."
+        assert (await app.ainvoke(None, THREAD))["answer"] == ANSWER
     (after,) = find_runs(saver, "t")
     assert after.run == before.run
     assert after.steps[: len(before.steps)] == before.steps
@@ -59,7 +46,7 @@ class Cut(EnginePair):
     """Cancels its caller some turns of the event loop after a node's work has ended."""
 
     def __init__(self, works: int, turns: int) -> None:
-        super().__init__(FakeEngine(think), FakeEngine(base, lambda _: 9))
+        super().__init__(FakeEngine(writing("draft", STEPS)), FakeEngine(writing("base", STEPS), judging([9])))
         self._left, self._delay = works, turns
         self.caller: asyncio.Task[Any] | None = None
         self._cutting: asyncio.Task[None] | None = None
@@ -94,12 +81,12 @@ async def test_a_run_cancelled_between_a_nodes_end_and_the_next_node_goes_on(wor
             await asyncio.gather(engines.caller, return_exceptions=True)
             assert engines.caller.cancelled()
             outcome = await app.ainvoke(None, THREAD)
-            assert (outcome["answer"], len(outcome["trace"])) == ("So it is.", STEPS + 1), turns
+            assert (outcome["answer"], len(outcome["trace"])) == (ANSWER, STEPS + 1), turns
 
 
 def test_a_drained_subgraph_goes_on() -> None:
     saver, control = InMemorySaver(), RunControl()
-    with pair() as engines:
+    with stepwise(STEPS) as engines:
         app = parent(create_specreason(engines).compile()).compile(checkpointer=saver)
         parts = app.stream(QUESTION, THREAD, stream_mode="custom", subgraphs=True, control=control)
 
@@ -112,14 +99,14 @@ def test_a_drained_subgraph_goes_on() -> None:
             watch()
         (before,) = find_runs(saver, "t")
         assert before.stop_reason is None
-        assert app.invoke(None, THREAD)["answer"] == "So it is."
+        assert app.invoke(None, THREAD)["answer"] == ANSWER
     (after,) = find_runs(saver, "t")
     assert (after.run, len(after.steps)) == (before.run, STEPS + 1)
 
 
 def test_a_chat_models_call_begins_anew_when_its_graph_is_resumed() -> None:
     saver = InMemorySaver()
-    with pair() as engines:
+    with stepwise(STEPS) as engines:
         chat = ChatSpecReason(engines, continue_without_draft=False, lookahead=0)
         draft: Any = engines.draft
         calls = iter(range(100))
@@ -135,7 +122,7 @@ def test_a_chat_models_call_begins_anew_when_its_graph_is_resumed() -> None:
     assert next(calls) == 4 + STEPS + 1
     assert find_runs(saver, "t") == []
     assert [block.get("type") for block in message.content_blocks] == ["reasoning"] * STEPS + ["text"]
-    assert message.text == "So it is."
+    assert message.text == ANSWER
 
 
 def test_events_are_the_same_at_the_root_and_in_a_subgraph() -> None:
@@ -143,11 +130,11 @@ def test_events_are_the_same_at_the_root_and_in_a_subgraph() -> None:
         events = [read_event(part) for part in parts]
         return [(event.event, event.text if isinstance(event, AnswerToken) else "") for event in events if event]
 
-    with pair() as engines:
+    with stepwise(STEPS) as engines:
         loop = create_specreason(engines).compile()
         root = told(loop.stream(QUESTION, stream_mode="custom"))
         inner = told(part for _, part in parent(loop).compile().stream(QUESTION, stream_mode="custom", subgraphs=True))
     assert root == inner
     assert [name for name, _ in root[:3]] == ["drafted", "scored", "accepted"]
-    assert "".join(text for _, text in root) == "So it is."
+    assert "".join(text for _, text in root) == ANSWER
     assert root[-1][0] == "finished"

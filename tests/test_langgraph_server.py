@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from langgraph_sdk import get_client
 
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.events import Accepted, AnswerToken, Finished, read_event
-from tests.support.slow_app import STEPS
-from tests.test_examples import load
-from tests.test_served import free_port
+from tests.support.counted_app import STEPS
+from tests.support.modules import load
+from tests.support.ports import free_port
+from tests.support.scripts import ANSWER
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[1]
 QUESTION: Any = {"question": "How far?"}
@@ -32,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     graphs = {
         "specreason": str(ROOT / "specreason_graph/langgraph_app.py:make_graph"),
-        "slow": f"{ROOT}/tests/support/slow_app.py:make_graph",
+        "slow": f"{ROOT}/tests/support/counted_app.py:make_graph",
     }
     (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
     port = free_port()
@@ -73,15 +75,6 @@ def running() -> int:
     return sum(int((folder / name).read_text()) for name in ("draft", "base"))
 
 
-async def until(condition: Callable[[], Awaitable[bool]], tries: int) -> None:
-    """Look every 20 ms."""
-    for _ in range(tries):
-        if await condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not come")
-
-
 async def test_the_built_in_pair_answers(client: Any) -> None:
     problem = held_out()[4]
     outcome = await RemoteGraph("specreason", client=client).ainvoke({"question": problem.question})
@@ -90,7 +83,7 @@ async def test_the_built_in_pair_answers(client: Any) -> None:
 
 
 async def test_the_example_of_a_remote_graph(server: str) -> None:
-    assert await load("remote").main(server) == "The answer is \\boxed{385}."
+    assert await load(ROOT / "examples/remote.py").main(server) == "The answer is \\boxed{385}."
 
 
 async def test_forms_are_in_the_schema(client: Any) -> None:
@@ -105,7 +98,7 @@ async def test_events_are_streamed(client: Any) -> None:
     graph = RemoteGraph("slow", client=client)
     events = [read_event(part) async for part in graph.astream(QUESTION, stream_mode="custom")]
     assert sum(isinstance(event, Accepted) for event in events) == STEPS
-    assert "".join(event.text for event in events if isinstance(event, AnswerToken)) == "So it is."
+    assert "".join(event.text for event in events if isinstance(event, AnswerToken)) == ANSWER
     assert isinstance(events[-1], Finished)
 
 
@@ -120,24 +113,18 @@ async def test_cancel_on_disconnect_then_history_resume_and_fork(client: Any) ->
     async for part in stream:
         if part.event == "custom" and part.data["event"] == "accepted" and part.data["step"]["index"] == 3:
             break
-    await until(lambda: _true(running() >= 1), tries=50)
+    await until(lambda: running() >= 1)
     await stream.aclose()
-    await until(lambda: _true(running() == 0), tries=50)  # both engines are idle within a second
-    await until(lambda: _stopped(client, thread), tries=500)
+    await until(lambda: running() == 0)
+    async with asyncio.timeout(20):
+        while (await client.threads.get(thread))["status"] == "busy":
+            await asyncio.sleep(0.02)
     cut: Any = await client.threads.get_state(thread)
     assert 3 <= cut["values"]["progress"]["steps"] < STEPS
 
     whole: Any = await client.runs.wait(thread, "slow", input=None)
-    assert (whole["answer"], len(whole["trace"])) == ("So it is.", STEPS + 1)
+    assert (whole["answer"], len(whole["trace"])) == (ANSWER, STEPS + 1)
     history: Any = await client.threads.get_history(thread, limit=1000)
     early = next(each for each in history if each["values"].get("progress", {}).get("steps") == 2)
     forked: Any = await client.runs.wait(thread, "slow", input=None, checkpoint_id=early["checkpoint"]["checkpoint_id"])
     assert [step["text"] for step in forked["trace"]] == [step["text"] for step in whole["trace"]]
-
-
-async def _true(value: bool) -> bool:
-    return value
-
-
-async def _stopped(client: Any, thread: str) -> bool:
-    return bool((await client.threads.get(thread))["status"] != "busy")

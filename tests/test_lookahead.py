@@ -21,7 +21,8 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.models.abacus.problems import held_out
-from tests.support.slow import QUESTION, STEPS, done, idle, slow_pair
+from tests.support.counting import QUESTION, STEPS, idle, slow_pair
+from tests.support.scripts import done
 
 DEPTHS = (0, 1, 4, None)
 
@@ -80,12 +81,12 @@ def test_work_that_may_be_in_vain_takes_no_place_from_other_runs(
 ) -> None:
     unverified: list[bool] = []
 
-    def look() -> None:
+    def look(_: str) -> None:
         nodes = [node for each in LookaheadRegistry.of(pair).lookaheads.values() for node in each.node.subtree()]
         unverified.extend(bool(node.calls) and not node.verified for node in nodes)
 
     pair.base.max_concurrency = pair.draft.max_concurrency = room
-    pair.base.enters = pair.draft.enters = look
+    pair.base.at_call = pair.draft.at_call = look
     asyncio.run(create_specreason(pair, lookahead=depth).compile().abatch([QUESTION] * runs))
     assert max(pair.base.most, pair.draft.most) <= room
     assert any(unverified) is goes_ahead
@@ -94,13 +95,13 @@ def test_work_that_may_be_in_vain_takes_no_place_from_other_runs(
 def test_the_base_starts_early_as_soon_as_the_steps_before_are_decided() -> None:
     depths: list[int] = []
 
-    def look() -> None:
+    def look(_: str) -> None:
         for each in LookaheadRegistry.of(hedging).lookaheads.values():
             nodes = [node for node in each.node.subtree() if ("regenerate",) in node.calls]
             depths.extend(node.unverified_depth for node in nodes if node is not each.node and not node.decided)
 
     with slow_pair((2, 9, 2, 9, 2), steps=40) as hedging:
-        hedging.base.enters = hedging.draft.enters = look  # type: ignore[attr-defined]
+        hedging.base.at_call = hedging.draft.at_call = look  # type: ignore[attr-defined]
         create_specreason(hedging, lookahead=4).compile().invoke(QUESTION)
     assert depths
     assert not any(depths)

@@ -11,7 +11,7 @@ import tracemalloc
 from typing import Any
 
 from specreason_graph import EnginePair, open_pair
-from tests.support.audited import CLOSE
+from tests.support.counting import Counting
 from tests.support.many import (
     CANCELLED,
     FAILING,
@@ -22,7 +22,7 @@ from tests.support.many import (
     handles,
     how_many,
 )
-from tests.support.slow import Slow, done
+from tests.support.scripts import CLOSE, done, is_closed
 from tests.support.traces import around
 
 QUESTIONS, STEPS = how_many(120), 6
@@ -38,7 +38,7 @@ def numbered_pair() -> EnginePair:
     """A pair whose answer to a question is its number."""
 
     def write(prompt: str) -> str:
-        if CLOSE in prompt.rpartition("<think>\n")[2]:
+        if is_closed(prompt):
             return f"Number {asked(prompt)}."
         return f"Step {done(prompt)} of number {asked(prompt)}.\n\n" if done(prompt) < STEPS else CLOSE
 
@@ -46,7 +46,7 @@ def numbered_pair() -> EnginePair:
         return (9, 9, 2)[(done(prompt) + asked(prompt)) % 3]
 
     return EnginePair(
-        Slow(write, name="draft", delay=0.001), Slow(write, judge, name="base", delay=0.004, max_concurrency=8)
+        Counting(write, name="draft", delay=0.001), Counting(write, judge, name="base", delay=0.004, max_concurrency=8)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Self
@@ -17,14 +17,35 @@ from specreason_graph.engines.fake import FakeEngine
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
 
 
-async def _where() -> tuple[int, str]:
+async def where() -> tuple[int, str]:
     return threading.get_ident(), VARIABLE.get()
+
+
+class Door(FakeEngine):
+    """Writes down when it is opened and closed; ``opening`` may fail, or take its time."""
+
+    def __init__(self, log: list[str], name: str, opening: Callable[[], Awaitable[None]] | None = None) -> None:
+        super().__init__(name=name)
+        self.log, self.opening = log, opening
+
+    async def __aenter__(self) -> Self:
+        if self.opening:
+            try:
+                await self.opening()
+            except BaseException as error:
+                self.log.append(f"{self.name} {type(error).__name__}")
+                raise
+        self.log.append(f"{self.name} opened")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.log.append(f"{self.name} closed")
 
 
 def test_work_runs_on_one_loop_with_the_callers_context() -> None:
     with EnginePair(FakeEngine(), FakeEngine()) as pair:
         token = VARIABLE.set("mine")
-        first, second = pair.run(_where), pair.run(_where)
+        first, second = pair.run(where), pair.run(where)
         VARIABLE.reset(token)
     assert first == second
     assert first[0] != threading.get_ident()
@@ -61,75 +82,92 @@ async def test_cancelling_the_caller_cancels_the_work() -> None:
 
 
 def test_closing_leaves_no_thread_and_the_pair_opens_again() -> None:
-    pair = EnginePair(FakeEngine(), FakeEngine())
-    for _ in range(3):
+    log: list[str] = []
+    pair = EnginePair(Door(log, "draft"), Door(log, "base"))
+    for times in (1, 2, 3):
         before = threading.active_count()
         with pair:
             assert threading.active_count() == before + 1
-            pair.run(_where)
+            pair.run(where)
         assert threading.active_count() == before
+        assert log.count("base opened") == log.count("draft opened") == times
+        assert log.count("base closed") == log.count("draft closed") == times
 
 
-def test_one_engine_may_play_both_roles() -> None:
-    engine = FakeEngine()
+def test_one_engine_in_both_roles_is_opened_and_closed_once() -> None:
+    log: list[str] = []
+    engine = Door(log, "both")
     with EnginePair(engine, engine) as pair:
         assert pair.shares_vocabulary
+        assert log == ["both opened"]
+    assert log == ["both opened", "both closed"]
 
 
-def test_closing_cancels_what_still_runs() -> None:
-    pair = EnginePair(FakeEngine(), FakeEngine())
+def test_closing_cancels_what_still_runs_before_the_engines_are_closed() -> None:
+    log: list[str] = []
+    pair = EnginePair(Door(log, "draft"), Door(log, "base"))
     begun = threading.Event()
-    outcome: list[BaseException] = []
 
     async def wait() -> None:
         begun.set()
-        await asyncio.sleep(60)
-
-    def call() -> None:
         try:
-            pair.run(wait)
-        except BaseException as error:
-            outcome.append(error)
+            await asyncio.sleep(60)
+        finally:
+            log.append("work ended")
 
-    caller = threading.Thread(target=call)
-    caller.start()
-    assert begun.wait(5)
-    pair.close()
-    caller.join(5)
-    assert not caller.is_alive()
-    assert isinstance(outcome[0], CancelledError)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(pair.run, wait)
+        assert begun.wait(5)
+        pair.close()
+        with pytest.raises(CancelledError):
+            call.result(5)
+    assert log[2] == "work ended"
+    assert sorted(log[3:]) == ["base closed", "draft closed"]
 
 
 def test_an_engine_that_does_not_open_leaves_nothing_open() -> None:
-    class Broken(FakeEngine):
-        """Opens at the second try."""
+    log: list[str] = []
+    opened, broken = threading.Event(), [OSError("no memory")]
 
-        tries = 0
+    async def breaks_once() -> None:
+        await asyncio.to_thread(opened.wait, 5)  # the other engine is open by now
+        if broken:
+            raise broken.pop()
 
-        async def __aenter__(self) -> Broken:
-            Broken.tries += 1
-            if Broken.tries == 1:
-                raise OSError("no memory")
-            return self
+    async def opens() -> None:
+        asyncio.get_running_loop().call_soon(opened.set)
 
-    pair = EnginePair(Broken(), FakeEngine())
+    pair = EnginePair(Door(log, "draft", breaks_once), Door(log, "base", opens))
     with pytest.raises(OSError, match="no memory"):
-        pair.run(_where)
-    assert pair.run(_where)
+        pair.run(where)
+    assert log == ["base opened", "draft OSError", "base closed"]
+    assert not pair.is_open
+    log.clear()
+    assert pair.run(where) == pair.run(where)
+    assert log == ["base opened", "draft opened"]
     pair.close()
-    assert Broken.tries == 2
+    assert sorted(log[2:]) == ["base closed", "draft closed"]
 
 
-def test_closing_while_another_thread_opens_leaves_nobody_waiting() -> None:
-    class Slow(FakeEngine):
-        async def __aenter__(self) -> Self:
-            await asyncio.sleep(30)
-            return self
+def test_closing_while_another_thread_opens_leaves_nobody_waiting_and_nothing_open() -> None:
+    log: list[str] = []
+    threads, begun = threading.active_count(), threading.Event()
 
-    pair = EnginePair(FakeEngine(), Slow())
+    async def never() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    drafting = Door(log, "draft", never)
+    pair = EnginePair(drafting, Door(log, "base"))
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(pair.__enter__)
-        time.sleep(0.2)
+        assert begun.wait(5)
         pair.close()
         with pytest.raises(CancelledError):
             opening.result(5)
+    assert log == ["base opened", "draft CancelledError", "base closed"]
+    assert not pair.is_open
+    assert threading.active_count() == threads
+    drafting.opening = None
+    with pair:
+        assert log[3:] == ["base opened", "draft opened"]

@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.keep.export import to_jsonl
-from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.engines.base import Completion, Generation, Sampling
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
-from tests.support.audited import CLOSE
-
-QUESTION: Any = {"question": "What?"}
-THREAD: Any = {"configurable": {"thread_id": "one"}}
+from tests.support.recording import record
+from tests.support.scripts import CLOSE, done, writing
 
 
 class Varied(FakeEngine):
@@ -38,33 +34,21 @@ class Varied(FakeEngine):
         return number
 
 
-def done(prompt: str) -> int:
-    return prompt.count("\n\n")
-
-
 def varied(kind: type[Varied] = Varied, best: tuple[int, ...] = (3, 9, 5)) -> EnginePair:
     """A pair whose draft writes versions 0, 1, 2, ..., which the base scores with ``best``."""
 
     def draft(prompt: str) -> str:
         return f"Version # of step {done(prompt)}.\n\n" if done(prompt) < 3 else CLOSE
 
-    def base(prompt: str) -> str:
-        if CLOSE in prompt.rpartition("<think>\n")[2]:
-            return "The answer."
-        return f"Step {done(prompt)} of the base.\n\n" if done(prompt) < 3 else CLOSE
-
     def judge(prompt: str) -> int:
         version = prompt.rpartition("Version ")[2]
         return best[int(version[0])]
 
-    return EnginePair(kind(draft, name="draft"), FakeEngine(base, judge, name="base"))
+    return EnginePair(kind(draft, name="draft"), FakeEngine(writing("base", 3), judge, name="base"))
 
 
 def solved(pair: EnginePair, **settings: Any) -> Any:
-    saver = InMemorySaver()
-    create_specreason(pair, proposals=3, **settings).compile(checkpointer=saver).invoke(QUESTION, THREAD)
-    (run,) = read_runs(saver, "one")
-    return run
+    return record(pair, proposals=3, **settings)
 
 
 @pytest.mark.parametrize("window", [0, 4, None])

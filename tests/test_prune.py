@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,34 +26,20 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, EngineError, ThreadError
 from specreason_graph.runs.find import find_runs
 from tests.support.databases import TABLES, connected, opened, rows, stored
-from tests.test_subgraph import nested, parent, three_sends, twice
+from tests.support.encryption import Aes
+from tests.support.parents import WRAPS, parent
+from tests.support.scripts import ANSWER, stepwise, writing
 
-CLOSE = "</think>"
 STEPS = 120
 """More than the hundred after which a delta channel takes a snapshot by itself."""
 
 
-def think(prompt: str) -> str:
-    done = prompt.rpartition("<think>\n")[2].count("\n\n")
-    return f"This is step number {done}.\n\n" if done < STEPS else CLOSE
-
-
-def base(prompt: str) -> str:
-    thinking = prompt.rpartition("<think>\n")[2]
-    if CLOSE in thinking:
-        return "So."
-    done = thinking.count("\n\n")
-    return f"Step {done} anew.\n\n" if done < STEPS else CLOSE
-
-
-def judge(prompt: str) -> int:
-    return 2 if prompt.rpartition("This is step number ")[2].startswith("3.") else 9
+OPINIONS = [2 if number == 3 else 9 for number in range(STEPS)]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[EnginePair]:
-    draft, whole = FakeEngine(think, context=10**6), FakeEngine(base, judge, context=10**6)
-    with EnginePair(draft, whole) as pair:
+    with stepwise(STEPS, OPINIONS, context=10**6) as pair:
         yield pair
 
 
@@ -132,19 +117,9 @@ def test_a_dry_run_changes_nothing(pair: EnginePair, place: str) -> None:
         }
 
 
-@pytest.mark.parametrize(
-    ("wrap", "runs"),
-    [
-        (lambda graph, saver: nested(graph, checkpointer=saver), 1),
-        (lambda graph, saver: twice(graph).compile(checkpointer=saver), 2),
-        (lambda graph, saver: three_sends(graph).compile(checkpointer=saver), 3),
-    ],
-    ids=["nested", "twice", "sends"],
-)
-def test_in_a_graph_of_others_only_our_namespaces_are_touched(
-    pair: EnginePair, place: str, wrap: Any, runs: int, request: pytest.FixtureRequest
-) -> None:
-    thread = request.node.callspec.id
+@pytest.mark.parametrize("way", WRAPS)
+def test_in_a_graph_of_others_only_our_namespaces_are_touched(pair: EnginePair, place: str, way: str) -> None:
+    (wrap, questions), thread = WRAPS[way], way
     with opened(place) as saver:
         app = wrap(create_specreason(pair, max_steps=12, thinking_tokens=10**6).compile(), saver)
         app.invoke({"question": "What?"}, at(thread))
@@ -152,13 +127,13 @@ def test_in_a_graph_of_others_only_our_namespaces_are_touched(
         theirs = others(place, thread, before)
         found, history = find_runs(saver, thread), list(app.get_state_history(at(thread)))
         assert theirs
-        assert prune(saver, thread).kept == len(before) == runs
+        assert prune(saver, thread).kept == len(before) == len(questions)
         assert read_runs(saver, thread) == before
         assert find_runs(saver, thread) == found
         assert others(place, thread, before) == theirs
         assert list(app.get_state_history(at(thread))) == history
-        assert app.invoke({"question": "Again?"}, at(thread))["answer" if runs == 1 else "answers"]
-        assert len(read_runs(saver, thread)) == 2 * runs
+        assert app.invoke({"question": "Again?"}, at(thread))["answer" if way == "nested" else "answers"]
+        assert len(read_runs(saver, thread)) == 2 * len(questions)
 
 
 def others(place: str, thread: str, runs: list[RecordedRun]) -> list[str]:
@@ -192,7 +167,7 @@ def test_a_parent_that_broke_off_behind_our_run_goes_on(pair: EnginePair, place:
             app.invoke({"question": "What?"}, at("broke"))
         prune(saver, "broke")
         healthy.append(True)
-        assert app.invoke(None, at("broke"))["report"] == "So.!"
+        assert app.invoke(None, at("broke"))["report"] == f"{ANSWER}!"
 
 
 def test_a_crash_between_writing_and_removing_loses_nothing(
@@ -247,23 +222,13 @@ def test_branches_that_are_finished_are_all_kept(pair: EnginePair, place: str) -
 
 
 def test_an_encrypted_thread_stays_encrypted(pair: EnginePair, place: str) -> None:
-    class Aes:
-        aes = AESGCM(AESGCM.generate_key(256))
-
-        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
-            nonce = os.urandom(12)
-            return "aes", nonce + self.aes.encrypt(nonce, plaintext, None)
-
-        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-            return self.aes.decrypt(ciphertext[:12], ciphertext[12:], None)
-
-    with opened(place, EncryptedSerializer(Aes())) as saver:
+    with opened(place, EncryptedSerializer(Aes(AESGCM.generate_key(256)))) as saver:
         build(pair, saver).invoke({"question": "What of zebras?"}, at("secret"))
         runs = read_runs(saver, "secret")
         prune(saver, "secret")
         assert read_runs(saver, "secret") == runs
     raw = b"".join(stored(place, "secret").values())
-    assert not [text for text in (b"zebras", b"This is step", b"So.") if text in raw]
+    assert not [text for text in (b"zebras", b"of the draft", ANSWER.encode()) if text in raw]
 
 
 def unchanged(saver: Any, place: str, thread: str, match: str) -> None:
@@ -319,7 +284,7 @@ def test_a_run_that_failed_is_refused(place: str) -> None:
             raise EngineError("gone", engine="draft")
         return f"A step behind {prompt.count(chr(10))}.\n\n"
 
-    with EnginePair(FakeEngine(fails), FakeEngine(base, lambda _: 9)) as pair, opened(place) as saver:
+    with EnginePair(FakeEngine(fails), FakeEngine(writing("base", STEPS), lambda _: 9)) as pair, opened(place) as saver:
         graph = build(pair, saver, continue_without_draft=False)
         with pytest.raises(EngineError, match="gone"):
             graph.invoke({"question": "What?"}, at("failed"))
@@ -333,8 +298,8 @@ def test_damage_is_refused(pair: EnginePair, place: str) -> None:
     mark = "%s" if "://" in place else "?"
     with connected(place) as connection:
         found = rows(place, table, "damage")
-        victim = next(row for row in found if row["channel"] == "trace" and b"step number 6." in row[column])
-        raw = victim[column].replace(b"step number 6.", b"step number 7.")
+        victim = next(row for row in found if row["channel"] == "trace" and b"Step 6 of the draft" in row[column])
+        raw = victim[column].replace(b"Step 6", b"Step 7")
         names = ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx")
         where = " and ".join(f"{name} = {mark}" for name in names)
         connection.execute(

@@ -13,14 +13,13 @@ from typing_extensions import TypedDict
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
-from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.record.records import Step
 from specreason_graph.runs.find import find_runs
 from tests.support.databases import opened
+from tests.support.scripts import stepwise
 
 INSTANTS = 20
 STEPS = 25
-CLOSE = "</think>"
 
 
 class State(TypedDict, total=False):
@@ -29,24 +28,6 @@ class State(TypedDict, total=False):
     answer: str
     stop_reason: str
     report: str
-
-
-def pair() -> EnginePair:
-    def done(prompt: str) -> int:
-        return prompt.rpartition("<think>\n")[2].count("\n\n")
-
-    def think(prompt: str) -> str:
-        return f"Step {done(prompt)} as the draft has it.\n\n" if done(prompt) < STEPS else CLOSE
-
-    def base(prompt: str) -> str:
-        if CLOSE in prompt.rpartition("<think>\n")[2]:
-            return "So."
-        return f"Step {done(prompt)} as the base has it.\n\n" if done(prompt) < STEPS else CLOSE
-
-    def judge(prompt: str) -> int:
-        return 2 if done(prompt) % 3 == 0 else 9
-
-    return EnginePair(FakeEngine(think, delay=0.005), FakeEngine(base, judge, delay=0.005))
 
 
 def app(engines: EnginePair, saver: Any) -> Any:
@@ -62,7 +43,7 @@ def app(engines: EnginePair, saver: Any) -> Any:
 def work(place: str, thread: str, begun: Any = None) -> Any:
     """Start the graph, or go on with it; its final state and what was thought."""
     config: Any = {"configurable": {"thread_id": thread}}
-    with opened(place) as saver, pair() as engines:
+    with opened(place) as saver, stepwise(STEPS, (2, 9, 9), draft=0.005, base=0.005) as engines:
         whole = app(engines, saver)
         if begun:
             begun.set()

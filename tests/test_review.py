@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +13,43 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from specreason_graph import EnginePair, create_specreason
-from specreason_graph.engines.fake import FakeEngine
+from specreason_graph import create_specreason
 from specreason_graph.errors import ConfigError
 from specreason_graph.policies.acceptance import decide, decide_reviewed
 from specreason_graph.record.events import Rejected, read_event
 from specreason_graph.record.records import Decision, Review, Score
+from tests.support import reviewed
+from tests.support.reviewed import BAND, THREAD, pair
+from tests.support.scripts import ANSWER
 
-CLOSE = "</think>"
-BAND = {"low": 4, "high": 7.5}
-THREAD: Any = {"configurable": {"thread_id": "t"}}
-PROCESS = textwrap.dedent("""
-    import json, sys
-    from langgraph.checkpoint.sqlite import SqliteSaver
-    from langgraph.types import Command
-    from specreason_graph import create_specreason
-    from tests.test_review import BAND, THREAD, pair
-    from tests.test_subgraph import parent
-    file, nested, asked = sys.argv[1], sys.argv[2] == "nested", json.loads(sys.argv[3])
-    with pair() as engines, SqliteSaver.from_conn_string(file) as saver:
-        loop = create_specreason(engines, review=BAND)
-        app = parent(loop.compile()).compile(checkpointer=saver) if nested else loop.compile(checkpointer=saver)
-        outcome = app.invoke(Command(resume=asked["resume"]) if "resume" in asked else asked, THREAD)
-        interrupts = [each.value for each in outcome.pop("__interrupt__", [])]
-        state = app.get_state(THREAD, subgraphs=True)
-        from specreason_graph.runs.find import find_runs
-        (run,) = find_runs(saver, "t")
-    print(json.dumps({"interrupts": interrupts, "answer": run.answer, "steps": [s.dump() for s in run.steps]}))
-""")
+ROOT = Path(__file__).parents[1]
 
 
-def pair() -> EnginePair:
-    def think(prompt: str) -> str:
-        return ("Sure thing.\n\n", "Doubtful thing.\n\n", CLOSE)[
-            min(2, prompt.rpartition("<think>\n")[2].count("\n\n"))
-        ]
-
-    def base(prompt: str) -> str:
-        thinking = prompt.rpartition("<think>\n")[2]
-        if CLOSE in thinking:
-            return "So."
-        return CLOSE if thinking.count("\n\n") > 1 else "Better thing.\n\n"
-
-    def judge(prompt: str) -> int:
-        return 6 if "Doubtful" in prompt else 9
-
-    return EnginePair(FakeEngine(think, name="draft"), FakeEngine(base, judge, name="base"))
-
-
-def process(file: Path, where: str, asked: Any) -> Any:
+@pytest.fixture(scope="module", params=["root", "nested"])
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
+    """Where a run is, the database that another process left, and what it said: it waits for a human."""
+    where, file = request.param, tmp_path_factory.mktemp("asked") / "runs.sqlite"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROCESS, str(file), where, json.dumps(asked)],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "error", "-m", "tests.support.reviewed", file, where, json.dumps({"question": "What?"})],
+        capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return where, file, json.loads(result.stdout)
 
 
 EDIT = {"verdict": "edit", "text": "A human's thing.", "reviewer": "Ada", "note": "clearer"}
 
 
-@pytest.mark.parametrize("where", ["root", "nested"])
+def test_what_is_asked_is_told_in_full(asked: tuple[str, Path, Any]) -> None:
+    _, _, told = asked
+    (question,) = told["interrupts"]
+    assert (question["proposal"], question["before"], question["index"]) == (
+        "Doubtful thing.\n\n", "Sure thing.\n\n", 1,
+    )  # fmt: skip
+    assert question["score"]["mean"] == pytest.approx(6)
+    assert (told["answer"], len(told["steps"])) == (None, 1)
+
+
 @pytest.mark.parametrize(
     ("reply", "author", "text", "reason"),
     [
@@ -84,20 +60,12 @@ EDIT = {"verdict": "edit", "text": "A human's thing.", "reviewer": "Ada", "note"
     ids=["accept", "reject", "edit"],
 )
 def test_asked_in_one_process_and_answered_in_another(
-    tmp_path: Path, where: str, reply: Any, author: str, text: str, reason: str
+    asked: tuple[str, Path, Any], reply: Any, author: str, text: str, reason: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "runs.sqlite"
-    asked = process(file, where, {"question": "What?"})
-    (question,) = asked["interrupts"]
-    assert (question["proposal"], question["before"], question["index"]) == (
-        "Doubtful thing.\n\n",
-        "Sure thing.\n\n",
-        1,
-    )
-    assert question["score"]["mean"] == pytest.approx(6)
-    assert (asked["answer"], len(asked["steps"])) == (None, 1)
-    done = process(file, where, {"resume": reply})
-    assert (done["answer"], [step["text"] for step in done["steps"]]) == ("So.", ["Sure thing.\n\n", text, ""])
+    where, file, told = asked
+    done = reviewed.main(str(shutil.copy(file, tmp_path)), where, {"resume": reply})
+    assert done["steps"][:1] == told["steps"]
+    assert (done["answer"], [step["text"] for step in done["steps"]]) == (ANSWER, ["Sure thing.\n\n", text, ""])
     step = done["steps"][1]
     assert (step["author"], step["decision"]["reason"]) == (author, reason)
     assert (step["discarded"] is None) is (author == "draft")
@@ -133,7 +101,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(reply: Any, problem: s
     graph.invoke({"question": "What?"}, THREAD)
     (asked,) = graph.invoke(Command(resume=reply), THREAD)["__interrupt__"]
     assert problem in asked.value["problem"]
-    assert graph.invoke(Command(resume="accept"), THREAD)["answer"] == "So."
+    assert graph.invoke(Command(resume="accept"), THREAD)["answer"] == ANSWER
 
 
 async def test_a_score_outside_the_band_asks_nobody_and_a_rejection_is_told() -> None:
@@ -141,7 +109,7 @@ async def test_a_score_outside_the_band_asks_nobody_and_a_rejection_is_told() ->
     events = [read_event(part) async for part in graph.astream({"question": "What?"}, THREAD, stream_mode="custom")]
     reasons = [event.decision.reason for event in events if isinstance(event, Rejected)]
     assert reasons == ["score_below_threshold", "proposal_ends_thinking"]
-    assert (await graph.aget_state(THREAD)).values["answer"] == "So."
+    assert (await graph.aget_state(THREAD)).values["answer"] == ANSWER
 
 
 def test_a_band_that_is_none_is_refused() -> None:

@@ -32,15 +32,10 @@ from specreason_graph.errors import (
     EngineRequestError,
     EngineTimeoutError,
 )
+from tests.support.ports import free_port
 from tests.support.traces import NGRAM, PROBLEMS, STAGES, Struck, around, assert_same, counted, solve, tokens
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -229,6 +224,7 @@ class Stub(BaseHTTPRequestHandler):
         raw = json.dumps(document).encode()
         raw = b"data: " + raw + b"\n\ndata: [DONE]\n\n" if stream else raw
         self.send_response(status)
+        self.send_header("content-type", "text/event-stream" if stream else "application/json")
         self.send_header("content-length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)

@@ -13,90 +13,36 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Send
+from langgraph.graph import START, MessagesState, StateGraph
 from typing_extensions import TypedDict
 
 from specreason_graph import EnginePair, SpecReasonConfig, create_specreason
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason
+from tests.support.parents import PRIVATE, Parent, nested, parent, three_sends, twice
+from tests.support.scripts import CLOSE, done, is_closed
 
-CLOSE = "</think>"
 STEPS = 200
 
 
-def long_think(prompt: str) -> str:
-    done = prompt.rpartition("<think>\n")[2].count("\n\n")
-    return f"This is step number {done}.\n\n" if done < STEPS else CLOSE
+def think(prompt: str) -> str:
+    return f"This is step number {done(prompt)}.\n\n" if done(prompt) < STEPS else CLOSE
 
 
 def base(prompt: str) -> str:
-    thinking = prompt.rpartition("<think>\n")[2]
-    return f"Thought for {thinking.count('step number')} steps." if CLOSE in thinking else CLOSE
+    return f"Thought for {prompt.count('step number')} steps." if is_closed(prompt) else CLOSE
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[EnginePair]:
-    with EnginePair(FakeEngine(long_think, context=10**6), FakeEngine(base, lambda _: 9, context=10**6)) as pair:
+    with EnginePair(FakeEngine(think, context=10**6), FakeEngine(base, lambda _: 9, context=10**6)) as pair:
         yield pair
 
 
 @pytest.fixture
 def graph(pair: EnginePair) -> CompiledSpecReason:
     return create_specreason(pair, max_steps=1000).compile()
-
-
-class Parent(TypedDict, total=False):
-    question: str
-    answer: str
-    stop_reason: str
-    progress: str
-    pending: int
-    manifest: list[int]
-    result: list[str]
-    answers: Annotated[list[str], operator.add]
-
-
-PRIVATE: Any = {"progress": "mine", "pending": 3, "manifest": [1], "result": ["r"]}
-"""Keys of the parent that are called like ours, and mean something else."""
-
-
-def parent(node: Any, *, name: str = "think") -> StateGraph[Parent]:
-    builder = StateGraph(Parent)
-    builder.add_node(name, node)
-    builder.add_edge(START, name)
-    builder.add_edge(name, END)
-    return builder
-
-
-def twice(graph: Any) -> Any:
-    def sync(state: Parent) -> Any:
-        return {"answers": [graph.invoke({"question": state["question"]})["answer"] for _ in range(2)]}
-
-    async def concurrent(state: Parent) -> Any:
-        return {"answers": [(await graph.ainvoke({"question": state["question"]}))["answer"] for _ in range(2)]}
-
-    return parent(RunnableLambda(sync, afunc=concurrent, name="think"))
-
-
-def three_sends(graph: Any) -> Any:
-    def sync(state: Any) -> Any:
-        return {"answers": [graph.invoke(state)["answer"]]}
-
-    async def concurrent(state: Any) -> Any:
-        return {"answers": [(await graph.ainvoke(state))["answer"]]}
-
-    builder = StateGraph(Parent)
-    builder.add_node("think", RunnableLambda(sync, afunc=concurrent, name="think"))
-    builder.add_conditional_edges(
-        START, lambda _: [Send("think", {"question": f"Question {i}?"}) for i in range(3)], ["think"]
-    )
-    return builder
-
-
-def nested(graph: Any, **more: Any) -> Any:
-    return parent(parent(graph).compile()).compile(**more)
 
 
 either = pytest.mark.parametrize("concurrent", [False, True], ids=["sync", "async"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -17,14 +16,13 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.cli.document import document
 from specreason_graph.cli.live_view import LiveView
-from specreason_graph.engines import locate
-from specreason_graph.engines.base import Forward, speculation_of
-from specreason_graph.engines.vllm import VLLMEngine
-from specreason_graph.engines.vllm.scheduler import counting, tell
+from specreason_graph.engines.base import Sampling, speculation_of
+from specreason_graph.engines.vllm.scheduler import attach_counts, counting
 from specreason_graph.record.records import Answer, Step, Usage
 from specreason_graph.record.summary import summarise
 from tests.support.audited import scripted
 from tests.support.traces import Before, around
+from tests.support.vllm_client import Client, engine_on
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
@@ -101,16 +99,16 @@ def part(index: int, histogram: list[int] | None, reason: str | None = "length")
         ([[part(0, None), part(1, None)]], (0, 0)),
     ],
 )
-def test_the_guesses_for_all_continuations_of_a_call_are_counted(made: Any, counts: tuple[int, int]) -> None:
-    class Answering(VLLMEngine):
-        async def _ask(self, prompt: Any, params: Any, take: Any = None) -> Any:
-            for parts in made:
-                take(SimpleNamespace(outputs=parts))
-            return SimpleNamespace(num_cached_tokens=7)
-
-    generations, cached, told = asyncio.run(Answering(locate("abacus-draft"))._write([1], None, Forward(None)))
-    assert (len(generations), cached) == (2, 7)
-    assert told == Usage(speculated_tokens=counts[0], speculated_accepted=counts[1])
+async def test_the_guesses_for_all_continuations_of_a_call_are_counted(
+    made: Any, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(SimpleNamespace(outputs=parts, num_cached_tokens=7) for parts in made)
+    async with engine_on(client, monkeypatch) as engine:
+        seen: list[int] = []
+        done = await engine.generate([1], Sampling(max_tokens=1, temperature=1, n=2), seen.append)
+    assert seen == done.generations[0].token_ids
+    assert (len(done.generations), done.usage.cached_tokens) == (2, 7)
+    assert (done.usage.speculated_tokens, done.usage.speculated_accepted) == counts
 
 
 def outputs(*names: str) -> Any:
@@ -120,11 +118,11 @@ def outputs(*names: str) -> Any:
 def test_the_counts_of_a_request_go_with_each_of_its_outputs() -> None:
     requests = {"a": SimpleNamespace(spec_decode_metrics=Counts()), "b": SimpleNamespace(spec_decode_metrics=None)}
     made = outputs("a", "b", "gone")
-    tell(requests, made)
+    attach_counts(requests, made)
     requests["a"].spec_decode_metrics.histogram[1] += 1
     assert [each.spec_decode_metrics for each in made[0].outputs] == [Counts([0, 0]), None, None]
     final = made[0].outputs[0].spec_decode_metrics
-    tell(requests, made)
+    attach_counts(requests, made)
     assert made[0].outputs[0].spec_decode_metrics is final
 
 

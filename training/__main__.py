@@ -20,12 +20,12 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=None, help="evaluate on the first so many held-out problems")
     parser.add_argument("--engine", default="transformers", help="kind of engine to evaluate on")
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature, with top-p 0.95")
-    parser.add_argument("--at-once", type=int, default=1, help="problems solved at the same time")
+    parser.add_argument("--concurrency", type=int, default=1, help="problems solved at the same time")
     options = parser.parse_args()
     if options.command == "make":
         _install(*make(options.work))
-    pair = open_pair(kind=options.engine)
-    table = evaluate(options.problems, pair, temperature=options.temperature, max_concurrency=options.max_concurrency)
+    pair = open_pair("abacus-base", "abacus-draft", kind=options.engine)
+    table = evaluate(options.problems, pair, temperature=options.temperature, concurrency=options.concurrency)
     print(markdown(table, options.temperature))
     if options.problems is None and options.engine == "transformers" and options.temperature == 0:
         write_card(table)

@@ -59,11 +59,11 @@ class Table:
 
 
 def evaluate(
-    count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, max_concurrency: int = 1
+    count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, concurrency: int = 1
 ) -> Table:
-    """Each model alone, and SpecReason; the first ``count`` held-out problems, ``max_concurrency`` of them together."""
+    """Each model alone, and SpecReason; the first ``count`` held-out problems, ``concurrency`` of them together."""
     problems = held_out()[:count]
-    with pair or open_pair() as both, ThreadPoolExecutor(max_concurrency) as pool:
+    with pair or open_pair("abacus-base", "abacus-draft") as both, ThreadPoolExecutor(concurrency) as pool:
         loop = create_specreason(both, temperature=temperature).compile()
         runs = list(pool.map(partial(play, loop), problems))
         judged = [

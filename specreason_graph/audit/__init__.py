@@ -1,1 +1,4 @@
-"""Looking into what was kept of a run: verify, replay, question, fork, compare and show it, without writing to it."""
+"""Audits of recorded runs: read, verify, replay, question, compare, show, export and fork them.
+
+Nothing here writes to an audited thread, except `keep.prune`.
+"""

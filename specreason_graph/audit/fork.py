@@ -1,4 +1,4 @@
-"""Going on from any step of a recorded run, in a thread of its own; the recorded one is not touched."""
+"""Forks: a new thread that goes on from any step of a recorded run, whose own thread is not touched."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from specreason_graph.record.summary import seconds_of
 def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
     """Begin a new thread of ``graph`` with the ``channels`` of `plan_fork`, and return its config.
 
-    ``graph.invoke(None, config)`` or ``graph.stream(None, config)`` goes on from there. `ThreadError` when the thread
-    exists: a fork writes to no other.
+    ``graph.invoke(None, config)`` or ``graph.stream(None, config)`` goes on from there. Raises `ThreadError` when the
+    thread exists already, because a fork never writes to an existing thread.
     """
     config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
     _check_new(graph.get_state(config).created_at, thread_id)
     graph.update_state(config, channels, as_node="prepare")
-    return config  # without the checkpoint's name, which would bring every resumption back to it
+    return config  # not update_state's result: it names this checkpoint, and every later resume would start from it
 
 
 async def afork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
-    """The same, for checkpointers that are asynchronous."""
+    """Do the same as `fork`, for an asynchronous checkpointer."""
     config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
     _check_new((await graph.aget_state(config)).created_at, thread_id)
     await graph.aupdate_state(config, channels, as_node="prepare")
@@ -48,11 +48,11 @@ async def afork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> R
 def plan_fork(
     run: RecordedRun, pair: EnginePair, *, at: int, edit: Review | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """The channels of a run that takes over the first ``at`` steps of ``run`` and goes on by itself.
+    """Return the channels of a new run that takes over the first ``at`` steps of ``run``.
 
-    ``pair``: the engines it will go on with, the same or others; they must be open. ``settings``: fields of
-    `SpecReasonConfig`, over those of the run. ``edit``: a review with the verdict ``edit``, whose text takes the place
-    of the last step taken over. `ThreadError` when there are fewer steps.
+    ``pair``: the engines that the new run will use, the same or others; they must be open. ``settings``: fields of
+    `SpecReasonConfig` that override those of the run. ``edit``: a review with the verdict ``edit``, whose text replaces
+    the last step that is taken over. Raises `ThreadError` when the run has fewer steps.
     """
     steps = check_readable(run).steps
     if not 0 <= at <= len(steps):
@@ -60,7 +60,7 @@ def plan_fork(
     if edit and (edit.verdict != "edit" or not edit.text or not at):
         raise ThreadError("an edit needs a text and a step that it takes the place of", hint="fork at 1 or later")
     sampler = StepSampler.create(pair, overridden(run.typed_manifest.config, settings))
-    taken = [_in_words_of(sampler.prompts, step, run) for step in steps[:at]]
+    taken = [_in_vocabulary_of(sampler.prompts, step, run) for step in steps[:at]]
     if edit:
         taken[-1] = _edited(sampler.prompts, taken[-1], edit)
     manifest = make_manifest(
@@ -78,12 +78,12 @@ def _check_new(created: str | None, thread_id: str) -> None:
 def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
     return Lineage(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run, step=at, edited=edited,
-        head=head_of(run.manifest, run.trace[: at - edited]),
+        head=head_of(run.manifest, run.trace[: at - edited]),  # an edited step is not in the old ledger
     )  # fmt: skip
 
 
-def _in_words_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:
-    """The step in the vocabulary of the engine that now plays its author; its text where that is another one."""
+def _in_vocabulary_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:
+    """Return the step with token ids of the engine that plays its author now; its text is encoded again if need be."""
     role: Engine = "draft" if step.author == "draft" else "base"
     vocabulary = prompts.prompter(role).vocabulary
     if vocabulary.fingerprint == run.typed_manifest.engines[role].vocabulary:
@@ -92,7 +92,7 @@ def _in_words_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:
 
 
 def _edited(prompts: PairPrompts, step: Step, edit: Review) -> Step:
-    """The step as a human writes it, with the evidence that there was for the other."""
+    """Return the step with a human's text, and with the evidence of the step that it replaces."""
     drafted = step.discarded
     if step.author == "draft":
         fields = {name: getattr(step, name) for name in ("author", "token_ids", "text", "ending", "seed")}
@@ -110,9 +110,9 @@ def _edited(prompts: PairPrompts, step: Step, edit: Review) -> Step:
 
 
 def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str, Any]:
-    """The channels of a run that has begun, with these steps in it."""
+    """Return the channels of a run that has begun and holds these steps."""
     manifest, trace = begun["manifest"], list[Plain]()
-    for step in taken:
+    for step in taken:  # the ledger of a fork is a chain of its own, from its own manifest on
         trace.append(seal_step(step.model_copy(update={"hash": None}).dump(), head_of(manifest, trace)))
     progress = _progress(prompts, manifest, taken)
     reason = stop_reason(taken[-1], progress, prompts.config) if taken else None
@@ -120,7 +120,7 @@ def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str
 
 
 def _progress(prompts: PairPrompts, manifest: Plain, taken: list[Step]) -> Progress:
-    """How far a run has come that begins with these steps."""
+    """Return the totals of a run that begins with these steps."""
     run = manifest["run"]
     if not taken:
         return Progress(run=run)

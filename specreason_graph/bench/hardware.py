@@ -1,4 +1,4 @@
-"""Where figures were measured: they mean nothing without it."""
+"""The hardware and software that figures were measured on; they are printed with each table."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from specreason_graph.record.records import Record
 
 
 class Hardware(Record):
-    """A machine, and what ran on it."""
+    """A machine, and the engines and models that ran on it."""
 
     kind: Literal["hardware"] = "hardware"
-    """What this line is."""
+    """Kind of this JSON line."""
     processor: str
     """Model of the CPU."""
     cores: int
     """CPU cores that this process may use."""
     accelerators: list[str]
-    """Models of the GPUs that this process sees."""
+    """Models of the GPUs that this process sees; empty for a server, whose machine is not known."""
     python: str
     """Version of Python."""
     engine: str
     """Kind and version of the engine."""
     base: str
-    """Base model, its number format and where it runs."""
+    """Base model, its number format and its device."""
     draft: str
-    """Draft model, likewise."""
+    """Draft model, its number format and its device."""
 
     def line(self) -> str:
-        """The same for people."""
+        """Format the hardware as one line for people."""
         machine = ", ".join([self.processor, f"{self.cores} cores", *self.accelerators])
         return f"{machine}; {self.engine}, Python {self.python}; base {self.base}; draft {self.draft}"
 
 
 def describe_hardware(pair: EnginePair, draft_name: str) -> Hardware:
-    """The machine that this runs on, and the engines, which must be open."""
+    """Describe this machine and the engines of the pair, which must be open."""
     base, draft = pair.describe()["base"], pair.describe()["draft"]
     return Hardware(
         processor=processor(), cores=cores(), accelerators=_accelerators() if base.engine != "server" else [],
@@ -49,7 +49,8 @@ def describe_hardware(pair: EnginePair, draft_name: str) -> Hardware:
 
 
 def processor() -> str:
-    """Model of the CPU."""
+    """Return the model of the CPU."""
+    # On Linux, platform.processor() is empty or names the architecture only.
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

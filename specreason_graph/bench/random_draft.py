@@ -1,4 +1,4 @@
-"""A draft that knows nothing: the architecture and vocabulary of a model, with random weights."""
+"""A draft with random weights: the architecture and vocabulary of a model, but none of its knowledge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEED = 20250410
 
 
 def write_random_draft(model: str, folder: Path, seed: int = SEED) -> None:
-    """Write such a model into a folder; ``model`` as `open_pair` takes it."""
+    """Write a model with random weights into a folder; ``model`` is named as for `open_pair`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
@@ -20,6 +20,7 @@ def write_random_draft(model: str, folder: Path, seed: int = SEED) -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     path = locate(model)
     load_tokenizer(path).save_pretrained(folder)
+    # The same weights each time, and the caller's random state stays as it is.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

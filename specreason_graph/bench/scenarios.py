@@ -1,4 +1,4 @@
-"""The scenarios of thinking that are measured against each other."""
+"""The scenarios that the speed benchmark compares."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from specreason_graph.errors import UsageError
 from specreason_graph.record.records import Record
 
 DraftKind = Literal["given", "random"]
-"""Which draft works: the pair's own, or one of the same architecture with random weights."""
+"""The draft of a scenario: the pair's own, or one of the same architecture with random weights."""
 NEVER = 10**6
-"""More steps than any run has: the draft is never asked before them."""
+"""More steps than any run has, as ``first_steps_by_base``: the draft is never asked."""
 
 
 class Scenario(Record):
-    """One scenario of running the graph."""
+    """One way to run the graph, with settings and a draft."""
 
     name: str
-    """What it is called in the table."""
+    """Name of the scenario in the table."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Fields of `SpecReasonConfig` on top of those that all scenarios share."""
+    """Fields of `SpecReasonConfig`, in addition to those that all scenarios share."""
     draft: DraftKind = "given"
-    """Which draft it has."""
+    """The draft of the scenario."""
 
 
 SHORT = {"max_step_tokens": 64}
-"""For a draft that ends a step by accident only: else each would be as long as a step may be."""
+"""Settings for a draft with random weights, which hardly ever ends a step before its token limit."""
 HOPELESS = {"threshold": 9.0, **SHORT}
-"""No proposal gets in, so that the answers are those of base only; small judges have seen no text that random weights
-write, and like some of it."""
+"""Settings for a bad draft: no proposal is accepted, so the answers are those of base only.
+
+A lower threshold would accept some of its text, because a small judge has never seen what random weights write.
+"""
 BASE_ONLY = Scenario(name="base only", settings={"first_steps_by_base": NEVER})
-"""The same graph, and the draft is never asked; it may work ahead as the others may."""
+"""The same graph without the draft: the base model writes every step, with the same lookahead as elsewhere."""
 SEQUENTIAL = Scenario(name="sequential", settings={"lookahead": 0})
-"""The loop with one engine at work at a time."""
+"""The loop without lookahead: only one engine works at a time."""
 SCENARIOS = (
     BASE_ONLY,
     SEQUENTIAL,
@@ -45,11 +47,11 @@ SCENARIOS = (
     Scenario(name="bad draft", settings=HOPELESS, draft="random"),
     Scenario(name="bad draft, controlled", settings={"speculation_control": True, **HOPELESS}, draft="random"),
 )
-"""What is measured unless somebody chooses."""
+"""The scenarios that are measured by default."""
 
 
 def choose(names: Sequence[str] | None) -> list[Scenario]:
-    """The scenarios with these names, all for none; base only is always among them."""
+    """Return the scenarios with these names, or all without names; base only is always among them."""
     known = {scenario.name: scenario for scenario in SCENARIOS}
     for name in names or ():
         if name not in known:
@@ -58,12 +60,12 @@ def choose(names: Sequence[str] | None) -> list[Scenario]:
 
 
 def with_draft(scenarios: Sequence[Scenario], draft: DraftKind) -> list[Scenario]:
-    """The scenarios that work with a draft, base only first; none where no scenario needs that draft."""
+    """Return the scenarios that use this draft, base only first; an empty list where no scenario uses it."""
     others = [scenario for scenario in scenarios if scenario.draft == draft and scenario is not BASE_ONLY]
     return [BASE_ONLY, *others] if others or (draft == "given" and len(scenarios) == 1) else []
 
 
 def rotated(scenarios: Sequence[Scenario], turns: int) -> list[Scenario]:
-    """The scenarios with another one first at each turn, so that none always comes first or last."""
+    """Return the scenarios in another order for each number of turns, so that none always comes first or last."""
     first = turns % len(scenarios)
     return [*scenarios[first:], *scenarios[:first]]

@@ -1,7 +1,7 @@
-"""The loop against the base model alone: the same problems, every scenario in turn, again and again.
+"""The speed benchmark: the loop and the base model alone, on the same problems, in several repeats.
 
-Ways are only compared with each other inside one repeat, where they have their turns with a few problems each, and each
-with empty prefix caches; what is told are the medians of those ratios: a machine that gets slower changes nothing.
+Scenarios are compared within one repeat only. There they take turns, with a few problems each and with empty prefix
+caches. The results are medians of the ratios, so that a machine that becomes slower over time does not change them.
 """
 
 from __future__ import annotations
@@ -21,126 +21,134 @@ from specreason_graph.models.abacus.problems import Problem
 from specreason_graph.record.records import Record
 
 SAMPLE = 8
-"""Problems of a calibration."""
+"""Number of problems in a calibration."""
 PART, PARTS = 10, 8
-"""Problems of a scenario before it is the next one's turn: at least, and times as many as there are at once."""
+"""Problems that a scenario gets in one turn: at least `PART`, and at least `PARTS` times the concurrency."""
 CALIBRATING = {"lookahead": 0, "max_steps": 6, "answer_tokens": 64, **SHORT}
-"""Settings of a calibration: one call at a time, and short."""
+"""Settings of a calibration: short runs with one call at a time."""
 
 
 class Calibration(Record):
-    """Each engine alone: one question at a time, nothing else at work; medians over the repeats."""
+    """The speed of each engine alone: one question at a time, and nothing else running; medians over the repeats."""
 
     kind: Literal["calibration"] = "calibration"
-    """What this line is."""
+    """Kind of this JSON line."""
     draft: DraftKind
-    """Which draft it is."""
+    """The draft that was measured."""
     concurrency: int
-    """Runs at a time in the scenarios that were measured together with it."""
+    """Runs at the same time in the scenarios that were measured together with it."""
     draft_seconds: float
-    """Seconds a token of the draft, the median of its calls; a call reads what is new in its prompt, too."""
+    """Seconds per token of the draft: the median of its calls, with the prefill of new prompt tokens included."""
     base_seconds: float
-    """Seconds a token of the base, likewise."""
+    """Seconds per token of the base: the median of its calls, with the prefill of new prompt tokens included."""
     calls: int
-    """Calls of both in a repeat."""
+    """Calls of both engines in a repeat."""
 
 
 class Speed(Record):
-    """One scenario at one number of runs at once; ratios are medians over the repeats."""
+    """The figures of one scenario at one concurrency; ratios are medians over the repeats."""
 
     kind: Literal["speed"] = "speed"
-    """What this line is."""
+    """Kind of this JSON line."""
     draft: DraftKind
-    """Which draft it has."""
+    """The draft of the scenario."""
     concurrency: int
-    """Runs at a time."""
+    """Runs at the same time."""
     scenario: str
     """Name of the scenario."""
     settings: dict[str, Any]
-    """Its settings on top of those that all scenarios share."""
+    """Settings of the scenario, in addition to those that all scenarios share."""
     problems: int
-    """Problems of a repeat."""
+    """Number of problems in a repeat."""
     repeats: int
-    """How often each scenario ran them."""
+    """Number of repeats."""
     seconds: float
-    """Wall time of a repeat, median."""
+    """Wall time of a repeat in seconds; median."""
     faster: float
-    """Wall time of base only over this one's."""
+    """Wall time of base only divided by that of this scenario; above 1 the scenario is faster."""
     faster_least: float
-    """The lowest of the repeats."""
+    """The lowest such ratio of a repeat."""
     faster_most: float
-    """The highest of the repeats."""
+    """The highest such ratio of a repeat."""
     faster_than_sequential: float | None
-    """Wall time of the loop sequential over this one's; None where that did not run."""
+    """Wall time of the scenario ``sequential`` divided by that of this one; None where that one was not measured."""
     same: float | None
-    """Share of the runs whose trace is token for token that of the run sequential with the same seed, 0 to 1; None for
-    base only and where nothing ran sequential."""
+    """Fraction of the runs whose trace is the same as in ``sequential``, token for token, with the same seed, 0 to 1.
+
+    None for base only, and where ``sequential`` was not measured.
+    """
     efficiency_measured: float
-    """Seconds of the committed tokens over wall seconds of the runs, 0 to 1, as measured: engines that do several
-    things at once stretch each, and this figure with it."""
+    """Measured seconds of the calls behind the committed tokens, divided by the wall time of the runs, 0 to 1.
+
+    A call takes longer while its engine also works on others, and that makes this figure higher.
+    """
     efficiency_alone: float
-    """The same with the committed tokens at the pace that each engine has alone."""
+    """The same ratio, with the committed tokens at the speed that each engine has alone."""
     right: float
-    """Share of the answers that are right, 0 to 1, over all repeats, each of which has seeds of its own."""
+    """Fraction of right answers, 0 to 1, over all repeats, which have different seeds."""
     base_right: float
-    """The same of base only."""
+    """Fraction of right answers of base only, 0 to 1."""
     accepted: float | None
-    """Share of the judged proposals that were accepted; None where none was judged."""
+    """Fraction of the scored proposals that were accepted, 0 to 1; None where none was scored."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was found at one number of runs at once."""
+    """The results at one concurrency."""
 
     calibration: Calibration
-    """The pace of the engines."""
+    """The speed of the engines alone."""
     rows: list[Speed]
-    """One a scenario."""
+    """One row per scenario."""
 
 
 @dataclass(frozen=True)
 class SpeedBenchmark:
-    """What is measured on one pair."""
+    """The speed benchmark of one pair."""
 
     pair: EnginePair
     """The engines."""
     draft: DraftKind
-    """Which draft the pair has."""
+    """The draft of the pair."""
     scenarios: Sequence[Scenario]
-    """What is compared, base only among it."""
+    """The scenarios to compare, base only among them."""
     problems: Sequence[Problem]
-    """What is asked."""
+    """The problems to solve."""
     repeats: int = 5
-    """How often each scenario runs them."""
+    """How often each scenario solves the problems."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that all scenarios share."""
     report: Callable[[str], None] = lambda _line: None
-    """Is told the seconds of each repeat when it ends."""
+    """Called with a line of text when a repeat ends."""
 
     def measure(self, concurrency: int) -> Figures:
-        """Every scenario in each repeat, in an order that changes, behind a calibration of the engines."""
+        """Measure all scenarios at one concurrency; each repeat begins with a calibration of the engines."""
         graphs = {scenario.name: self._graph(scenario.settings) for scenario in self.scenarios}
         workloads: dict[str, list[Workload]] = {scenario.name: [] for scenario in self.scenarios}
-        paces = []
-        for turn in range(self.repeats):
-            paces.append(self._calibrate(concurrency))
-            pace: SecondsPerToken = {"draft": paces[-1].draft_seconds, "base": paces[-1].base_seconds}
-            for name, workload in self._repeat(graphs, concurrency, pace, turn).items():
+        calibrations = []
+        for repeat in range(self.repeats):
+            # In each repeat anew, because the machine may become slower over time.
+            calibrations.append(self._calibrate(concurrency))
+            pace: SecondsPerToken = {"draft": calibrations[-1].draft_seconds, "base": calibrations[-1].base_seconds}
+            for name, workload in self._repeat(graphs, concurrency, pace, repeat).items():
                 workloads[name].append(workload)
             took = ", ".join(f"{name} {of[-1].seconds:.2f} s" for name, of in workloads.items())
-            self.report(f"{concurrency} at once, repeat {turn + 1} of {self.repeats}: {took}")
+            self.report(f"{concurrency} at once, repeat {repeat + 1} of {self.repeats}: {took}")
         rows = [make_row(each, concurrency, workloads, len(self.problems), self.draft) for each in self.scenarios]
-        return Figures(_median(paces), rows)
+        return Figures(_median(calibrations), rows)
 
     def _repeat(
-        self, graphs: dict[str, CompiledSpecReason], concurrency: int, pace: SecondsPerToken, turn: int
+        self, graphs: dict[str, CompiledSpecReason], concurrency: int, pace: SecondsPerToken, repeat: int
     ) -> dict[str, Workload]:
-        """Each scenario over all problems, some of them at a time: when the machine slows down, all scenarios do."""
+        """Run each scenario over all problems, in parts by turns, so that a slower machine slows all of them."""
         workloads: dict[str, Workload] = {}
         for number, (first, part) in enumerate(parts(self.problems, concurrency)):
-            for scenario in rotated(self.scenarios, turn + number):
+            for scenario in rotated(self.scenarios, repeat + number):
+                # All scenarios ask the same questions: each would find the prompts of the one before in the cache.
                 self.pair.run(lambda: reset_prefix_caches(self.pair))
-                seed = turn * len(self.problems) + first  # those right are counted over as many different runs
+                # Other seeds in each repeat, so that right answers are counted over different runs; the same seeds for
+                # all scenarios, so that their traces can be compared.
+                seed = repeat * len(self.problems) + first
                 workload = run_workload(graphs[scenario.name], part, concurrency, pace, seed)
                 workloads[scenario.name] = (
                     workloads[scenario.name] + workload if scenario.name in workloads else workload
@@ -148,7 +156,7 @@ class SpeedBenchmark:
         return workloads
 
     def _calibrate(self, concurrency: int) -> Calibration:
-        """Time the engines alone: the draft with all it writes accepted, and the base writing everything."""
+        """Time each engine alone: the draft with every proposal accepted, and the base with every step its own."""
         costs = []
         for settings in ({"threshold": 0.0}, BASE_ONLY.settings):
             _, finished = run_all(self._graph(CALIBRATING | settings), self.problems[:SAMPLE], 1)
@@ -163,7 +171,8 @@ class SpeedBenchmark:
 
 
 def parts(problems: Sequence[Problem], concurrency: int) -> list[tuple[int, Sequence[Problem]]]:
-    """The problems in parts, each with its first one's number: so long that few of the runs are at an end of one."""
+    """Split the problems into parts; return the index of the first problem and the problems of each part."""
+    # At the end of a part fewer runs than the concurrency are left: parts are long, so that this weighs little.
     count = max(1, len(problems) // max(PART, PARTS * concurrency))
     edges = [len(problems) * each // count for each in range(count + 1)]
     return [(first, problems[first:end]) for first, end in pairwise(edges)]
@@ -176,37 +185,39 @@ def make_row(
     problems: int,
     draft: DraftKind,
 ) -> Speed:
-    """The figures of a scenario, from the workloads of all."""
-    mine, alone, turns = workloads[scenario.name], workloads[BASE_ONLY.name], workloads.get(SEQUENTIAL.name)
-    faster = _ratios(alone, mine)
+    """Compute the figures of a scenario from the workloads of all scenarios."""
+    mine, base_only, sequential = workloads[scenario.name], workloads[BASE_ONLY.name], workloads.get(SEQUENTIAL.name)
+    faster = _ratios(base_only, mine)
     proposals = sum(workload.proposals for workload in mine)
     return Speed(
         draft=draft, concurrency=concurrency, scenario=scenario.name, settings=scenario.settings, problems=problems,
         repeats=len(mine),
         seconds=statistics.median(workload.seconds for workload in mine),
         faster=statistics.median(faster), faster_least=min(faster), faster_most=max(faster),
-        faster_than_sequential=statistics.median(_ratios(turns, mine)) if turns else None,
-        same=_same(turns, mine) if turns and scenario is not BASE_ONLY else None,
+        faster_than_sequential=statistics.median(_ratios(sequential, mine)) if sequential else None,
+        same=_same(sequential, mine) if sequential and scenario is not BASE_ONLY else None,
         efficiency_measured=statistics.median(workload.needed / workload.running for workload in mine),
         efficiency_alone=statistics.median(workload.needed_alone / workload.running for workload in mine),
         right=statistics.mean(workload.right for workload in mine),
-        base_right=statistics.mean(workload.right for workload in alone),
+        base_right=statistics.mean(workload.right for workload in base_only),
         accepted=sum(workload.accepted for workload in mine) / proposals if proposals else None,
     )  # fmt: skip
 
 
 def _ratios(others: Sequence[Workload], mine: Sequence[Workload]) -> list[float]:
-    """How many times as fast as the other scenario, repeat by repeat."""
+    """Return how many times as fast as the other scenario, for each repeat."""
     return [other.seconds / workload.seconds for other, workload in zip(others, mine, strict=True)]
 
 
 def _same(others: Sequence[Workload], mine: Sequence[Workload]) -> float:
-    """Share of the traces that are those of the other scenario."""
+    """Return the fraction of the traces that are the same in both scenarios."""
     pairs = [zip(other.traces, workload.traces, strict=True) for other, workload in zip(others, mine, strict=True)]
     return statistics.mean(one == another for traces in pairs for one, another in traces)
 
 
-def _median(paces: Sequence[Calibration]) -> Calibration:
-    """The calibrations of all repeats as one."""
-    draft, base = (statistics.median(getattr(each, f"{role}_seconds") for each in paces) for role in ("draft", "base"))
-    return paces[0].model_copy(update={"draft_seconds": draft, "base_seconds": base})
+def _median(calibrations: Sequence[Calibration]) -> Calibration:
+    """Combine the calibrations of all repeats into one, by medians."""
+    draft, base = (
+        statistics.median(getattr(each, f"{role}_seconds") for each in calibrations) for role in ("draft", "base")
+    )
+    return calibrations[0].model_copy(update={"draft_seconds": draft, "base_seconds": base})

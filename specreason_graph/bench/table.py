@@ -1,4 +1,4 @@
-"""Rows as aligned columns."""
+"""The results of the speed benchmark as a table with aligned columns."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SPEED = (
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table; the first column is flush left and the others right."""
+    """Yield the lines of a table, with the first column left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for first, *rest in (head, *rows):
         yield "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
 
 
 def speed_lines(rows: Sequence[Speed]) -> Iterator[str]:
-    """The table of some scenarios."""
+    """Yield the table of some scenarios."""
     yield from aligned(SPEED, [_speed(row) for row in rows])
 
 
 def calibration_line(found: Calibration) -> str:
-    """The pace of the engines alone."""
+    """Format the speed of the engines alone."""
     draft, base = 1000 * found.draft_seconds, 1000 * found.base_seconds
     named = "draft" if found.draft == "given" else "draft with random weights"
     return f"alone: {named} {draft:.3f} ms a token, base {base:.3f} (medians of {found.calls} calls a repeat)"

@@ -1,4 +1,4 @@
-"""One workload: all problems through one graph, so many of them at once."""
+"""One workload: problems that run through one graph, several at the same time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from specreason_graph.record.summary import Summary
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One problem's run."""
+    """The finished run of one problem."""
 
     problem: Problem
-    """What was asked."""
+    """The problem."""
     seconds: float
-    """Wall time, that in which it waited for its turn left out."""
+    """Wall time in seconds, from when the run began."""
     outcome: Outcome
-    """What the graph returned."""
+    """Output of the graph."""
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -41,7 +41,7 @@ class FinishedRun:
 
     @property
     def total(self) -> Summary:
-        """What it took."""
+        """Totals of the run."""
         return Summary.load(self.outcome["trace_summary"])
 
     @property
@@ -51,46 +51,47 @@ class FinishedRun:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer is the problem's."""
+        """Whether the answer is right."""
         return parse_answer(self.outcome["answer"]) == self.problem.answer
 
     @property
     def trace(self) -> str:
-        """A digest of who wrote which tokens, of those rejected and of the answer; of nothing that a clock tells."""
-        said = [(step.author, step.token_ids, step.discarded and step.discarded.token_ids) for step in self.steps]
-        return sha256(repr((said, self.outcome["answer"])).encode()).hexdigest()
+        """SHA-256 of authors, committed and rejected tokens, and the answer."""
+        # Nothing that depends on the clock, as costs do: the digest is for comparing runs.
+        steps = [(step.author, step.token_ids, step.discarded and step.discarded.token_ids) for step in self.steps]
+        return sha256(repr((steps, self.outcome["answer"])).encode()).hexdigest()
 
 
 class Workload(Record):
-    """Figures of all problems together."""
+    """The figures of all problems together."""
 
     seconds: float
-    """Wall time."""
+    """Wall time in seconds."""
     running: float
-    """Wall time of the runs, added up; more than ``seconds`` when several run at once."""
+    """Sum of the runs' wall times in seconds; more than ``seconds`` when runs overlap."""
     needed: float
-    """Seconds of the engine work behind the committed tokens, as measured."""
+    """Measured seconds of the engine work behind the committed tokens."""
     needed_alone: float
-    """The same tokens at the pace each engine has alone."""
+    """Seconds of the same tokens at the speed that each engine has alone."""
     right: float
-    """Share of the answers that are right, 0 to 1."""
+    """Fraction of the answers that are right, 0 to 1."""
     proposals: int
-    """Proposals judged."""
+    """Proposals that were scored."""
     accepted: int
-    """Proposals committed."""
+    """Proposals that were accepted."""
     traces: list[str]
-    """Digests of the traces, one a problem: two runs with the same one differ in seconds at most."""
+    """Digests of the traces, one per problem; runs with the same digest have the same authors, tokens and answer."""
 
     def __add__(self, other: Workload) -> Workload:
-        """Both as one workload over all their problems."""
+        """Combine two workloads into one over the problems of both."""
         right = self.right * len(self.traces) + other.right * len(other.traces)
         sums = {name: getattr(self, name) + getattr(other, name) for name in Workload.model_fields}
         return Workload(**{**sums, "right": right / len(sums["traces"])})
 
 
 async def reset_prefix_caches(pair: EnginePair) -> None:
-    """Empty the prefix caches, so that no scenario finds what another one has shown; a server keeps what it has."""
-    for engine in dict.fromkeys((pair.base, pair.draft)):
+    """Empty the prefix caches of both engines, where the engine allows it; a server keeps its cache."""
+    for engine in dict.fromkeys((pair.base, pair.draft)):  # one engine may play both roles
         if reset := getattr(engine, "reset_prefix_cache", None):
             await reset()
 
@@ -98,15 +99,15 @@ async def reset_prefix_caches(pair: EnginePair) -> None:
 def run_all(
     graph: CompiledSpecReason, problems: Sequence[Problem], concurrency: int, seed: int = 0
 ) -> tuple[float, list[FinishedRun]]:
-    """Wall time and the runs; the first problem has this seed, and each other one the next."""
-    gc.collect()
+    """Run all problems; return the wall time and the finished runs. The seeds count up from ``seed``."""
+    gc.collect()  # so that garbage of earlier workloads is not collected while the clock runs
     return asyncio.run(_run_all(graph, problems, concurrency, seed))
 
 
 def run_workload(
     graph: CompiledSpecReason, problems: Sequence[Problem], concurrency: int, pace: SecondsPerToken, seed: int
 ) -> Workload:
-    """Time a workload; records are read after the clock has stopped."""
+    """Run and time a workload, and compute its figures."""
     seconds, finished = run_all(graph, problems, concurrency, seed)
     totals = [each.total for each in finished]
     return Workload(
@@ -122,11 +123,11 @@ def run_workload(
 async def _run_all(
     graph: CompiledSpecReason, problems: Sequence[Problem], concurrency: int, seed: int
 ) -> tuple[float, list[FinishedRun]]:
-    gate = asyncio.Semaphore(concurrency)
+    limit = asyncio.Semaphore(concurrency)
 
     async def one(own: int, problem: Problem) -> FinishedRun:
-        async with gate:
-            begun = time.perf_counter()
+        async with limit:
+            begun = time.perf_counter()  # the wait for the semaphore does not count
             outcome = await graph.ainvoke({"question": problem.question}, _config(own))
             return FinishedRun(problem, time.perf_counter() - begun, cast("Outcome", outcome))
 

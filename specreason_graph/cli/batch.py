@@ -1,4 +1,4 @@
-"""``specreason solve -f FILE.jsonl``: results as lines, and how far it is on standard error."""
+"""``specreason solve -f FILE.jsonl``: results as JSON lines, and the progress on standard error."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from specreason_graph.runs.batch import Result, answer_all, read_questions
 from specreason_graph.runs.launch import Launch
 
 CLEAR_LINE = "\r\x1b[K"
+"""Moves a terminal's cursor to the start of the line and clears the line."""
 
 
 def answer_file(
     file: Path, launch: Launch, database: Path, output: Path | None, *, concurrency: int, as_json: bool
 ) -> None:
-    """Answer all questions of a file; exit code 1 when one has failed."""
+    """Answer all questions of a file; exit with code 1 when one has failed."""
     questions = read_questions(file, launch)
     with _opened(output, (file, database)) as out, ProgressBar(len(questions)) as progress:
 
         def report(result: Result) -> None:
             progress.make_room()
+            # Results of an earlier command are kept until there are new ones; a pipe cannot be truncated.
             if output and not progress.counted and out.seekable():
                 out.truncate(0)
             line = _whole(result) if as_json else result.line()
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
-            out.flush()
+            out.flush()  # a killed command keeps the lines of all finished runs
             progress.count(failed=result.error is not None)
 
         answer_all(questions, database, report, concurrency)
@@ -41,7 +43,7 @@ def answer_file(
 
 
 def _whole(result: Result) -> dict[str, Any]:
-    """The document that `solve` prints, with the question's id; in short, where the run has not even begun."""
+    """Return the document that ``solve --json`` prints, with the question's id; short for a run that never began."""
     if "manifest" not in result.values:
         return result.line()
     return {"id": result.asked.id, **document(result.asked.thread, result.values), **result.end}
@@ -49,14 +51,14 @@ def _whole(result: Result) -> dict[str, Any]:
 
 @contextmanager
 def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
-    """The file for the results, which is none of those that must be kept; else standard output."""
+    """Open the file for the results, or standard output; the files in ``kept`` are refused."""
     if output is None:
         yield sys.stdout
         return
     if output.resolve() in [each.resolve() for each in kept]:
         raise UsageError(f"{output} would be overwritten with the results", hint="name another file with --output")
     try:
-        opened = output.open("a", encoding="utf-8")  # until there is a result, what it holds is kept
+        opened = output.open("a", encoding="utf-8")  # mode "w" would empty the file before there is a result
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another file with --output") from None
     with opened:
@@ -64,7 +66,7 @@ def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
 
 
 class ProgressBar:
-    """A bar on standard error while that is a terminal, and at the end a line in any case."""
+    """A progress bar on standard error if that is a terminal, and a summary line at the end in any case."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.failed = total, 0, 0
@@ -79,23 +81,23 @@ class ProgressBar:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self._bar.render_finish()
-        if kind and issubclass(kind, UsageError):
+        if kind and issubclass(kind, UsageError):  # bad input: no question was asked
             return
-        goes_on = "; the same command goes on with the rest" if self.done < self.total else ""
-        typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{goes_on}", err=True)
+        again = "; run the same command again for the rest" if self.done < self.total else ""
+        typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{again}", err=True)
 
     @property
     def counted(self) -> int:
-        """Questions that are done, or have failed."""
+        """Number of questions that are done or have failed."""
         return self.done + self.failed
 
     def make_room(self) -> None:
-        """Take the bar away for a line on standard output, which may be the same terminal."""
+        """Clear the bar before a line is printed on standard output, which may be the same terminal."""
         if not self._bar.hidden:
             typer.echo(CLEAR_LINE, nl=False, err=True)
 
     def count(self, *, failed: bool) -> None:
-        """Count a question that is done, or has failed."""
+        """Count a question that is done or has failed."""
         self.done += not failed
         self.failed += failed
         self._bar.update(1)

@@ -1,4 +1,4 @@
-"""``specreason bench``: what a user measures on a pair of his own."""
+"""``specreason bench``: measurements of a pair of models on this machine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from specreason_graph.bench.scenarios import DraftKind, Scenario
 
 NAMES: dict[DraftKind, str] = {"given": "{}", "random": "{} with random weights"}
-"""What a draft is called."""
+"""Names of the drafts in the output; ``{}`` is the draft model."""
 PAPER = {"temperature": 0.6, "top_p": 0.95}
 """Sampling as in the paper (arXiv 2504.07891, section 5.1)."""
 
-ConcurrencyOption = Annotated[list[int] | None, typer.Option("--concurrency", min=1, help="Runs at once; repeatable.")]
-ScenarioOption = Annotated[
-    list[str] | None, typer.Option("--scenario", help="A scenario to measure beside base only; repeatable.")
+ConcurrencyOption = Annotated[
+    list[int] | None, typer.Option("--concurrency", min=1, help="Runs at the same time; repeatable.")
 ]
-ProblemsOption = Annotated[int, typer.Option(min=1, max=len(held_out()), help="Held-out problems of a repeat.")]
-RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each scenario runs them, all scenarios by turns.")]
+ScenarioOption = Annotated[
+    list[str] | None, typer.Option("--scenario", help="A scenario to measure besides base only; repeatable.")
+]
+ProblemsOption = Annotated[int, typer.Option(min=1, max=len(held_out()), help="Held-out problems per repeat.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each scenario solves the problems.")]
 
 
 app = typer.Typer(help="Measure a pair on this machine.", no_args_is_help=True)
@@ -50,9 +52,10 @@ def speed(
     scenarios: ScenarioOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """How fast the loop is beside the base model alone, on the problems that the built-in models were not trained on.
+    """Compare the speed of the loop with that of the base model alone, on problems that no built-in model has seen.
 
-    A server has no draft with random weights: serve one, name it with --draft-url, and read the row "adaptive".
+    Scenarios with a bad draft need a draft with random weights, which a server cannot load: serve one, name it with
+    --draft-url, and read the row "adaptive".
     """
     from specreason_graph.bench.scenarios import choose, with_draft
 
@@ -73,7 +76,7 @@ def _measure(
     concurrencies: Sequence[int],
     show: Callable[[Sequence[Any], Iterable[str]], None],
 ) -> None:
-    """Open the pair with one of the drafts, and print what is found as soon as it is."""
+    """Open the pair with one of the drafts, and print each result as soon as it is there."""
     from specreason_graph.bench.hardware import describe_hardware
     from specreason_graph.bench.speed import SpeedBenchmark
     from specreason_graph.bench.table import calibration_line, speed_lines
@@ -90,7 +93,7 @@ def _measure(
 
 
 def _drafts(launch: Launch, scenarios: Sequence[Scenario], *, by_name: bool) -> list[DraftKind]:
-    """The drafts that the scenarios need; those that a server cannot have are left out, unless asked for by name."""
+    """Return the drafts that the scenarios need; a server has only its own."""
     from specreason_graph.bench.scenarios import with_draft
 
     if launch.engine != "server":
@@ -101,7 +104,7 @@ def _drafts(launch: Launch, scenarios: Sequence[Scenario], *, by_name: bool) -> 
 
 
 def _with(launch: Launch, draft: DraftKind, folder: Path) -> Launch:
-    """The launch with the draft given, or with one with random weights that is written to a folder."""
+    """Return the launch with the given draft, or with one of random weights that is written to ``folder``."""
     if draft == "given":
         return launch
     from specreason_graph.bench.random_draft import write_random_draft
@@ -111,6 +114,6 @@ def _with(launch: Launch, draft: DraftKind, folder: Path) -> Launch:
 
 
 def _show(records: Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
-    """One JSON line a record, or a table for people."""
+    """Print one JSON line per record, or a table for people."""
     for line in (record.model_dump_json() for record in records) if as_json else lines:
         typer.echo(line)

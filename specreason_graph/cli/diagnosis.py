@@ -1,4 +1,4 @@
-"""What `doctor` finds out about a pair: that the judge sees the steps, what the caches keep, what each model costs."""
+"""The checks of ``doctor``: whether the judge sees the steps, whether the prefix caches work, and what models cost."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Record, Score
 
 QUESTION = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
+# Both steps differ in one number only: a judge that does not see the step gives both the same score.
 RIGHT = "14 boxes of 23: 14*23=322.\n\n"
-EXTENSION = "Let us see.\n\n"
 WRONG = "14 boxes of 23: 14*23=795.\n\n"
+EXTENSION = "Let us see.\n\n"
 TOKENS = 64
-"""Tokens written to time a model; also the step length that the break-even is worked out for."""
+"""Tokens that are generated to time a model; also the step length for which the break-even is computed."""
 BLIND = 1e-4
-"""Total variation between two opinions below which the judge cannot have seen the difference."""
+"""Total variation between two distributions, 0 to 1; below it the judge cannot have seen the difference."""
 
 
 class CheckResult(Record):
-    """One thing that was checked."""
+    """The result of one check."""
 
     name: str
     """What was checked."""
     status: Literal["ok", "warning", "failed"]
-    """How it came out."""
+    """Outcome of the check."""
     detail: str
-    """Figures."""
+    """The figures behind the outcome."""
     advice: str = ""
-    """What to change; empty when nothing is to be changed."""
+    """What to change; empty when nothing needs a change."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Diagnosis:
     pair: EnginePair
     """The engines."""
     config: SpecReasonConfig
-    """Settings, the judge's words among them."""
+    """Settings, including the prompt of the judge."""
 
     async def results(self) -> list[CheckResult]:
-        """Run all checks; the first one that raises ends the rest."""
+        """Run all checks; an error of this package ends them and becomes the last result."""
         sampler = StepSampler.create(self.pair, self.config)
         found = [_vocabularies(self.pair)]
         try:
@@ -79,7 +80,7 @@ class Diagnosis:
                 name="judge",
                 status="warning",
                 detail=detail,
-                advice="a stronger base model, or other words in judge_instruction",
+                advice="use a stronger base model, or change judge_instruction",
             )
         if max(right.other_mass, wrong.other_mass) > 0.5:
             return CheckResult(
@@ -97,12 +98,12 @@ class Diagnosis:
     async def _cache(self, role: Role, sampler: StepSampler) -> CheckResult:
         engine, vocabulary = self.pair.engine(role), sampler.prompts.prompter(role).vocabulary
         prompt = sampler.prompts.prompter(role).question_ids(QUESTION)
-        await engine.next_token(prompt, [0])
+        await engine.next_token(prompt, [0])  # fills the cache with what the next prompt begins with
         again = await engine.next_token(prompt + vocabulary.encode(EXTENSION), [0])
         detail = f"{again.usage.cached_tokens} tokens of an extended prompt of {again.usage.prompt_tokens} were cached"
         if again.usage.cached_tokens == 0:
             return CheckResult(
-                name=f"{role} cache", status="warning", detail=detail, advice="switch on the engine's prefix cache"
+                name=f"{role} cache", status="warning", detail=detail, advice="enable the engine's prefix cache"
             )
         return CheckResult(name=f"{role} cache", status="ok", detail=detail)
 
@@ -112,19 +113,19 @@ class Diagnosis:
         score = median(
             [(await self._opinion(sampler, text)).usage.seconds for text in _unseen(sampler.prompts.base.vocabulary)]
         )
-        times = f"draft {draft * 1000:.2f} ms a token, base {base * 1000:.2f} ({base / draft:.1f} times)"
+        times = f"draft {draft * 1000:.2f} ms per token, base {base * 1000:.2f} ({base / draft:.1f} times)"
         detail = f"{times}, a score {score * 1000:.1f} ms"
         return [CheckResult(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
 
 
 def _unseen(vocabulary: Vocabulary) -> list[str]:
-    """Steps of `TOKENS` tokens that begin differently, so that no cache holds them."""
+    """Return steps of `TOKENS` tokens that begin differently, so that they are in no prefix cache."""
     texts = (" ".join(map(str, range(first, first + TOKENS))) for first in (3000, 5000, 7000))
     return [vocabulary.decode(vocabulary.encode(text)[:TOKENS]) for text in texts]
 
 
 def memory(plan: MemoryPlan) -> list[CheckResult]:
-    """The memory plan of a pair in vLLM, one line an engine: one model in both roles is one."""
+    """Describe the memory plan of a pair in vLLM, one result per engine; one model in both roles is one engine."""
     roles: tuple[Role, ...] = ("base", "draft") if plan.draft is not plan.base else ("base",)
     details = [
         f"{role} {share.weights / GIB:.2f} weights + {share.overhead / GIB:.2f} working memory + "
@@ -146,20 +147,24 @@ def _digits(sampler: StepSampler) -> CheckResult:
 
 
 def _distance(one: Score, other: Score) -> float:
-    """Total variation between two opinions, 0 to 1."""
+    """Return the total variation distance of two scores' distributions, 0 to 1."""
     pairs = zip(one.digit_logprobs, other.digit_logprobs, strict=True)
     return 0.5 * (sum(abs(exp(a) - exp(b)) for a, b in pairs) + abs(one.other_mass - other.other_mass))
 
 
 async def _seconds_per_token(engine: Engine, prompt: list[int]) -> float:
     sampling = Sampling(max_tokens=TOKENS)
-    await engine.generate(prompt, Sampling(max_tokens=1))
+    await engine.generate(prompt, Sampling(max_tokens=1))  # puts the prompt into the cache: prefill is not timed
     completion = await engine.generate(prompt, sampling)
     return completion.usage.seconds_per_token
 
 
 def _break_even(draft: float, base: float, score: float) -> CheckResult:
-    """Drafting pays when the base's saved writing exceeds draft and score: acceptance > (draft + score) / base."""
+    """Compute the acceptance from which drafting pays.
+
+    An accepted proposal saves the base's time for the step, and each proposal costs draft and score: drafting pays when
+    acceptance > (draft + score) / base.
+    """
     share = (draft * TOKENS + score) / (base * TOKENS)
     detail = f"drafting pays from {share:.0%} of the proposals accepted (steps of {TOKENS} tokens)"
     if share >= 1:

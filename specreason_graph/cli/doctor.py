@@ -22,7 +22,7 @@ def doctor(
 ) -> None:
     """Check a pair: does the judge see the steps, do the caches work, does drafting pay. Exit code 1 on a failure."""
     launch = models.launch("", config, options.parse_settings(more))
-    plan = launch.plan_memory()
+    plan = launch.plan_memory()  # before the engines take the memory that the plan divides
     with launch.open_pair() as pair:
         results = ([] if plan is None else memory(plan)) + pair.run(
             Diagnosis(pair, make_config(**launch.settings)).results

@@ -9,7 +9,7 @@ from specreason_graph.record.summary import summarise
 
 
 def document(thread: str, values: Plain) -> dict[str, Any]:
-    """Everything that is known of a run, for machines; ``values`` is its state as checkpointed last."""
+    """Return all that is known of a run, for programs; ``values`` is its last checkpointed state."""
     manifest, result = values["manifest"], values["result"]
     summary = summarise([Step.load(step) for step in values["trace"]], Answer.load(result) if result else None)
     return {

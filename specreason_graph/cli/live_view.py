@@ -1,4 +1,4 @@
-"""A run as it is shown on a terminal, made of the events that it tells."""
+"""The view of a run on a terminal, made from the events that the run emits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ COLOURS = {"draft": typer.colors.GREEN, "base": typer.colors.YELLOW, "human": ty
 
 
 class LiveView:
-    """Prints what it is shown: ``show(read_event(part))`` for each part of a custom stream, from any graph."""
+    """Prints events: call ``show(read_event(part))`` for each part of a graph's ``custom`` stream."""
 
     def __init__(self) -> None:
         self.finished = False
         self._answering = False
 
     def show(self, event: Event | None) -> None:
-        """A step as a line once it is settled, the answer as it is written, and what it took."""
+        """Print a committed step as one line, the answer token by token, and the totals at the end."""
         match event:
             case Accepted() | Regenerated():
                 self.step(event.step)
@@ -33,7 +33,7 @@ class LiveView:
                 self.closing(event.answer, event.stop_reason, event.summary)
 
     def step(self, committed: Step) -> None:
-        """One line: who wrote it, the score of the draft's version, tokens, seconds, text."""
+        """Print one line: author, score of the draft's version, tokens, seconds and text."""
         score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
         seconds = seconds_of(committed)
         author = typer.style(f"{committed.author:5}", fg=COLOURS[committed.author])
@@ -42,7 +42,7 @@ class LiveView:
         typer.echo(f"{committed.index + 1:3} {author} {figures}  {text}{_note(committed)}")
 
     def closing(self, answer: Answer, reason: StopReason, totals: Summary) -> None:
-        """How it ended, acceptance, tokens by model and purpose, time by stage."""
+        """Print the stop reason, the acceptance, and the costs by model and purpose."""
         self.finished = True
         typer.echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
         share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
@@ -66,12 +66,12 @@ class LiveView:
 
 
 def visible(text: str) -> str:
-    """Model text in one line, without control characters."""
+    """Return model text in one line, without control characters."""
     return " ".join(printable(text.strip()).split("\n"))
 
 
 def printable(text: str) -> str:
-    """Model text without control characters, so that it cannot steer the terminal."""
+    """Return model text without control characters, so that it cannot control the terminal."""
     return "".join(c for c in text if c.isprintable() or c == "\n")
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become a launch."""
+"""Options that several commands share, and the launch that they describe."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.runs.launch import TABLES, Launch, make_launch
 
 BaseOption = Annotated[str | None, typer.Option("--base", help="Base model: built-in name, folder or hub name.")]
-DraftOption = Annotated[str | None, typer.Option("--draft", help="Draft model, likewise.")]
+DraftOption = Annotated[str | None, typer.Option("--draft", help="Draft model: built-in name, folder or hub name.")]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="Kind of engine: transformers, vllm or server.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Torch device, as in cpu or cuda:0.")]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Number format, as in float32 or bfloat16.")]
-BaseUrlOption = Annotated[str | None, typer.Option("--base-url", help="vLLM server of the base model.")]
-DraftUrlOption = Annotated[str | None, typer.Option("--draft-url", help="vLLM server of the draft model.")]
+BaseUrlOption = Annotated[str | None, typer.Option("--base-url", help="URL of the base model's vLLM server.")]
+DraftUrlOption = Annotated[str | None, typer.Option("--draft-url", help="URL of the draft model's vLLM server.")]
 EngineSetOption = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="[ROLE.]NAME=VALUE", help="Engine option, as in base.tensor_parallel=2."),
@@ -36,7 +36,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALU
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the command line says of models and engines; None where it says nothing."""
+    """Models and engines as given on the command line; None where an option is not given."""
 
     base: BaseOption = None
     draft: DraftOption = None
@@ -49,19 +49,18 @@ class ModelOptions:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What is named, as fields of a launch."""
+        """The options that are given, as fields of a launch."""
         return {name: value for name, value in asdict(self).items() if name != "engine_options" and value is not None}
 
     def launch(self, question: str, config: Path | None = None, settings: dict[str, Any] | None = None) -> Launch:
-        """A launch with these models."""
+        """Make a launch with these models."""
         return make_launch(question, config, self.named, settings, parse_engine_options(self.engine_options))
 
 
 def takes_models(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `ModelOptions` in the place of its parameter ``models``.
-
-    Typer reads options from a function's signature and knows no groups of them.
-    """
+    """Give a command the options of `ModelOptions` in place of its parameter ``models``."""
+    # Typer reads options from the signature of a function and has no groups of options: so the wrapper gets a
+    # signature in which the fields of ModelOptions are parameters.
     hints = {**get_type_hints(command, include_extras=True), **get_type_hints(ModelOptions, include_extras=True)}
     own = [each for each in inspect.signature(command).parameters.values() if each.name != "models"]
     shared = [
@@ -76,16 +75,17 @@ def takes_models(command: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in [*own, *shared]]
     )
+    # Typer takes types from the annotations, which are texts: it would look their names up in this module.
     wrapped.__annotations__ = {each.name: hints[each.name] for each in [*own, *shared]}
     return wrapped
 
 
 def read_question(question: str | None, file: Path | None) -> str:
-    """The question from the argument, a file, or standard input."""
+    """Read the question from the argument, a file, or standard input."""
     if question is not None and file is not None:
         raise QuestionError("a question and a file are given", hint="give one of them")
     if question is None:
-        try:
+        try:  # a terminal is not read: the command would seem to hang
             question = file.read_text(encoding="utf-8") if file else "" if sys.stdin.isatty() else sys.stdin.read()
         except (OSError, UnicodeDecodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -98,7 +98,7 @@ def read_question(question: str | None, file: Path | None) -> str:
 
 
 def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
-    """Engine options from [ROLE.]NAME=VALUE pairs, by table; without a role they are for both."""
+    """Read engine options from [ROLE.]NAME=VALUE pairs, by role; without a role they are for both engines."""
     tables: dict[str, dict[str, Any]] = {name: {} for name in TABLES.values()}
     for name, value in _pairs("--option", pairs, VLLMOptions.model_fields).items():
         role, dot, rest = name.partition(".")
@@ -108,7 +108,7 @@ def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Settings from NAME=VALUE pairs; values are JSON where they can be, else text."""
+    """Read settings from NAME=VALUE pairs; a value that is no JSON is text."""
     return _pairs("--set", pairs, SpecReasonConfig.model_fields)
 
 

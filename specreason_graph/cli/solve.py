@@ -25,59 +25,64 @@ from specreason_graph.runs.store import RunStore, default_database
 @options.takes_models
 def solve(
     models: options.ModelOptions,
-    question: Annotated[str | None, typer.Argument(help="What to think about; else -f FILE or standard input.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question; if not given, it is read from -f FILE or standard input.")
+    ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("-f", "--file", help="Read the question from a file; from a .jsonl file many, one a line."),
+        typer.Option("-f", "--file", help="File with the question, or a .jsonl file with one question per line."),
     ] = None,
     example: Annotated[
-        bool, typer.Option("--example", help="Draw a problem that the built-in models never saw.")
+        bool, typer.Option("--example", help="Use a random problem that the built-in models never saw.")
     ] = False,
     threshold: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Score from which a proposal is accepted, 0 to 9.")
     ] = None,
-    score_reduction: Annotated[str | None, typer.Option(help="How digits become one score: mean or greedy.")] = None,
+    score_reduction: Annotated[
+        str | None, typer.Option(help="How the judge's digits become one score: mean or greedy.")
+    ] = None,
     seed: Annotated[str | None, typer.Option(metavar="NUMBER", help="Seed of all sampling.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Sampling temperature; 0 is greedy.")
     ] = None,
-    top_p: Annotated[str | None, typer.Option(metavar="NUMBER", help="Nucleus of the sampling.")] = None,
+    top_p: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Nucleus sampling: probability mass to keep, up to 1.")
+    ] = None,
     first_steps_by_base: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Steps at the start that the base writes.")
+        str | None, typer.Option(metavar="NUMBER", help="Steps at the start that the base model writes.")
     ] = None,
-    max_steps: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most steps.")] = None,
-    thinking_tokens: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Budget of the thinking, in tokens.")
-    ] = None,
-    answer_tokens: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Budget of the answer, in tokens.")
-    ] = None,
+    max_steps: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most steps of a run.")] = None,
+    thinking_tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most tokens of the thinking.")] = None,
+    answer_tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most tokens of the answer.")] = None,
     deadline_seconds: Annotated[
-        str | None, typer.Option("--deadline", metavar="NUMBER", help="Seconds in which the answer is to be there.")
+        str | None, typer.Option("--deadline", metavar="NUMBER", help="Seconds within which the answer must be there.")
     ] = None,
     lookahead: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER", help="Steps worked on ahead; by how often drafts get in if not given."),
+        typer.Option(
+            metavar="NUMBER", help="Steps to draft ahead of the score; chosen by the acceptance if not given."
+        ),
     ] = None,
     proposals: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Versions of a step that the draft writes; the best is taken.")
+        str | None, typer.Option(metavar="NUMBER", help="Versions that the draft writes of a step; the best is used.")
     ] = None,
     speculation_control: Annotated[
-        bool | None, typer.Option(help="Let the base write alone while drafting does not pay.")
+        bool | None, typer.Option(help="Let the base model write all steps while drafting does not pay.")
     ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Questions of a .jsonl file worked on at once; {DEFAULT_CONCURRENCY} if not given."),
+        typer.Option(min=1, help=f"Questions of a .jsonl file at the same time; {DEFAULT_CONCURRENCY} if not given."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the results of a .jsonl file to this one.")
+        Path | None, typer.Option("-o", "--output", help="File for the results of a .jsonl file.")
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Think about a question, step by step, and answer it; or about many, from a .jsonl file."""
+    """Think about a question step by step and answer it, or answer many questions from a .jsonl file."""
+    # Numbers arrive as text and go through make_config like all settings, so that their errors read the same.
     settings = {
         "threshold": threshold, "score_reduction": score_reduction, "seed": seed, "temperature": temperature,
         "top_p": top_p, "first_steps_by_base": first_steps_by_base, "max_steps": max_steps,
@@ -95,7 +100,7 @@ def solve(
         raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = models.launch(asked, config, settings)
-    launch.check_unattended()
+    launch.check_unattended()  # before the models are loaded
     with RunStore.open(db or default_database()) as store, launch.open_pair() as pair:
         work(Run.start(store, launch, pair), launch, as_json=as_json, show_question=example)
 
@@ -105,7 +110,7 @@ def resume(
     db: options.DatabaseOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Go on with a run that was broken off, from the last committed step."""
+    """Resume a run that was interrupted or has failed, from its last committed step."""
     with RunStore.open(db or default_database()) as store:
         launch = store.launch(thread)
         with launch.open_pair() as pair:
@@ -113,23 +118,23 @@ def resume(
 
 
 def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
-    """Work a run to its end and show it; an engine that fails leaves it resumable."""
+    """Advance a run to its end and show it; when an engine fails, the run can be resumed."""
     try:
         if as_json:
             _write_document(run)
         else:
             _show(run, launch, show_question=show_question)
     except EngineError as error:
-        if as_json and "manifest" in run.values:
+        if as_json and "manifest" in run.values:  # with --json, standard output is one document also after a failure
             typer.echo(
                 json.dumps({**document(run.thread, run.values), "stop_reason": "engine_error"}, ensure_ascii=False)
             )
-        error.hint = f"{error.hint}; " * bool(error.hint) + f"go on later with: specreason resume {run.thread}"
+        error.hint = f"{error.hint}; " * bool(error.hint) + f"resume it later with: specreason resume {run.thread}"
         raise
 
 
 def _write_document(run: Run) -> None:
-    typer.echo(f"thread {run.thread}", err=True)
+    typer.echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
     for _ in run.advance():
         pass
     typer.echo(json.dumps(document(run.thread, run.values), ensure_ascii=False))
@@ -140,10 +145,10 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     if show_question:
         typer.echo(f"{launch.question}\n")
     view = LiveView()
-    for step in run.steps:
+    for step in run.steps:  # of a run that is resumed
         view.step(step)
     for event in run.events():
         view.show(event)
-    if run.answer and not view.finished:
+    if run.answer and not view.finished:  # the run was finished before, so that it emitted no events
         typer.echo(f"\n{printable(run.answer.text)}\n")
         view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))

@@ -35,14 +35,16 @@ def open_pair(
     base_url: str | None = None,
     draft_url: str | None = None,
 ) -> EnginePair:
-    """Make a pair, base first; one model named for both roles is loaded once.
+    """Make a pair of engines, which open at the first use; a model that is named for both roles is loaded once.
 
-    ``base`` and ``draft``: a folder, a name on the model hub, or one of the built-in ``abacus-base`` and
-    ``abacus-draft``, which only do arithmetic word problems; a server without ``draft_url`` needs no ``draft``.
-    ``kind``: ``transformers`` (embedded, on a torch ``device``), ``vllm`` (in process) or ``server`` (vLLM servers at
-    ``base_url`` and ``draft_url``; without the latter the base drafts for itself). The options are fields of
-    `VLLMOptions`, and for servers of `CallOptions`.
-    Raises `ConfigError` and `ModelError` for what cannot be.
+    ``base`` and ``draft``: each a folder, a name on the model hub, or one of the built-in models ``abacus-base`` and
+    ``abacus-draft``, which only solve arithmetic word problems. ``kind``: ``transformers`` (embedded, on a torch
+    ``device``), ``vllm`` (in this process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``). Without
+    ``draft_url`` the base model drafts for itself, and ``draft`` need not be named. ``base_options`` and
+    ``draft_options``: fields of `VLLMOptions`, or of `CallOptions` for servers.
+
+    Raises `ConfigError` for arguments that are wrong or do not fit together, and `ModelError` for a model that cannot
+    be found or loaded.
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
@@ -65,7 +67,7 @@ def open_pair(
 
 
 def _named(base: str | None, draft: str | None) -> tuple[str, str]:
-    """Both models; `ConfigError` unless both are named."""
+    """Return the names of both models; raise `ConfigError` unless both are given."""
     if base and draft:
         return base, draft
     raise ConfigError(
@@ -76,7 +78,7 @@ def _named(base: str | None, draft: str | None) -> tuple[str, str]:
 
 
 def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> tuple[VLLMOptions, VLLMOptions]:
-    """The options of base and draft, validated; ``dtype`` is for both where they do not say."""
+    """Validate the options of base and draft; ``dtype`` applies to each engine whose options name none."""
     common = {"dtype": dtype} if dtype else {}
     base, draft = [make_options(VLLMOptions, {**common, **each}) for each in options]
     return base, draft
@@ -85,7 +87,7 @@ def vllm_options(options: tuple[Options, Options], dtype: str | None = None) -> 
 def open_engine(
     model: str, *, device: str | None = None, dtype: str | None = None, threads: int | None = None
 ) -> Engine:
-    """Make one embedded engine."""
+    """Make one embedded engine: Hugging Face transformers in a process of its own."""
     require("transformers", "local", "torch", "transformers")
     from specreason_graph.engines.transformers import TransformersEngine
 
@@ -93,7 +95,7 @@ def open_engine(
 
 
 def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> MemoryPlan:
-    """How base and draft share the devices that vLLM sees."""
+    """Plan how base and draft share the memory of the devices that vLLM sees."""
     require("vllm", "vllm", "vllm")
     from specreason_graph.engines.vllm.devices import check_parallel, device
     from specreason_graph.engines.vllm.launch import chosen_dtype
@@ -119,24 +121,25 @@ def _in_vllm(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) 
     base = VLLMEngine(locate(models[0]), options[0], name=models[0], share=plan.base)
     if models[0] == models[1]:
         return EnginePair(draft=base, base=base)
-    before = None if on_cpu() else base  # a GPU's memory is measured at start-up: one engine at a time
+    # On a GPU each engine measures the free memory while it starts, so the draft waits for the base.
+    before = None if on_cpu() else base
     draft = VLLMEngine(locate(models[1]), options[1], name=models[1], share=plan.draft, after=before)
     return EnginePair(draft=draft, base=base)
 
 
 def share_cores(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions]) -> tuple[VLLMOptions, VLLMOptions]:
-    """The options with the CPU cores divided among the engines."""
+    """Return the options with the CPU cores divided among the engines."""
     base, draft = [each.model_copy(update={"threads": each.threads or threads_each(models)}) for each in options]
     return base, draft
 
 
 def threads_each(models: tuple[str, str]) -> int:
-    """CPU threads for the engine of each model: more than there are cores would fight."""
-    return max(1, cores() // len(set(models)))
+    """CPU threads for the engine of each model."""
+    return max(1, cores() // len(set(models)))  # more threads than cores would slow both engines down
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -156,12 +159,12 @@ def _served(
 
 
 def locate(model: str) -> str:
-    """The folder of a built-in model; other names as they are."""
+    """Return the folder of a built-in model, and any other name as it is."""
     return str(BUILT_IN.get(model, Path(model).expanduser() if "~" in model else model))
 
 
 def require(kind: str, extra: str, *libraries: str) -> None:
-    """Raise `ConfigError` unless the libraries of a kind of engine are installed."""
+    """Raise `ConfigError` unless the libraries that a kind of engine needs are installed."""
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         hint = f'install it with pip install "specreason-graph[{extra}]"'

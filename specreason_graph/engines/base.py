@@ -15,48 +15,51 @@ from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Usage
 
 Message = dict[str, Any]
-"""A chat message as templates take it: ``role`` and ``content``, and what tools add to them."""
+"""A chat message as chat templates take it: ``role`` and ``content``, and the fields that tool calls add."""
 THINK_TAGS = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
 )  # fmt: skip
-"""Tags known to open and close a thinking, the most common ones first."""
+"""Pairs of tags that are known to open and close the thinking, the most common ones first."""
 Finish = Literal["stop_string", "stop_token", "length"]
 SESSION: ContextVar[str | None] = ContextVar("specreason_session", default=None)
-"""Name of the run a call is made for; served engines pass it on, so that a router can keep the run on one replica."""
+"""Name of the run that a call is made for.
+
+Served engines send it as a header, so that a router can keep a run on the replica that has its prefix cache.
+"""
 TokenCallback = Callable[[int], None]
-"""Called with each token id as it is written, on the engine's thread."""
+"""Called with each token id when it is generated, on the engine's thread."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to write."""
+    """Sampling settings of one `Engine.generate` call."""
 
     max_tokens: int
-    """Most tokens to write."""
+    """Most tokens to generate."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     top_p: float = 1.0
-    """Nucleus; 1 keeps everything."""
+    """Nucleus sampling: probability mass to keep, 0 to 1; 1 keeps all tokens."""
     seed: int = 0
     """Sample ``i`` of ``n`` is drawn with ``seed + i``."""
     n: int = 1
-    """How many continuations."""
+    """How many continuations to generate."""
     stop: tuple[str, ...] = ()
-    """Strings that end the writing; the token that completes one is kept."""
+    """Strings that end a continuation; the token that completes the string is kept."""
     stop_token_ids: frozenset[int] = frozenset()
-    """Tokens that end the writing; the token is kept."""
+    """Tokens that end a continuation; the token is kept."""
     json_schema: str | None = None
-    """JSON schema, as text, that the writing must follow; only for engines that say `supports_json_schema`."""
+    """JSON schema, as text, that the output must follow; only for engines with `Engine.supports_json_schema`."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One continuation."""
+    """One continuation of a prompt."""
 
     token_ids: list[int]
-    """The tokens written, the stopping one included."""
+    """The generated tokens, the one that ended it included."""
     finish: Finish
-    """Why it ended."""
+    """Why the continuation ended."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,17 @@ class Completion:
     """All continuations of one prompt, and what they cost together."""
 
     generations: list[Generation]
-    """``n`` of them, in order of their seeds."""
+    """The ``n`` continuations, in the order of their seeds."""
     usage: Usage
     """Cost of the call."""
 
 
 @dataclass(frozen=True)
 class NextToken:
-    """The distribution over the next token, seen through some candidates."""
+    """The distribution of the next token: some candidates, and the mass of all other tokens."""
 
     logprobs: dict[int, float]
-    """Log-probability of each candidate over the whole vocabulary."""
+    """Natural log-probability of each candidate, normalised over the whole vocabulary."""
     other_mass: float
     """Probability of all other tokens together."""
     usage: Usage
@@ -82,7 +85,7 @@ class NextToken:
 
 
 class Vocabulary(Protocol):
-    """Text to token ids and back, and the chat template."""
+    """A tokenizer: text to token ids and back, and the chat template."""
 
     @property
     def fingerprint(self) -> str:
@@ -91,12 +94,12 @@ class Vocabulary(Protocol):
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Control tokens: never text, they end a step."""
+        """Control tokens, which are never text; one that a model generates ends the step."""
         ...
 
     @property
     def control_texts(self) -> frozenset[str]:
-        """Texts that `encode_template` makes a single token of, whatever they mean."""
+        """Texts that `encode_template` turns into a single added token, special or not."""
         ...
 
     @property
@@ -105,7 +108,7 @@ class Vocabulary(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text: what looks like a special token is encoded as the characters it is made of."""
+        """Token ids of untrusted text: what looks like a special token is encoded as ordinary characters."""
         ...
 
     def encode_template(self, text: str) -> list[int]:
@@ -117,9 +120,9 @@ class Vocabulary(Protocol):
         ...
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The chat template's text for the messages, ending where the assistant's reply starts.
+        """Render the messages with the chat template, up to where the assistant's reply starts.
 
-        ``tools`` are OpenAI function definitions; a template that knows no tools leaves them out.
+        ``tools`` are OpenAI function definitions; a template without support for tools ignores them.
         """
         ...
 
@@ -127,12 +130,12 @@ class Vocabulary(Protocol):
 class Engine(Protocol):
     """A model that is prompted with token ids and answers with token ids.
 
-    Calls may be awaited concurrently; a cancelled call stops the work. Use as an async context manager.
+    Calls may be awaited concurrently, and cancelling a call stops its work. Use an engine as an async context manager.
     """
 
     @property
     def name(self) -> str:
-        """What people call it: the model's name or path."""
+        """Name for messages and logs: the model's name or path."""
         ...
 
     @property
@@ -142,42 +145,43 @@ class Engine(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its tokenizer."""
+        """The model's tokenizer."""
         ...
 
     @property
     def supports_json_schema(self) -> bool:
-        """Whether it can make what it writes follow a JSON schema."""
+        """Whether `generate` can constrain its output to a JSON schema."""
         ...
 
     @property
     def max_concurrency(self) -> int | None:
-        """How many calls it works on together; more wait for their turn. None: it says itself who waits."""
+        """Most calls that the engine works on together; more wait for a slot. None: the engine queues calls itself."""
         ...
 
     @property
     def order_dependent(self) -> bool:
-        """Whether an answer depends on the calls before it, as a script's does; nothing is asked ahead of it then."""
+        """Whether an answer depends on the calls before it, as in a script; no speculative calls are made then."""
         ...
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        """Continue a prompt; ``on_token`` sees the tokens of the first continuation as they come.
+        """Generate continuations of a prompt; ``on_token`` gets the tokens of the first one as they come.
 
-        Raises `ContextLimitError` when the prompt leaves no room for a token.
+        Raises `ContextLimitError` when no token fits behind the prompt.
         """
         ...
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """Log-probabilities of at most 20 ``candidates`` as the token after the prompt, whatever the sampling settings.
+        """Return the raw log-probabilities of at most 20 ``candidates`` as the next token after a prompt.
 
-        Raises `ContextLimitError` when the prompt is longer than the context.
+        They are those of the model itself, before temperature and nucleus. Raises `ContextLimitError` when no token
+        fits behind the prompt.
         """
         ...
 
     def describe(self) -> EngineDescription:
-        """What this engine is, for the evidence."""
+        """Describe library, model and device, for the run's manifest."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -195,21 +199,26 @@ def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> No
 
 
 MISSING = -100.0
-"""Log-probability recorded for a candidate that is not among those an engine gave."""
+"""Log-probability that is recorded for a candidate which the engine did not return."""
 
 
 def pick(
     given: Mapping[int, float], candidates: Sequence[int], name: str, *, chosen: bool
 ) -> tuple[dict[int, float], float]:
-    """Log-probabilities of candidates and the mass elsewhere; `EngineError` when one that was ``chosen`` is missing."""
+    """Return the log-probabilities of the candidates, and the mass of all other tokens.
+
+    ``chosen``: whether the engine was asked for exactly these tokens; then a missing one raises `EngineError`, else it
+    counts as `MISSING`.
+    """
     if chosen and not set(candidates) <= set(given):
         raise EngineError(f"{name} gave no log-probabilities of the candidates", engine=name)
     found = {token: given.get(token, MISSING) for token in candidates}
+    # Rounding may bring the sum slightly above 1.
     return found, min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
 
 
 def finish_of(reason: str | None, stop: object, name: str) -> Finish:
-    """Why vLLM ended a continuation, in process or served; `EngineDeadError` when it was given up."""
+    """Translate vLLM's finish and stop reason; raise `EngineDeadError` when vLLM aborted the request."""
     if reason == "length":
         return "length"
     if reason == "stop":
@@ -218,7 +227,8 @@ def finish_of(reason: str | None, stop: object, name: str) -> Finish:
 
 
 def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: int) -> Usage:
-    """The cost of one call that began at ``begun`` on the performance counter."""
+    """Return the cost of one call that began at ``begun`` on `time.perf_counter`."""
+    # The duration is measured on the monotonic clock, which nobody sets; only the start is wall-clock time.
     return Usage(
         calls=1, prompt_tokens=len(prompt_ids), cached_tokens=cached, generated_tokens=written,
         seconds=(seconds := time.perf_counter() - begun), started=time.time() - seconds,
@@ -226,23 +236,24 @@ def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: i
 
 
 def speculation_of(counts: Mapping[str, Any] | None) -> Usage:
-    """What vLLM, in process or served, counts of a continuation's token-level speculation; zeros where it counts none.
+    """Return vLLM's counts of token-level speculation for one continuation; zeros where it gives none.
 
-    Exact for each call. What it went on to do behind a stop string before it was told to stop is left out.
+    The counts are exact for each call. Passes that vLLM makes after a stop string, before it stops, are not counted.
     """
     if not counts:
         return Usage()
     return Usage(speculated_tokens=counts["num_draft_tokens"], speculated_accepted=counts["num_accepted_draft_tokens"])
 
 
-class Forward:
-    """Passes the tokens of a call on to the caller, each once, also when the call had to be tried again."""
+class TokenForwarder:
+    """Passes the tokens of a call on to its caller: each token once, also when the call is retried."""
 
     def __init__(self, on_token: TokenCallback | None) -> None:
         self._on_token, self._sent = on_token, 0
 
     def tokens(self, written: Sequence[int]) -> None:
-        """Take all tokens written so far; those not passed on yet are."""
+        """Take all tokens written so far, and pass on those that are new."""
+        # A retry generates the same tokens again, because one prompt and one seed give one answer.
         if self._on_token:
             for token in written[self._sent :]:
                 self._on_token(token)
@@ -251,18 +262,20 @@ class Forward:
 
 @dataclass
 class StopWatcher:
-    """Decides after each token whether the writing ends."""
+    """Decides after each token whether the continuation ends."""
 
     vocabulary: Vocabulary
     sampling: Sampling
 
     @cached_property
     def _tail(self) -> int:
-        """Tokens looked at for a stop string: at least as many as the longest has bytes."""
+        """How many of the last tokens are searched for a stop string."""
+        # A token holds at least one byte, so a string never spans more tokens than it has bytes. To decode the whole
+        # text after each token would take time that grows with the square of its length.
         return max(16, *(len(stop.encode()) + 1 for stop in self.sampling.stop))
 
     def finish(self, written: Sequence[int]) -> Finish | None:
-        """Why the writing ends with the last token of ``written``, or None."""
+        """Return why the continuation ends with the last token of ``written``, or None if it goes on."""
         if written[-1] in self.sampling.stop_token_ids:
             return "stop_token"
         if self.sampling.stop:

@@ -1,4 +1,4 @@
-"""A model as it lies on disk or on the hub: its configuration, its tokenizer, its size and its hash."""
+"""A model on disk or on the hub: its configuration, tokenizer, size and hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HINT = "name a folder with config, tokenizer and safetensors"
 
 
 def check_folder(path: str) -> None:
-    """Raise `ModelError` for what is neither a model folder nor could be a name on the hub."""
+    """Raise `ModelError` for a path that is no model folder and cannot be a name on the hub."""
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"folder {path!r} is no model: it has no config.json", hint="name a Hugging Face model folder")
@@ -23,24 +23,25 @@ def check_folder(path: str) -> None:
 
 
 def unloadable(path: str, error: Exception) -> ModelError:
-    """One line for the many ways in which the libraries fail to load a model."""
+    """Return a `ModelError` with the cause in one line."""
+    # The libraries explain a failure over many lines; the first one names the cause.
     cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ModelError(f"model {path!r} cannot be loaded: {cause}", hint=HINT)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model."""
+    """Load the tokenizer of a model."""
     from transformers import AutoTokenizer
 
     check_folder(path)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # the libraries raise every kind there is
+    except Exception as error:  # transformers and its dependencies raise exceptions of any kind
         raise unloadable(path, error) from None
 
 
 def load_config(path: str, revision: str | None = None) -> Any:
-    """The configuration of a model's text part."""
+    """Load the configuration of a model's text part."""
     from transformers import AutoConfig
 
     check_folder(path)
@@ -51,18 +52,18 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 
 def load_vocabulary(path: str, revision: str | None = None) -> HuggingFaceVocabulary:
-    """The vocabulary of a model, with the end-of-sequence tokens of its generation config."""
+    """Load the vocabulary of a model, with the end-of-sequence tokens of its generation config."""
     return HuggingFaceVocabulary(load_tokenizer(path, revision), eos_ids(_generation_config(path, revision)))
 
 
 def eos_ids(generation_config: Any) -> Sequence[int]:
-    """The tokens a generation config ends a reply with."""
+    """Return the tokens with which a generation config ends a reply."""
     eos = getattr(generation_config, "eos_token_id", None)
     return [eos] if isinstance(eos, int) else eos or []
 
 
 def weights_hash(path: str) -> str:
-    """SHA-256 over the safetensors files of a folder; empty for what is no folder here."""
+    """Return the SHA-256 over the safetensors files of a folder; empty for a name on the hub."""
     files = sorted(Path(path).glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
@@ -72,7 +73,7 @@ def weights_hash(path: str) -> str:
 
 
 def file_bytes(path: str, revision: str | None = None) -> int:
-    """Bytes of the safetensors files of a folder or of a name on the hub; 0 where they cannot be found out."""
+    """Return the bytes of a model's safetensors files, in a folder or on the hub; 0 when they are not known."""
     from huggingface_hub import model_info
 
     if Path(path).is_dir():
@@ -80,9 +81,10 @@ def file_bytes(path: str, revision: str | None = None) -> int:
     else:
         try:
             siblings = model_info(path, revision=revision, files_metadata=True, timeout=10).siblings or []
-        except Exception:  # no network, no such model: whoever loads it will say so
+        except Exception:  # no network, or no such model: loading the model reports it
             return 0
         sizes = {file.rfilename: file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors")}
+    # Some repositories hold the weights twice: in shards, and once more as consolidated.*.
     sharded = {name: size for name, size in sizes.items() if not name.startswith("consolidated")}
     return sum((sharded or sizes).values())
 

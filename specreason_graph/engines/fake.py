@@ -1,4 +1,4 @@
-"""A scripted engine for tests, at the seam where real engines sit."""
+"""A scripted engine for tests and examples: it takes the place of a real engine, with no model."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SPLIT = re.compile("(" + "|".join(re.escape(tag) for tag in SPECIAL) + ")")
 S = TypeVar("S")
 Reply = str
 Opinion = int | Sequence[float]
-"""A digit the judge is sure of, or ten probabilities (what is missing to 1 goes to other tokens)."""
+"""A digit that gets all probability, or ten probabilities; what they lack to 1 goes to other tokens."""
 
 
 class PlainText(str):
-    """A reply whose tags are text, made of ordinary tokens, and not special tokens."""
+    """A reply whose tags are ordinary text and not special tokens."""
 
 
 class ByteVocabulary:
-    """One token a byte, and the special tokens above 255; its chat template has think tags."""
+    """A vocabulary of one token per byte, with special tokens above 255; its chat template has think tags."""
 
     special_ids = frozenset(range(256, 256 + len(SPECIAL)))
     eos_ids = frozenset({256})
@@ -50,23 +50,23 @@ class ByteVocabulary:
         self.fingerprint = hashlib.sha256(repr(SPECIAL).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of the text."""
+        """Return the bytes of the text."""
         return list(text.encode())
 
     def encode_template(self, text: str) -> list[int]:
-        """The bytes of the text, tags as special tokens."""
+        """Return the bytes of the text, with tags as special tokens."""
         ids: list[int] = []
         for part in _SPLIT.split(text):
             ids += [256 + SPECIAL.index(part)] if part in SPECIAL else part.encode()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         raw = b"".join(bytes([i]) if i < 256 else SPECIAL[i - 256].encode() for i in ids)
         return raw.decode(errors="replace")
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """A template that drops earlier thinking, as those of reasoning models do, and knows tools."""
+        """Render messages and tools; earlier thinking is dropped, as templates of reasoning models do."""
         listed = f"<|system|>Tools: {json.dumps(list(tools), ensure_ascii=False)}<|end|>" if tools else ""
         return listed + "".join(map(_turn, messages)) + "<|assistant|><think>\n"
 
@@ -81,24 +81,24 @@ def _turn(message: Message) -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """One call the engine has answered."""
+    """One call that the engine has answered."""
 
     kind: Literal["generate", "next_token"]
-    """Which method."""
+    """The method that was called."""
     prompt_ids: list[int]
     """The prompt."""
     sampling: Sampling | None = None
-    """How to write; None for ``next_token``."""
+    """The sampling settings; None for ``next_token``."""
 
 
 class FakeEngine:
-    """Answers from a script.
+    """Answers calls from a script.
 
-    ``replies`` are the texts of its `generate` calls in order, or a function from the prompt's text to the reply; a
-    reply is cut where its stop string, stop token or token limit would cut it. ``scores`` are the opinions of its
-    `next_token` calls in order, or a function from the prompt's text. A script that runs out raises `EngineError`.
-    ``failure`` is asked before each call, with the prompt's text: the exception that it gives is raised, None lets the
-    call go on; it may be set later.
+    ``replies``: the texts for `generate` calls in order, or a function from the prompt's text to a reply; a reply is
+    cut at a stop string, a stop token or the token limit. ``scores``: the opinions for `next_token` calls in order, or
+    a function from the prompt's text. A script that runs out raises `EngineError`. ``delay``: seconds that each call
+    takes. ``failure``: called before each call with the prompt's text; an exception that it returns is raised. It may
+    also be set later.
     """
 
     supports_json_schema = True
@@ -120,6 +120,7 @@ class FakeEngine:
         self.failure = failure
         self.calls: list[Call] = []
         """Calls that were answered, in order."""
+        # Replies in a list are handed out in the order of the calls, so a speculative call would take another's reply.
         self.order_dependent = any(not callable(script) and script != () for script in (replies, scores))
         self._reply = self._scripted(replies, "no reply left")
         self._score = self._scripted(scores, "no score left")
@@ -127,7 +128,7 @@ class FakeEngine:
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        """The next reply of the script."""
+        """Return the next reply of the script."""
         self._begin(prompt_ids)
         self.calls.append(Call("generate", list(prompt_ids), sampling))
         generations = [self._write(prompt_ids, sampling) for _ in range(sampling.n)]
@@ -138,17 +139,18 @@ class FakeEngine:
         return Completion(generations, await self._usage(prompt_ids, written))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """The next opinion of the script."""
+        """Return the next opinion of the script as log-probabilities."""
         self._begin(prompt_ids)
         self.calls.append(Call("next_token", list(prompt_ids)))
         opinion = self._score(prompt_ids)
         masses = [float(opinion == digit) for digit in range(10)] if isinstance(opinion, int) else list(opinion)
         digits = {self.vocabulary.encode(str(digit))[0]: mass for digit, mass in enumerate(masses)}
+        # A floor, because the logarithm of 0 raises.
         logprobs = {token: math.log(max(digits.get(token, 0.0), 1e-30)) for token in candidates}
         return NextToken(logprobs, max(0.0, 1.0 - sum(masses)), await self._usage(prompt_ids, 1))
 
     def describe(self) -> EngineDescription:
-        """What a fake can say of itself."""
+        """Describe the engine, which has no weights and no device."""
         return EngineDescription(
             engine="fake", engine_version="1", model=self.name, weights="none", vocabulary=self.vocabulary.fingerprint,
             dtype="none", device="none", context=self.context,

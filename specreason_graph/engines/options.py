@@ -1,4 +1,4 @@
-"""What a vLLM engine is started with, and how long it may take."""
+"""Options of engines: how vLLM is started, and how long calls may take."""
 
 from __future__ import annotations
 
@@ -22,63 +22,63 @@ OURS = {
     "enable_prefix_caching": "this package", "disable_log_stats": "this package",
     "hf_token": "the environment variable HF_TOKEN, because options are recorded",
 }  # fmt: skip
-"""Engine arguments of vLLM that may not be passed through, and where they are set."""
+"""Engine arguments of vLLM that may not be passed in ``arguments``, and what sets them instead."""
 
 
 class CallOptions(Record):
-    """How calls to an engine are made, in process or served."""
+    """Limits and retries of calls to an engine in vLLM, in this process or on a server."""
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Longest one call may take; a hung engine raises nothing by itself."""
+    """Longest that one call may take, in seconds; a hung engine is only noticed by this limit."""
     retry_seconds: Annotated[float, Field(ge=0)] = 120.0
-    """How long a call is tried again while the engine is busy, gone or starting; 0 for no second try."""
+    """How long a failed call is retried, in seconds, while the engine is busy, dead or starting; 0 never retries."""
     session_header: str = "x-session-id"
-    """Header that carries a run's name to a served engine, so that a router keeps the run on one replica."""
+    """HTTP header that carries a run's name to a served engine, so that a router keeps the run on one replica."""
 
 
 class VLLMOptions(CallOptions):
-    """Engine arguments of vLLM under their usual meaning; None leaves the choice to the memory plan or to vLLM."""
+    """Engine arguments of vLLM, with the meaning they have there; None lets this package or vLLM choose."""
 
     revision: str | None = None
     """Branch, tag or commit on the model hub."""
     dtype: str | None = None
-    """Number format of the weights; None for float32 on CPU and the checkpoint's own on GPU."""
+    """Number format of the weights, as in ``bfloat16``; None for float32 on CPU and the checkpoint's own on GPU."""
     quantization: str | None = None
     """Quantisation method, as in ``awq`` or ``fp8``."""
     context: Count | None = None
-    """Longest prompt plus output in tokens; None for the model's own, or what the memory plan has room for."""
+    """Longest prompt plus output, in tokens; None for the model's own, or less where the KV cache holds less."""
     tensor_parallel: Count = 1
-    """Devices that each layer is spread over."""
+    """Devices over which each layer is split."""
     pipeline_parallel: Count = 1
-    """Devices that the layers are dealt out to."""
+    """Devices among which the layers are divided."""
     expert_parallel: bool = False
-    """Whether the experts of a mixture are dealt out instead of cut."""
+    """Whether whole experts of a mixture-of-experts model go to different devices, instead of a part of each."""
     lora: str | None = None
-    """Folder of a LoRA adapter that is always on."""
+    """Folder of a LoRA adapter that is used for every call."""
     kv_bytes: Count | None = None
-    """Bytes of KV cache on each device."""
+    """Bytes of KV cache on each device; None follows the memory plan."""
     utilization: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of a GPU's memory the engine may take altogether."""
+    """Fraction of a GPU's memory that the engine may take, 0 to 1; None follows the memory plan."""
     speculative: dict[str, Any] | None = None
     """vLLM's ``speculative_config``: token-level speculative decoding inside this engine."""
     threads: Count | None = None
-    """CPU threads; None shares the cores among the engines of the pair."""
+    """CPU threads; None divides the cores among the engines of the pair."""
     block_size: Count | None = None
     """Tokens of a KV block; None for 32 on CPU and vLLM's own choice on GPU."""
     eager: bool | None = None
-    """Whether to run without compilation and CUDA graphs; None for True on CPU, False on GPU."""
+    """Whether to run without compilation and CUDA graphs; None for True on CPU and False on GPU."""
     sequences: Count = 64
-    """Most sequences in a batch; more wait."""
+    """Most sequences in a batch; further calls wait for a slot."""
     queue: Count = 1024
-    """Most unfinished requests; one more is refused and tried again later."""
+    """Most unfinished requests; vLLM refuses more, and a refused call is retried."""
     restarts: Annotated[int, Field(ge=0)] = 1
     """How often a dead engine is started again."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Any other engine argument of vLLM by its own name."""
+    """Other engine arguments of vLLM, by their own names."""
 
     @property
     def devices(self) -> int:
-        """Devices the engine runs on."""
+        """How many devices the engine runs on."""
         return self.tensor_parallel * self.pipeline_parallel
 
     @field_validator("arguments")
@@ -93,7 +93,7 @@ Chosen = TypeVar("Chosen", bound=CallOptions)
 
 
 def make_options(kind: type[Chosen], settings: Mapping[str, Any]) -> Chosen:
-    """Validate options; a bad one raises `ConfigError` with its name, value and what is allowed."""
+    """Validate options; a wrong one raises `ConfigError` with its name, its value and what is allowed."""
     try:
         return kind(**settings)
     except ValidationError as error:

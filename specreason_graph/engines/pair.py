@@ -1,7 +1,7 @@
 """The two engines of a run, on an event loop of their own.
 
-An engine must live on one loop, while callers come from sync code, any loop, Jupyter or server threads. The pair
-therefore owns a loop in a daemon thread; calls and cancellations cross over.
+An engine must be used from one event loop, while its callers are sync code, any event loop, Jupyter or the threads of
+a server. The pair therefore owns a loop in a daemon thread, and passes calls and cancellations on to it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from specreason_graph.record.records import Engine as Role
 
 T = TypeVar("T")
 CALLS: ContextVar[set[Any] | None] = ContextVar("specreason_calls", default=None)
-"""Where work is noted that has a ``cancel``, so that whoever leaves a stream can end it."""
+"""Work in progress of the current stream, each with a ``cancel``; a caller that leaves the stream cancels all of it."""
 CANCELLING = 1.0
-"""Seconds that cancelled work is given to end before the caller goes on."""
+"""Longest that a caller waits for cancelled work to end, in seconds."""
 
 
 class Work(Future[T]):
-    """What was submitted; it may be cancelled before the work has ended."""
+    """The result of submitted work; ``ended`` is set when the work has really ended, also after a cancellation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Work(Future[T]):
 
 
 class LoopThread:
-    """An event loop in a thread of its own, started at the first use."""
+    """An event loop in a thread of its own, which starts at the first use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class LoopThread:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop."""
-        with self._lock:
+        with self._lock:  # two threads may make the first call at the same time
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_run, args=(self._loop,), name="specreason-engines", daemon=True)
@@ -61,7 +61,8 @@ class LoopThread:
         return self._loop is not None
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Work[T]:
-        """Start ``work`` on the loop with the caller's context variables; cancelling the future cancels the work."""
+        """Start ``work`` on the loop; cancelling the returned future cancels the work."""
+        # The other thread has context variables of its own: without a copy, SESSION and CALLS would be lost.
         context = contextvars.copy_context()
         outcome: Work[T] = Work()
         self.loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
@@ -74,13 +75,14 @@ class LoopThread:
         task.add_done_callback(lambda _: outcome.ended.set())
 
         def pass_on(future: Future[T]) -> None:
+            # Runs in the thread that cancels the future; a task may only be cancelled on its own loop.
             if future.cancelled() and not task.done():
                 loop.call_soon_threadsafe(task.cancel)
 
         outcome.add_done_callback(pass_on)
 
     def stop(self) -> None:
-        """End the thread; work still running is lost."""
+        """End the thread; work that still runs is cancelled."""
         with self._lock:
             if self._loop and self._thread:
                 self._loop.call_soon_threadsafe(self._loop.stop)
@@ -90,7 +92,8 @@ class LoopThread:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
-    loop.run_until_complete(_cancel_others())  # submitted while the pair was closing: their callers are told
+    # Work that was submitted while the pair was closing: its callers would wait forever.
+    loop.run_until_complete(_cancel_others())
     loop.close()
 
 
@@ -107,6 +110,7 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
     if task.cancelled():
         outcome.cancel()
+    # The caller may cancel at any moment: once a future is marked as running, cancel() fails and the result can be set.
     elif not outcome.cancelled() and outcome.set_running_or_notify_cancel():
         error = task.exception()
         outcome.set_exception(error) if error else outcome.set_result(task.result())
@@ -115,8 +119,8 @@ def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
 class EnginePair:
     """A draft and a base engine that are opened and closed together.
 
-    Use as a context manager, sync or async, or call `close`. The same engine may play both roles. Calls that an engine
-    has no room for wait, and the run with the least time left comes first.
+    Use it as a context manager, sync or async, or call `close`. The same engine may play both roles. A call to an
+    engine that works on as many as it can waits for a slot, and the run with the least time left gets the next one.
     """
 
     def __init__(self, draft: Engine, base: Engine) -> None:
@@ -129,7 +133,7 @@ class EnginePair:
 
     @cached_property
     def shares_vocabulary(self) -> bool:
-        """Whether token ids mean the same to both engines, so that steps pass over unchanged."""
+        """Whether both engines have the same token ids, so that steps pass from one to the other unchanged."""
         return self.draft.vocabulary.fingerprint == self.base.vocabulary.fingerprint
 
     def engine(self, role: Role) -> Engine:
@@ -137,21 +141,19 @@ class EnginePair:
         return self.base if role == "base" else self.draft
 
     def slot(self, role: Role, priority: Priority) -> AbstractAsyncContextManager[None]:
-        """Wait for a slot on the engine that plays ``role``, as a context manager around a call of it."""
+        """Wait for a slot on the engine that plays ``role``; a context manager around one call."""
         engine = self.engine(role)
         if engine not in self._slots:
             self._slots[engine] = CallSlots(engine.max_concurrency)
         return self._slots[engine].slot(priority)
 
     def companion(self, kind: type[T]) -> T:
-        """The one object of its kind that goes with this pair, made at the first call: what is shared by all its runs.
+        """Return the pair's one object of class ``kind``, which is made at the first call and shared by all runs.
 
-        So the pair need not know what works over it, and what works over it ends with the pair.
+        So the pair need not know the classes that use it, and their objects live as long as the pair.
         """
-        if kind not in self._companions:
-            self._companions[kind] = kind()
-        found: T = self._companions[kind]
-        return found
+        found: T | None = self._companions.get(kind)
+        return found or self._companions.setdefault(kind, kind())  # two threads may build graphs at once
 
     @property
     def is_open(self) -> bool:
@@ -159,11 +161,11 @@ class EnginePair:
         return self._open
 
     def describe(self) -> dict[Role, EngineDescription]:
-        """What both engines are; servers only know when they are open."""
+        """Describe both engines, which must be open."""
         return {"base": self.base.describe(), "draft": self.draft.describe()}
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run ``work`` on the engines' loop and wait for it, from sync code; an interrupt cancels it."""
+        """Run ``work`` on the engines' loop and wait for it, from sync code; Ctrl-C cancels the work."""
         outcome, calls = self._thread.submit(self._opened(work)), CALLS.get()
         if calls is not None:
             calls.add(outcome)
@@ -171,22 +173,23 @@ class EnginePair:
         try:
             return outcome.result()
         except BaseException:
+            # A cancelled future is done before its task has ended: wait, so that the engine is free when this raises.
             outcome.cancel()
-            outcome.ended.wait(CANCELLING)  # the caller may count on it that the engine has let go
+            outcome.ended.wait(CANCELLING)
             raise
 
     async def arun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run ``work`` on the engines' loop from any other loop; cancelling the caller cancels it."""
+        """Run ``work`` on the engines' loop, from any other loop; cancelling the caller cancels the work."""
         return await asyncio.wrap_future(self._thread.submit(self._opened(work)))
 
     def close(self) -> None:
-        """Cancel what still runs, close both engines and end their thread; the pair opens again at the next use."""
+        """Cancel all work, close both engines and end their thread; the pair opens again at the next use."""
         try:
             if self._thread.is_running:
                 self._thread.submit(self._close()).result()
         finally:
             self._thread.stop()
-            self._gate = asyncio.Lock()
+            self._gate = asyncio.Lock()  # a lock belongs to one loop, and the next use starts another
 
     def __enter__(self) -> Self:
         self.run(_nothing)
@@ -216,6 +219,7 @@ class EnginePair:
             try:
                 await asyncio.gather(*tasks)
             except BaseException:
+                # An engine that is still opening must end first: the stack only closes engines that have opened.
                 await _cancel(tasks)
                 raise
             opened.pop_all()

@@ -1,4 +1,4 @@
-"""Calls that an engine has no room for wait for a slot, and the one with the highest priority is let in first."""
+"""Slots of an engine: when all are taken, calls wait, and the one with the highest priority gets the next slot."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 Priority = Callable[[], float]
-"""When a call should begin so that its run is in time, on the monotonic clock; the smallest goes first.
+"""Returns when a call should begin for its run to meet its deadline, on the monotonic clock; the smallest goes first.
 
-Asked whenever a slot is given: what was work ahead when it came may be what its run waits for by now.
+It is a function, because priorities change while calls wait: a run may by now wait for a call that was speculative
+when it was made.
 """
 
 
 class CallSlots:
-    """Lets at most ``max_concurrency`` calls into an engine; None lets in all, and leaves the order to the engine."""
+    """Lets at most ``max_concurrency`` calls into an engine; None lets all in, and the engine orders them itself."""
 
     def __init__(self, max_concurrency: int | None) -> None:
         self._free = max_concurrency
@@ -22,7 +23,7 @@ class CallSlots:
 
     @asynccontextmanager
     async def slot(self, priority: Priority) -> AsyncIterator[None]:
-        """Wait for a slot, and have it."""
+        """Wait for a slot and hold it while the context is open."""
         if self._free is None:
             yield
             return
@@ -41,16 +42,17 @@ class CallSlots:
         try:
             await slot
         except asyncio.CancelledError:
-            if self._waiting.pop(slot, None) is None:  # it was given one just before
+            if self._waiting.pop(slot, None) is None:  # the slot was granted just before the cancellation: give it back
                 self._pass_on()
             raise
 
     def _pass_on(self) -> None:
-        waiting = [slot for slot in self._waiting if not slot.done()]  # one that is cancelled may not have left yet
+        # A cancelled future is done, but its call leaves the queue only when the loop runs it again.
+        waiting = [slot for slot in self._waiting if not slot.done()]
         if waiting:
             slot = min(waiting, key=lambda each: self._waiting[each]())
             del self._waiting[slot]
             slot.set_result(None)
             return
-        assert self._free is not None  # noqa: S101 - only who was let in by number leaves
+        assert self._free is not None  # noqa: S101 - without a limit nobody waits, so nobody passes a slot on
         self._free += 1

@@ -6,18 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.base import THINK_TAGS, Message
 from specreason_graph.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SAMPLE = [{"role": name, "content": "x"} for name in ("user", "assistant", "user")]
 
 
 class HuggingFaceVocabulary:
-    """A fast tokenizer in two forms: one knows the special tokens, for templates, and one does not, for text."""
+    """A fast tokenizer, and a copy of it without special tokens for untrusted text."""
 
     def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -30,7 +31,8 @@ class HuggingFaceVocabulary:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Tokens marked special, and added ones that the chat template writes or that open or close a thinking."""
+        """Tokens marked as special, and added tokens that the chat template or the thinking tags consist of."""
+        # Tokenizers do not mark all control tokens: "<think>" is often an added token that is not special.
         written = self.render(SAMPLE) + "".join(tag for tags in THINK_TAGS for tag in tags)
         added = self._tokenizer.added_tokens_decoder
         return frozenset(i for i, token in added.items() if token.special or token.content in written)
@@ -42,27 +44,27 @@ class HuggingFaceVocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the token-to-id mapping."""
+        """SHA-256 of the mapping from tokens to ids."""
         mapping = json.dumps(self._tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(mapping.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; nothing in it becomes a special token."""
+        """Token ids of untrusted text; nothing in it becomes a special token."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_template(self, text: str) -> list[int]:
-        """Token ids of template text."""
+        """Token ids of trusted template text; special tokens are recognised."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """The text of token ids, special tokens included."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The model's own chat template, with the opening of the assistant's reply."""
+        """Render the messages with the model's own chat template, up to where the assistant's reply starts."""
         if not self._tokenizer.chat_template:
             raise ModelError(
                 f"model {self._tokenizer.name_or_path!r} has no chat template",
@@ -72,13 +74,16 @@ class HuggingFaceVocabulary:
             text: str = self._tokenizer.apply_chat_template(
                 list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # a template is code of the model's author, and may raise anything
             raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error
         return text
 
 
 def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that cuts text by the model's merges alone, so that "<think>" stays seven characters."""
+    """Return a copy that knows no added tokens, so that "<think>" is encoded as ordinary characters."""
+    # The library can ignore special tokens, but not the other added ones: so the copy goes through the JSON form.
+    from tokenizers import Tokenizer
+
     plain = json.loads(tokenizer.to_str())
     plain["added_tokens"], plain["post_processor"] = [], None
     plain["padding"], plain["truncation"] = None, None

@@ -38,7 +38,7 @@ class DigitJudge:
         vocabulary, prefill = self.prompter.vocabulary, self.prompter.config.judge_prefill
         before = vocabulary.encode(prefill)
         ids = []
-        for digit in DIGITS:
+        for digit in DIGITS:  # behind the prefill: some vocabularies join a digit with the space before it
             whole = vocabulary.encode(prefill + digit)
             if whole[:-1] != before:
                 raise ModelError(

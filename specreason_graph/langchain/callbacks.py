@@ -1,4 +1,4 @@
-"""Where the graph's run stands in the caller's tree of callbacks: below the chat model's run."""
+"""Puts the graph's run below the chat model's run in the caller's tree of callbacks, for tracers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 T = TypeVar("T")
 Manager = TypeVar("Manager", CallbackManager, AsyncCallbackManager)
 STREAMED: ContextVar[BaseCallbackManager | None] = ContextVar("specreason_streamed", default=None)
-"""The chat model's run while its stream begins: LangChain tells it to ``_generate`` and not to ``_stream``."""
+"""The chat model's run while its stream begins: LangChain passes it to ``_generate`` and not to ``_stream``."""
 
 
 def streamed(config: RunnableConfig | None, kind: type[Manager]) -> tuple[RunnableConfig, Manager]:
-    """A config whose run has an id known beforehand, and the callbacks of what is done below that run."""
+    """A config with a run id chosen here, and the callback manager for what is run below it."""
     config = ensure_config(config)
     manager = kind.configure(config.get("callbacks"))
     below = manager.copy()
@@ -30,7 +30,7 @@ def streamed(config: RunnableConfig | None, kind: type[Manager]) -> tuple[Runnab
 
 
 def callbacks_below(run_manager: Any, kind: type[Manager]) -> BaseCallbackManager | None:
-    """The callbacks of what is done below the run of ``run_manager``, or else below the one that is streamed."""
+    """The callback manager for what is run below ``run_manager``; without one, below the stream that is open."""
     if run_manager is None:
         return STREAMED.get()
     return kind(
@@ -41,7 +41,7 @@ def callbacks_below(run_manager: Any, kind: type[Manager]) -> BaseCallbackManage
 
 
 def begun(parts: Iterator[T], below: BaseCallbackManager | None) -> Iterator[T]:
-    """The parts of a stream that begins below the run ``below``, whatever run the caller is in."""
+    """The parts of a stream whose run is put below ``below``, whatever run the caller is in."""
     with _beginning(below):
         first = next(parts)
     with closing(cast("Generator[T]", parts)):
@@ -61,7 +61,7 @@ async def abegun(parts: AsyncIterator[T], below: BaseCallbackManager | None) -> 
 
 @contextmanager
 def _beginning(below: BaseCallbackManager | None) -> Iterator[None]:
-    """What LangChain looks at when a run begins: the run around it would take the place of ``below``."""
+    """Hide the caller's run from LangChain, which would else put the new run below that one."""
     streamed = STREAMED.set(below)
     around = var_child_runnable_config.set(None if below else var_child_runnable_config.get())
     try:

@@ -36,7 +36,7 @@ from specreason_graph.langchain.chunks import Chunks
 ALIASES = {"max_tokens": "answer_tokens", "timeout": "deadline_seconds", "stop_sequences": "stop"}
 """LangChain's standard names for settings that are called otherwise here."""
 NOTES = {"parallel_tool_calls", "strict", "ls_structured_output_format", "model", "stream", "stream_usage"}
-"""Keyword arguments that LangChain and its users pass to all models and that change no setting here."""
+"""Keyword arguments that LangChain and its users pass to every model and that have no effect here."""
 Schema = dict[str, Any] | type
 Method = Literal["json_schema", "json_mode", "function_calling"]
 
@@ -56,7 +56,7 @@ class ChatSpecReason(BaseChatModel):
     settings: SpecReasonConfig = Field(default_factory=SpecReasonConfig)
     """Settings of every call."""
     streaming: bool = False
-    """Accepted as in LangChain's other models; the tokens are told to callbacks in any case."""
+    """Accepted as in LangChain's other models; callbacks get the tokens in any case."""
 
     def __init__(self, pair: EnginePair, **settings: Any) -> None:
         super().__init__(pair=pair, **settings)
@@ -64,7 +64,7 @@ class ChatSpecReason(BaseChatModel):
     @model_validator(mode="before")
     @classmethod
     def _sort(cls, given: Any) -> Any:
-        """Put what are settings of the loop where they belong."""
+        """Move keyword arguments that are settings of the loop into ``settings``."""
         own = {name: value for name, value in given.items() if name in cls.model_fields or _is_alias(cls, name)}
         named = _settings({name: value for name, value in given.items() if name not in own})
         base = SpecReasonConfig.model_validate(own.get("settings") or {})
@@ -76,7 +76,8 @@ class ChatSpecReason(BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        """All that an answer depends on: settings, and what the engines are; before they are open, nobody knows."""
+        """All that an answer depends on, for LangChain's cache: settings, and what the engines are."""
+        # a pair that is not open yet does not know its weights: a random text keeps the cache from a false hit
         engines = (
             {role: found.dump() for role, found in self.pair.describe().items()} if self.pair.is_open else uuid4().hex
         )
@@ -130,7 +131,7 @@ class ChatSpecReason(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         below, context = callbacks_below(run_manager, CallbackManager), self._context(stop, kwargs)
         parts = self.graph.stream(
-            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+            {"messages": messages}, _own_thread(below), context=context, stream_mode=["custom", "values"]
         )
         chunks = Chunks()
         for mode, part in begun(parts, below):
@@ -148,7 +149,7 @@ class ChatSpecReason(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         below, context = callbacks_below(run_manager, AsyncCallbackManager), self._context(stop, kwargs)
         parts = self.graph.astream(
-            {"messages": messages}, _alone(below), context=context, stream_mode=["custom", "values"]
+            {"messages": messages}, _own_thread(below), context=context, stream_mode=["custom", "values"]
         )
         chunks = Chunks()
         async for mode, part in abegun(parts, below):
@@ -248,8 +249,8 @@ def _choice(choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: 
     return {"required": "any"}.get(choice, choice) if choice else None
 
 
-def _alone(below: BaseCallbackManager | None) -> RunnableConfig:
-    """The config of the graph's run: on a thread of its own, or else it would be a subgraph of the caller's."""
+def _own_thread(below: BaseCallbackManager | None) -> RunnableConfig:
+    """The config of the graph's run, on a thread of its own: else LangGraph would take it for the caller's subgraph."""
     config: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
     return {**config, "callbacks": below} if below else config
 

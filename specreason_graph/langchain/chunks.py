@@ -1,4 +1,4 @@
-"""What the graph streams as the chunks of one message."""
+"""Turns what the graph streams into the chunks of one message."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from specreason_graph.record.records import Step
 
 
 class Chunks:
-    """Turns what the graph streams into chunks of one message; a step or a word once told is never taken back."""
+    """Turns what the graph streams into chunks of one message; a step or a word once emitted is never taken back."""
 
     def __init__(self) -> None:
-        self._steps, self._told = 0, ""
+        self._steps, self._emitted = 0, ""
 
     def take(self, mode: str, part: Any) -> Iterator[ChatGenerationChunk]:
         """The chunks of a part: steps as they are committed, the answer as it is written, the rest at the end."""
@@ -37,7 +37,7 @@ class Chunks:
             yield from self._close(part["messages"][-1])
 
     def _close(self, reply: AIMessage) -> Iterator[ChatGenerationChunk]:
-        rest = reply.text[len(self._told) :]
+        rest = reply.text[len(self._emitted) :]
         if rest:
             yield self._text(rest)
         calls: list[Any] = [*reply.tool_calls, *reply.invalid_tool_calls]
@@ -57,7 +57,7 @@ class Chunks:
         yield ChatGenerationChunk(message=last)
 
     def _text(self, text: str) -> ChatGenerationChunk:
-        self._told += text
+        self._emitted += text
         return _chunk([{"type": "text", "text": text, "index": self._steps}])
 
 

@@ -42,7 +42,7 @@ class CallTable:
             if each.prefetch:
                 each.prefetch.cancel()
             self.give_up_calls(each, blame)
-        node.children.clear()
+        node.prune()
 
     def give_up_calls(self, node: SpeculationNode, blame: int) -> None:
         """Stop the calls at one node."""
@@ -68,7 +68,7 @@ class CallTable:
         engine = ENGINES[purpose]
         call = node.calls[key] = InFlightCall(engine, purpose, len(node.prompts[engine]))
         call.task = asyncio.create_task(self._timed(call, work, node))
-        call.task.add_done_callback(consume_exception)
+        call.task.add_done_callback(consume_exception)  # asyncio would log an exception that nobody fetched
         return call
 
     async def _timed(self, call: InFlightCall, work: Callable[[], Coroutine[Any, Any, T]], node: SpeculationNode) -> T:

@@ -74,7 +74,7 @@ class CostEstimates:
         """
         draft, score = self.seconds.get("draft", 0.0), self.seconds.get("score", 0.0)
         if not draft or not score:
-            return True
+            return True  # nothing measured yet: the first calls of a pair are the measurement
         won, lost = min(draft, score), DISTURBANCE * max(1, runs) * draft
         return 1 - likelihood <= won / (won + lost)
 

@@ -43,7 +43,7 @@ class Lookahead:
         self.caller: set[Any] | None = None  # the calls of the stream that asked last
         self._calls = CallTable(sampler, self.commit_point)
         self._prefetcher = Prefetcher(sampler, self._calls, self.commit_point, runs)
-        self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()  # a pair that is opened again has another one, and the tasks are lost
         for step in map(Step.load, state["trace"]):
             self.commit_point.move(sampler.after(self.node, step))
         self._head = head_of(state["manifest"], state["trace"])
@@ -128,7 +128,9 @@ class Lookahead:
         """The outcome of a call, which from now on is evidence."""
         try:
             async with asyncio.timeout(self.commit_point.thinking_seconds_left) as limit:
-                outcome = await asyncio.shield(call.task)
+                outcome = await asyncio.shield(
+                    call.task
+                )  # who stops waiting does not stop the call: others may need it
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -76,7 +76,7 @@ class LookaheadRegistry:
         """The lookahead of a run, a new one where there is none that fits."""
         run = state["progress"]["run"]
         lookahead = self.lookaheads.get(run)
-        if lookahead is None or not lookahead.fits(state):
+        if lookahead is None or not lookahead.fits(state):  # resumed, forked, or left by a caller that was cancelled
             self.close(run)
             lookahead = Lookahead(sampler, state, CostEstimates(self._estimates), lambda: self.runs)
             self.lookaheads[run] = lookahead

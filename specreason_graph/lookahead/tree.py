@@ -66,7 +66,7 @@ class SpeculationNode:
             node = SpeculationNode({role: self.prompts[role] + ids[role] for role in ids}, left, self)
             node.text, node.author = step.text.strip(), step.author
             node.tokens = self.tokens + len(step.token_ids)
-            self.children[key] = node
+            self.children[key] = node  # found again by whoever asks for the same step: stages, prefetcher, commit
         return self.children[key]
 
     @property
@@ -86,7 +86,20 @@ class SpeculationNode:
 
     def commit(self) -> None:
         """Take the last step for committed; the places before are forgotten."""
+        if self.parent:
+            self.parent.children.clear()
+            self.parent.prefetch = None
         self.parent, self.verified = None, True
+
+    def prune(self) -> None:
+        """Forget all places behind this one.
+
+        Parents and children hold each other, and their prompts are long: the garbage collector would come too late.
+        """
+        for node in list(self.subtree()):
+            node.children.clear()
+            node.prefetch = None  # a cancelled task holds the frames that it was cancelled in
+            node.parent = None if node is not self else node.parent
 
     def subtree(self) -> Iterator[SpeculationNode]:
         """Itself and all places that may come behind it."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from specreason_graph.record.records import Goodput, Step
 
-PROBE = 4
+PROBE = 8
 """Steps that a probe measures; with more runs than that, one of each."""
 INTERVAL = 128
 """Steps of each run between two probes."""
 MIN_GAIN = 0.05
 """Share of the time that drafting must save, so that noise alone does not speak for it."""
-MEMORY = 0.9
-"""What is left of the older figures at each step."""
+MEMORY = 0.98
+"""What is left of an arm's older figures at each of its steps: single drafted steps differ by a factor of four."""
 UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed", "draft_failed")
 """Reasons of decisions for which the draft was not asked."""
 
@@ -36,9 +36,9 @@ class SpeculationController:
 
     def _begin(self, runs: int) -> None:
         """Know nothing, and probe both arms among as many runs."""
-        self._figures = dict.fromkeys((True, False), (0.0, 0.0))  # seconds and tokens, old ones fading
+        self._figures = dict.fromkeys((True, False), (0.0, 0.0))  # seconds and tokens of drafting and of base only
         self._drafting = self._probing = True
-        self._steps, self._runs = 0, runs
+        self._steps, self._rejected, self._runs = 0, 0, runs
 
     def figures_for_base(self, runs: int) -> Goodput | None:
         """The figures by which the base writes the next step of one of ``runs`` runs; None asks the draft."""
@@ -49,20 +49,23 @@ class SpeculationController:
     def committed(self, step: Step, runs: int) -> None:
         """Take note of a step that one of ``runs`` runs has committed, and change the arm when that is due."""
         self._steps += 1
+        # a run that was asked in the other arm may end its step now: such a step belongs to neither measurement
         asked = step.decision.reason not in UNASKED
-        if asked == self._drafting and self._steps > runs and step.elapsed:  # begun since the change
+        if asked == self._drafting and self._steps > runs and step.elapsed:
             seconds, tokens = self._figures[self._drafting]
             self._figures[self._drafting] = MEMORY * seconds + step.elapsed, MEMORY * tokens + len(step.token_ids)
-        enough = max(PROBE, runs) if self._probing else INTERVAL * runs
-        if self._steps >= runs + enough:
+        self._rejected = 0 if step.decision.accepted else self._rejected + 1
+        hopeless = self._probing and self._drafting and self._rejected >= PROBE
+        if hopeless or self._steps >= runs + (max(PROBE, runs) if self._probing else INTERVAL * runs):
             self._change(runs)
 
     def _change(self, runs: int) -> None:
-        """Probe the other arm, or end a probe and take the better one; while an arm is unknown it is probed."""
+        """End a probe and take the better arm, or probe the other one; an arm that is not known is probed."""
         known = all(tokens for _, tokens in self._figures.values())
-        self._steps, probed = 0, self._probing
-        self._probing = not (probed and known)
-        self._drafting = pays(self._goodput(runs)) if probed and known else not self._drafting
+        decided = self._probing and known
+        self._drafting = pays(self._goodput(runs)) if decided else not self._drafting
+        self._probing = not decided
+        self._steps = self._rejected = 0
 
     def _goodput(self, runs: int) -> Goodput:
         drafting, base_only = (seconds / tokens if tokens else None for seconds, tokens in self._figures.values())

@@ -1,4 +1,4 @@
-"""The answer as text while it is written: nothing is told that is not in it at the end."""
+"""Streams the answer as text while it is written, and emits nothing that is not in the answer at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class AnswerStream:
-    """Takes token ids and tells text.
+    """Takes token ids and emits text.
 
     ``ends`` are texts behind which nothing belongs to the answer; what may become one is held back, and so is white
     space that may turn out to be the last. ``hidden`` tokens are not text. ``start`` was written for the model.
@@ -20,22 +20,23 @@ class AnswerStream:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        tell: Callable[[str], None],
+        emit: Callable[[str], None],
         ends: Sequence[str],
         hidden: frozenset[int],
         *,
         start: str = "",
     ) -> None:
-        self._decode, self._tell, self._ends, self._hidden = vocabulary.decode, tell, tuple(ends), hidden
+        self._decode, self._emit, self._ends, self._hidden = vocabulary.decode, emit, tuple(ends), hidden
         self._ids: list[int] = []
         self._anchor = self._read = 0
-        self._text, self._told = start, 0
+        self._text, self._emitted = start, 0
 
     def token(self, token: int) -> None:
         """Take the next token."""
         if token in self._hidden:
             return
         self._ids.append(token)
+        # decoded together with the tokens before: alone, some tokenizers drop the space in front of a token
         before = self._decode(self._ids[self._anchor : self._read])
         text = self._decode(self._ids[self._anchor :])
         if text.endswith(UNFINISHED):
@@ -45,13 +46,13 @@ class AnswerStream:
         self._send(self._settled())
 
     def finish(self, answer: str) -> None:
-        """Tell the rest of the whole answer."""
+        """Emit the rest of the whole answer."""
         self._send(answer)
 
     def _send(self, answer: str) -> None:
-        if len(answer) > self._told:
-            self._tell(answer[self._told :])
-            self._told = len(answer)
+        if len(answer) > self._emitted:
+            self._emit(answer[self._emitted :])
+            self._emitted = len(answer)
 
     def _settled(self) -> str:
         """The part of the answer that later tokens cannot change."""

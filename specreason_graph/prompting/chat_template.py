@@ -65,7 +65,7 @@ def render_pieces(vocabulary: Vocabulary, turns: Sequence[Turn], tools: Sequence
     marks = Marks(vocabulary.control_texts)
     messages = [_message(turn, marks.content, marks.argument) for turn in turns]
     text = vocabulary.render(messages, [_marked(tool, marks.argument) for tool in tools])
-    first, *rest = MARKS.split(text)
+    first, *rest = MARKS.split(text)  # template, number, template, number, ..., template
     shown = [int(number) for number in rest[::2]]
     if sorted(set(shown) & marks.contents) != sorted(marks.contents) or len(set(shown)) != len(shown):
         raise ModelError(

@@ -18,7 +18,7 @@ from specreason_graph.errors import QuestionError
 from specreason_graph.record.manifest import ToolCall, Turn
 
 TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
-"""Kinds of content blocks that need no model for images or sound; only ``text`` ones are shown to the models."""
+"""Kinds of content blocks that are let through; only ``text`` ones are shown to the models."""
 
 
 def read_conversation(question: object, messages: object) -> list[Turn]:

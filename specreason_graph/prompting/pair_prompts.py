@@ -96,5 +96,6 @@ class PairPrompts:
     def _reserve(self, role: Role) -> int:
         """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
         context = self.pair.engine(role).context
+        # at most a quarter of a short context goes to the answer: something must be left to think in
         answer = len(self.prompter(role).closing_ids) + min(self.config.answer_tokens, context // 4)
         return max(answer, self.judge_tokens)

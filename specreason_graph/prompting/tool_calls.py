@@ -62,7 +62,7 @@ FORMATS = (
         field={"open_pattern": r'(?=\{"name")', **_JSON},
     ),
 )  # fmt: skip
-"""Qwen3-Coder; Hermes, Qwen2.5 and Qwen3; Mistral; Llama 3. The first whose sign shows in a template is its format."""
+"""Qwen3-Coder; Hermes, Qwen2.5 and Qwen3; Mistral; Llama 3. The first whose sign is in a rendered call is taken."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Reply:
 
 def find_format(vocabulary: Vocabulary, model: str) -> ToolFormat:
     """How the chat template writes calls; `ModelError` when it is in none of the known ways."""
+    # Mistral's template takes ids of nine characters only, and needs the tool's reply behind the call
     call = {"id": "abcdefghi", "type": "function", "function": {"name": "probe", "arguments": {"a": "b"}}}
     rendered = vocabulary.render(
         [

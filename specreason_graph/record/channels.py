@@ -1,4 +1,4 @@
-"""Channels for texts of users and models.
+"""Channels for texts of users and models, which must not lie bare in a checkpoint.
 
 ``PostgresSaver`` puts bare strings into the row of the checkpoint, past the serializer and so past any encryption.
 Stored inside a list, a text goes the way of all other values; readers of the state still see a string.

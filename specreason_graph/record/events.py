@@ -1,7 +1,7 @@
-"""What a run tells while it works, through LangGraph's custom stream.
+"""What a run emits while it works, through LangGraph's custom stream.
 
 Every event is a plain dictionary with the key ``event``; `read_event` gives the typed view. A step that is worked on
-again after a crash is told again; what ``accepted``, ``regenerated`` and ``answer_token`` say is never withdrawn.
+again after a crash is emitted again; what ``accepted``, ``regenerated`` and ``answer_token`` say is never withdrawn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from specreason_graph.record.summary import Summary
 
 
 class Drafted(Record):
-    """The draft model wrote a step that nobody has judged yet."""
+    """The draft model wrote a step that nobody has scored yet."""
 
     event: Literal["drafted"] = "drafted"
     """Names the event."""

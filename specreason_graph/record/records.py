@@ -1,4 +1,4 @@
-"""What is kept of a run: typed views of the plain dictionaries in the state.
+"""The records of a run: typed views of the plain dictionaries in the state.
 
 Every record goes into a checkpoint as ``model_dump()`` and comes back with ``model_validate()``.
 """
@@ -74,11 +74,11 @@ class Usage(Record):
     speculated_tokens: int = 0
     """Tokens that the engine's own token-level speculation guessed; 0 where it has none or does not tell."""
     speculated_accepted: int = 0
-    """Those of them that the engine found right, the few behind the end of what was wanted included."""
+    """Guessed tokens that the engine found right, those behind the end of the step included."""
     seconds: float = 0.0
     """Seconds from call to answer."""
     started: float | None = None
-    """When the first call began, seconds since 1970; None when there was none or nobody looked."""
+    """When the first call began, seconds since 1970; None when there was none or it was not recorded."""
 
     @property
     def seconds_per_token(self) -> float:
@@ -106,7 +106,7 @@ class Cost(Record):
 
 
 class Proposal(Record):
-    """A step that a model wrote, before anybody judged it."""
+    """A step that a model wrote, before anybody scored it."""
 
     author: Author
     """Who wrote it."""
@@ -129,7 +129,7 @@ class Proposal(Record):
 
     @property
     def is_blank(self) -> bool:
-        """Whether there is nothing in it to judge."""
+        """Whether there is nothing in it to score."""
         return not self.text.strip()
 
 
@@ -219,7 +219,7 @@ class Alternative(Record):
     proposal: Proposal
     """The version."""
     score: Score | None
-    """The judge's evidence; None where there was nothing to judge, or no room to do it in."""
+    """The judge's evidence; None where there was nothing to score, or the judge's prompt did not fit."""
 
 
 class Step(Record):

@@ -23,7 +23,7 @@ from specreason_graph.record.records import Goodput, Plain
 STAGES = ("prepare", "draft", "score", "review", "accept", "regenerate", "finalize")
 """Names of the nodes; checkpoints hold them."""
 RARELY = 10**6
-"""Updates between two copies of a whole channel: each would hold all steps, and they would grow with the square."""
+"""Updates between two copies of a whole channel. Each copy holds all steps: made often, they grow with the square."""
 
 
 def extend(steps: Sequence[Plain], writes: Sequence[Sequence[Plain]]) -> list[Plain]:

@@ -34,15 +34,15 @@ from specreason_graph.runs.store import RunStore
 KEYS = ("question", "id", "settings")
 """What a line may hold."""
 DEFAULT_CONCURRENCY = 8
-"""Questions worked on at once unless told otherwise."""
-PLACE = frozenset({"device", "base_url", "draft_url"})
-"""What of a launch says where the models run, and not what they are."""
+"""Questions worked on at once where nobody says how many."""
+WHERE = frozenset({"device", "base_url", "draft_url"})
+"""Fields of a launch that say where the models run, and not what they are; they leave the thread id as it is."""
 
 
 class Asked(Record):
     """A question of a file."""
 
-    place: str
+    source: str
     """File and line, for messages."""
     id: str | int
     """Names it in the file: as the line says, else the number of the line."""
@@ -51,8 +51,8 @@ class Asked(Record):
 
     @cached_property
     def thread(self) -> str:
-        """The thread of its run; with another text, other models or other settings it is another one."""
-        launch = self.launch.model_dump(mode="json", exclude=set(PLACE)) | {"drafts": bool(self.launch.draft_url)}
+        """The thread id of its run, made of question, models and settings: the same command finds the run again."""
+        launch = self.launch.model_dump(mode="json", exclude=set(WHERE)) | {"drafts": bool(self.launch.draft_url)}
         return hashlib.sha256(json.dumps([str(self.id), launch], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,11 +99,11 @@ def read_questions(file: Path, launch: Launch) -> list[Asked]:
     asked: dict[str, Asked] = {}
     for number, text in enumerate(_read(file).split("\n"), 1):  # JSON texts may hold the other ends of lines
         if text.strip():
-            place = f"{file}, line {number}"
-            with _named(place):
-                one = _ask(place, number, _parse(text), launch)
+            source = f"{file}, line {number}"
+            with _named(source):
+                one = _ask(source, number, _parse(text), launch)
                 if other := asked.get(str(one.id)):
-                    raise QuestionError(f"id {one.id!r} is that of {other.place} too", hint="give each another")
+                    raise QuestionError(f"id {one.id!r} is that of {other.source} too", hint="give each another")
                 asked[str(one.id)] = one
     if not asked:
         raise QuestionError(f"{file} holds no question", hint='write a line {"question": "..."} for each')
@@ -132,7 +132,7 @@ def _parse(text: str) -> dict[str, Any]:
     return found
 
 
-def _ask(place: str, number: int, found: dict[str, Any], launch: Launch) -> Asked:
+def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Asked:
     name, settings = found.get("id", number), found.get("settings", {})
     if not _is_text(name) and type(name) is not int:
         raise QuestionError(f"id = {name!r} is not allowed", hint="write a text or a whole number, or leave it out")
@@ -140,7 +140,7 @@ def _ask(place: str, number: int, found: dict[str, Any], launch: Launch) -> Aske
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
     settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
-    asked = Asked(place=place, id=name, launch=launch.model_copy(update=settled))
+    asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()
     asked.launch.check_known()
     return asked
@@ -155,17 +155,17 @@ def _question(found: dict[str, Any]) -> str:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a text with something in it, and only whole characters: JSON can also write halves of them."""
+    """Whether it is a text with something in it and no lone surrogate, which JSON can write and UTF-8 cannot."""
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 @contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Say where it is in what is said of bad input."""
+def _named(source: str) -> Iterator[None]:
+    """Name file and line in errors about bad input."""
     try:
         yield
     except UsageError as error:
-        raise type(error)(f"{place}: {error.args[0]}", hint=error.hint) from None
+        raise type(error)(f"{source}: {error.args[0]}", hint=error.hint) from None
 
 
 def answer_all(
@@ -186,7 +186,7 @@ def answer_all(
         if left:
             with left[0].launch.open_pair() as pair:
                 for asked in left:
-                    with _named(asked.place):
+                    with _named(asked.source):
                         asked.launch.check_fits(pair)
                 store.keep({asked.thread: asked.launch for asked in left})
                 asyncio.run(_answer(left, pair, database, report, concurrency))

@@ -1,4 +1,4 @@
-"""Which runs a thread holds: at its root or in subgraphs, finished or not."""
+"""Finds the runs that a thread holds, at its root or in subgraphs, finished or not."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _heads(snapshots: Iterable[tuple[RunnableConfig, StateSnapshot]]) -> list[Fo
 
 
 def _reader(checkpointer: BaseCheckpointSaver[Any]) -> Any:
-    """A graph with our channels and stages that can only be looked at."""
+    """A graph with our channels and stages whose state can be read: it has no engines."""
     return _skeleton().compile(checkpointer=checkpointer)
 
 

@@ -1,4 +1,4 @@
-"""One command at a time where two would write the same runs, each its own version of a step."""
+"""Lets one batch at a time work in a database: two would write the same runs, each its own version of a step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from specreason_graph.errors import UsageError
 
 @contextmanager
 def exclusive(database: Path) -> Iterator[None]:
-    """Hold a lock beside the database, which ends with the process; `UsageError` when another one holds it."""
+    """Hold a lock on a file beside the database; `UsageError` when another process holds it."""
     with closing(sqlite3.connect(f"{database}.lock", timeout=0, isolation_level=None)) as lock:
         try:
-            lock.execute("begin exclusive")
+            lock.execute("begin exclusive")  # SQLite's own lock: the system releases it when the process dies
         except sqlite3.OperationalError as error:
             raise UsageError(
                 f"another command is answering a file of questions in {database} ({error})",

@@ -42,7 +42,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """Work to the end, and tell what happens; a step is emitted once it is kept, and none that was kept before."""
-        kept = len(self.steps)  # a step of which the process was killed in the middle of the superstep is emitted again
+        kept = len(self.steps)  # a step whose superstep was cut by a kill is emitted by LangGraph again
         started = bool(self._graph.get_state(self._config).created_at)
         question = None if started else {"question": self._launch.question}
         parts: Iterator[Any] = self._graph.stream(

@@ -16,8 +16,7 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.engines.fake import FakeEngine
 from tests.support.databases import opened
-
-CLOSE = "</think>"
+from tests.support.scripts import ANSWER, CLOSE, stepwise
 
 
 def scripted(steps: int, name: str = "") -> EnginePair:
@@ -25,29 +24,12 @@ def scripted(steps: int, name: str = "") -> EnginePair:
     texts = [f"Step {number} {name} of the draft.\n\n" for number in range(steps)]
     rewritten = [f"Step {number} {name} of the base.\n\n" for number in range((steps + 2) // 3)]
     draft = FakeEngine([*texts, CLOSE], name="draft", context=10**7)
-    return EnginePair(
-        draft, FakeEngine([*rewritten, CLOSE, "The answer."], cycle((2, 9, 8)), name="base", context=10**7)
-    )
+    return EnginePair(draft, FakeEngine([*rewritten, CLOSE, ANSWER], cycle((2, 9, 8)), name="base", context=10**7))
 
 
 def by_prompt(steps: int) -> EnginePair:
-    """A pair that thinks ``steps`` steps, each as the prompt has it, so that it says the same when asked again."""
-
-    def done(prompt: str) -> int:
-        return prompt.count("\n\n")
-
-    def think(prompt: str) -> str:
-        return f"Step {done(prompt)} of the draft.\n\n" if done(prompt) < steps else CLOSE
-
-    def base(prompt: str) -> str:
-        if CLOSE in prompt.rpartition("<think>\n")[2]:
-            return "The answer."
-        return f"Step {done(prompt)} of the base.\n\n" if done(prompt) < steps else CLOSE
-
-    def judge(prompt: str) -> int:
-        return (2, 9, 8)[(done(prompt) - 1) % 3]
-
-    return EnginePair(FakeEngine(think, name="draft"), FakeEngine(base, judge, name="base"))
+    """A pair that thinks ``steps`` steps, of which every third is rejected, and says the same when asked again."""
+    return stepwise(steps, (2, 9, 8))
 
 
 def think(saver: Any, thread: str, steps: int = 8, signer: Any = None, **settings: Any) -> Any:

@@ -63,7 +63,7 @@ class Failing(Before):
 async def ask_all(
     pair: EnginePair, questions: Sequence[str], *, longest: float, half: Callable[[], None] = lambda: None, **more: Any
 ) -> Ended:
-    """Ask all, `DEFAULT_CONCURRENCY` at a time; some are cancelled within ``longest`` seconds; ``half`` is called on the way."""
+    """Ask all, 32 at a time; some are cancelled within ``longest`` seconds; ``half`` is called on the way."""
     graph, ended, rng = create_specreason(pair, **more).compile(), Ended(), random.Random(0)
     places, leaves = asyncio.Semaphore(DEFAULT_CONCURRENCY), [rng.random() < CANCELLED for _ in questions]
     waits = [rng.uniform(0, longest) for _ in questions]

@@ -1,4 +1,4 @@
-"""Two traces laid side by side."""
+"""Alignment of the steps of two traces."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from specreason_graph.record.records import Step
 
 
 class AlignedSteps(NamedTuple):
-    """A step of one trace beside the step of the other that stands in its place."""
+    """One row of the alignment: a step of one trace and the step of the other that takes its place."""
 
     one: int | None
-    """Position in the first trace, from 0; None where it has nothing to set beside the other."""
+    """Position in the first trace, from 0; None where that trace has no step in this row."""
     other: int | None
-    """Position in the second trace, likewise."""
+    """Position in the second trace, from 0; None where that trace has no step in this row."""
     same: bool
     """Whether both texts are the same, whoever wrote them."""
 
 
 def align(one: Sequence[Step], other: Sequence[Step]) -> list[AlignedSteps]:
-    """Rows that hold every step of both once, in order: what both begin with, then the likest pairing of the rest."""
+    """Align two traces: first the steps that both begin with, then the longest matching parts of the rest.
+
+    The rows hold every step of both traces once, in order.
+    """
     mine, theirs = [step.text for step in one], [step.text for step in other]
+    # SequenceMatcher may prefer a longer match further on, but until the first difference both runs were the same.
     shared = _common_start(mine, theirs)
     begun = [AlignedSteps(index, index, same=True) for index in range(shared)]
     return begun + list(_rest(mine, theirs, shared))
 
 
 class Compared(Protocol):
-    """Anything that tells whether two texts are the same."""
+    """Any row that says whether its two texts are the same."""
 
     @property
     def same(self) -> bool:
-        """Whether they are."""
+        """Whether both texts are the same."""
 
 
 def divergence(rows: Sequence[Compared]) -> int | None:
-    """The first row in which the traces differ; None where they never do."""
+    """Return the first row in which the traces differ; None where they are the same."""
     return next((position for position, row in enumerate(rows) if not row.same), None)
 
 
@@ -48,6 +52,7 @@ def _common_start(mine: Sequence[str], theirs: Sequence[str]) -> int:
 
 
 def _rest(mine: Sequence[str], theirs: Sequence[str], start: int) -> Iterator[AlignedSteps]:
+    # autojunk would ignore texts that occur often in a trace of 200 steps or more.
     matcher = SequenceMatcher(a=mine[start:], b=theirs[start:], autojunk=False)
     for tag, *bounds in matcher.get_opcodes():
         low, high, their_low, their_high = (start + bound for bound in bounds)

@@ -1,4 +1,4 @@
-"""Two runs side by side: aligned steps, where they part, who wrote them, what they took."""
+"""Comparison of two runs: their aligned steps, the first difference, the authors and the costs."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from specreason_graph.record.summary import summarise
 
 
 class ComparedSteps(Record):
-    """Two steps that stand side by side."""
+    """One row of the comparison."""
 
     one: int | None
-    """Position in the one run, from 0; None where it has no such step."""
+    """Position of the step in the first run, from 0; None where that run has no step in this row."""
     other: int | None
-    """Position in the other."""
+    """Position of the step in the second run, from 0; None where that run has no step in this row."""
     same: bool
-    """Whether both wrote the same."""
+    """Whether both texts are the same."""
 
 
 class Side(Record):
     """Totals of one of the runs."""
 
     thread_id: str
-    """Its thread."""
+    """Thread of the run."""
     run: str
-    """Names it."""
+    """Name of the run."""
     steps: int
     """Committed steps."""
     by_draft: int
-    """Steps of the draft model."""
+    """Committed steps that the draft model wrote."""
     by_base: int
-    """Steps of the base model."""
+    """Committed steps that the base model wrote."""
     by_human: int
-    """Steps of a human."""
+    """Committed steps that a human wrote."""
     generated_tokens: int
-    """Tokens that were written, discarded ones and the answer included."""
+    """Generated tokens, those of discarded proposals and of the answer included."""
     discarded_tokens: int
-    """Tokens of the draft model that were thrown away."""
+    """Tokens of the draft model in discarded proposals."""
     seconds: float
-    """Engine seconds."""
+    """Seconds of engine work."""
     answer: str | None
-    """The text for the user; None while there is none."""
+    """The answer's text; None while there is none."""
 
 
 class Comparison(Record):
-    """Two runs, compared."""
+    """The comparison of two runs."""
 
     one: Side
-    """The one."""
+    """Totals of the first run."""
     other: Side
-    """The other."""
+    """Totals of the second run."""
     rows: list[ComparedSteps]
-    """Their steps, aligned."""
+    """The aligned steps."""
     first_divergence: int | None
-    """Position of the first step that differs in author or tokens; None when the steps are the same."""
+    """Position of the first step that differs in author or tokens, from 0; None when all steps are the same."""
 
     @property
     def same(self) -> bool:
@@ -63,14 +63,15 @@ class Comparison(Record):
 
 
 def compare(one: RecordedRun, other: RecordedRun) -> Comparison:
-    """Compare two runs, finished or not; `ThreadError` when a record is damaged."""
+    """Compare two runs, finished or not; raise `ThreadError` when a record is damaged."""
     mine, theirs = check_readable(one).steps, check_readable(other).steps
     rows = [ComparedSteps(one=left, other=right, same=same) for left, right, same in align(mine, theirs)]
-    spoken = [[(step.author, step.token_ids, step.text) for step in steps] for steps in (mine, theirs)]
-    parted = next((at for at, both in enumerate(zip(*spoken, strict=False)) if both[0] != both[1]), None)
-    if parted is None and len(mine) != len(theirs):
-        parted = min(len(mine), len(theirs))
-    return Comparison(one=_side(one), other=_side(other), rows=rows, first_divergence=parted)
+    # Stricter than the rows, which compare texts: two runs may write the same text with other tokens or authors.
+    written = [[(step.author, step.token_ids, step.text) for step in steps] for steps in (mine, theirs)]
+    first = next((at for at, both in enumerate(zip(*written, strict=False)) if both[0] != both[1]), None)
+    if first is None and len(mine) != len(theirs):
+        first = min(len(mine), len(theirs))
+    return Comparison(one=_side(one), other=_side(other), rows=rows, first_divergence=first)
 
 
 def _side(run: RecordedRun) -> Side:

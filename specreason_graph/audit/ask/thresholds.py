@@ -1,4 +1,4 @@
-"""Thresholds over many runs: what each would accept and cost, and which one reaches a wanted acceptance."""
+"""Thresholds over many runs: what each would accept and cost, and which one reaches a target acceptance."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Record, Step
 
 THRESHOLDS = [half / 2 for half in range(19)]
-"""0 to 9 in halves."""
+"""The thresholds that are compared: 0 to 9 in halves."""
 
 
 class Point(Record):
-    """Many runs under one threshold."""
+    """One point of the curve: many runs under one threshold."""
 
     threshold: float
-    """The threshold."""
+    """The threshold, 0 to 9."""
     acceptance: float
-    """Mean over the runs of the share of steps that would be accepted."""
+    """Fraction of a run's scored steps that would be accepted, 0 to 1; mean over the runs."""
     seconds: float
-    """Mean engine seconds of a run's steps, estimated."""
+    """Estimated engine seconds of a run's steps; mean over the runs."""
     same: int
-    """Runs that would be the same to the last token."""
+    """Number of runs that would be the same to the last token."""
     runs: int
-    """Runs with scores, which it is about."""
+    """Number of runs with scores, which the other figures are about."""
 
 
 class Suggestion(Record):
-    """A threshold for a wanted acceptance, and what is risked with it."""
+    """A threshold for a target acceptance, and the risk that comes with it."""
 
     threshold: float | None
-    """The highest threshold that is shown to reach the target; None when none is."""
+    """The highest threshold that is shown to reach the target; None when no threshold is."""
     target: float
-    """Wanted share of accepted steps, 0 to 1."""
+    """Target fraction of accepted steps, 0 to 1."""
     confidence: float
     """Probability with which both bounds hold together, 0 to 1."""
     acceptance: float | None
-    """Mean acceptance at the threshold over the runs."""
+    """Acceptance at the threshold, 0 to 1; mean over the runs."""
     acceptance_at_least: float | None
-    """Lower bound of the acceptance on new questions of the same kind: the target, which was tested."""
+    """Lower bound of the acceptance on new questions of the same kind: the target, which the test confirms."""
     let_in: float | None
-    """Mean share of a run's scored steps that the threshold lets in and the recorded policy kept out."""
+    """Fraction of scored steps that the threshold accepts and the recorded policy rejected; mean over the runs."""
     let_in_at_most: float | None
-    """Upper bound of that share on new questions of the same kind: the risk."""
+    """Upper bound of ``let_in`` on new questions of the same kind: the risk."""
     runs: int
-    """Runs that it rests on."""
+    """Number of runs that the suggestion rests on."""
 
 
 def curve(runs: Sequence[RecordedRun], *, score_reduction: ScoreReduction | None = None) -> list[Point]:
-    """Acceptance and estimated seconds by threshold, 0 to 9 in halves, over a set of runs with scores."""
-    runs = [run for run in runs if any(map(_tells, run.steps))]
-    rewriting = seconds_per_token(runs)
-    return [_point(threshold, runs, score_reduction, rewriting) for threshold in THRESHOLDS]
+    """Compute acceptance and estimated seconds for each of `THRESHOLDS`, over the runs that have scores."""
+    runs = [run for run in runs if any(map(_is_evidence, run.steps))]
+    base_seconds = seconds_per_token(runs)
+    return [_point(threshold, runs, score_reduction, base_seconds) for threshold in THRESHOLDS]
 
 
 def suggest(
@@ -66,21 +66,22 @@ def suggest(
     confidence: float = 0.95,
     score_reduction: ScoreReduction | None = None,
 ) -> Suggestion:
-    """The highest threshold whose acceptance on new questions is at least ``target``, with a bound on the risk.
+    """Suggest the highest threshold whose acceptance on new questions is at least ``target``, with a bound on the risk.
 
-    Method: learn then test (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing: thresholds are tried
-    from 0 upwards, and the last one before the first whose lower bound misses the target is taken. The bounds are
-    Hoeffding's on the mean over runs, each with half of the error probability; that of the risk holds for all
-    thresholds at once. Assumption: the runs are independent draws of the questions to come, and steps behind a changed
-    decision score like the recorded ones.
+    Method: learn then test (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing. Thresholds are tried
+    from 0 upwards, until the lower bound of the acceptance is below the target; the threshold before that one is
+    suggested. The bounds are Hoeffding's, on the mean over runs, each with half of the error probability. The bound of
+    the risk holds for all thresholds together. Assumptions: the runs are independent draws of the questions to come,
+    and steps after a changed decision score like the recorded ones.
     """
     if not 0 < target <= 1 or not 0 < confidence < 1:
         wrong = ("target", target) if not 0 < target <= 1 else ("confidence", confidence)
         raise ConfigError(f"{wrong[0]} = {wrong[1]:g} is not allowed", hint="write a share between 0 and 1")
-    used = [run for run in runs if any(map(_tells, run.steps))]
+    used = [run for run in runs if any(map(_is_evidence, run.steps))]
     if not used:
         raise ConfigError("none of the runs has a score", hint="name runs with scored steps")
     error = (1 - confidence) / 2
+    # The wider margin is a union bound over all thresholds, because the one that is suggested depends on the runs.
     margin, wider = _margin(len(used), error), _margin(len(used), error / len(THRESHOLDS))
     found = None
     for threshold in THRESHOLDS:
@@ -96,20 +97,20 @@ def suggest(
     )  # fmt: skip
 
 
-def _tells(step: Step) -> bool:
-    """Whether a step tells of a threshold: it has a score, and no human decided in its place."""
+def _is_evidence(step: Step) -> bool:
+    """Whether a step says something about thresholds: it has a score, and no human decided instead of the score."""
     return step.score is not None and step.decision.review is None
 
 
 def _margin(runs: int, error: float) -> float:
-    """How far the mean of ``runs`` shares lies from the true one, but for a probability of ``error`` (Hoeffding)."""
+    """Hoeffding's bound: how far the mean over ``runs`` lies from the true mean, except with probability ``error``."""
     return math.sqrt(math.log(1 / error) / (2 * runs))
 
 
 def _point(
-    threshold: float, runs: Sequence[RecordedRun], score_reduction: ScoreReduction | None, rewriting: float
+    threshold: float, runs: Sequence[RecordedRun], score_reduction: ScoreReduction | None, base_seconds: float
 ) -> Point:
-    found = [what_if(run, threshold=threshold, score_reduction=score_reduction, rewriting=rewriting) for run in runs]
+    found = [what_if(run, threshold=threshold, score_reduction=score_reduction, rewriting=base_seconds) for run in runs]
     return Point(
         threshold=threshold, acceptance=fmean(each.acceptance for each in found) if found else 0.0,
         seconds=fmean(each.seconds for each in found) if found else 0.0,
@@ -118,7 +119,7 @@ def _point(
 
 
 def _let_in(run: RecordedRun, threshold: float, score_reduction: ScoreReduction | None) -> float:
-    """Share of the scored steps that the threshold would take and the recorded policy did not."""
-    scored = sum(_tells(step) for step in run.steps)
+    """Fraction of the scored steps that the threshold would accept and the recorded policy rejected."""
+    scored = sum(_is_evidence(step) for step in run.steps)
     changed = what_if(run, threshold=threshold, score_reduction=score_reduction).changed
     return sum(bool(each.would_be) and not each.recorded for each in changed) / scored if scored else 0.0

@@ -1,7 +1,8 @@
-"""What another threshold, score_reduction or policy would have decided, from the records alone.
+"""What another threshold, score reduction or policy would have decided, computed from the records alone.
 
-Up to the first decision that comes out differently the answer is exact: the same steps were written and scored. What
-would have been written behind it nobody knows; there the run is taken to go on as the recorded steps did.
+The answer is exact up to the first decision that changes, because until then the same steps are written and scored.
+After it another text would follow, which is not known. The figures after it are estimates: they assume that the run
+goes on with the recorded steps.
 """
 
 from __future__ import annotations
@@ -17,29 +18,32 @@ from specreason_graph.record.records import Record, Score, Step, Usage
 
 
 class Policy(Record):
-    """What is asked about."""
+    """The policy that is asked about."""
 
     threshold: float
-    """Score from which a proposal would be accepted, 0 to 9; that of a late run's own steps where none was given."""
+    """Score from which a proposal would be accepted, 0 to 9.
+
+    Where no threshold is given, each step keeps its own, which may be lower in a run that was late.
+    """
     score_reduction: ScoreReduction
-    """How the score would be read."""
+    """How the digits would become one score: ``mean`` or ``greedy``."""
     first_steps_by_base: int
-    """How many steps at the start the base model would write itself."""
+    """How many steps at the start the base model would write without asking the draft."""
 
 
 class Changed(Record):
-    """A decision that would come out differently, were the step reached with the same text before it."""
+    """A decision that would change, if the run reached the step with the same text before it."""
 
     step: int
     """Position of the step, from 0."""
     recorded: bool
-    """Whether the draft's step was taken."""
+    """Whether the draft's step was accepted."""
     would_be: bool | None
-    """Whether it would be; None where the draft was not asked, so nobody knows."""
+    """Whether the draft's step would be accepted; None where the draft was not asked, so that nobody knows."""
     number: float | None
-    """The score as the policy reads it; None where the step has none."""
+    """The score under the policy, 0 to 9; None where the step has none."""
     another: bool = False
-    """Whether it would be about another of the versions that the draft wrote."""
+    """Whether the policy would decide on another version that the draft wrote of the step."""
 
 
 class WhatIf(Record):
@@ -50,17 +54,17 @@ class WhatIf(Record):
     steps: int
     """Committed steps of the run."""
     changed: list[Changed]
-    """Decisions that would change; only the first is certain to be met."""
+    """Decisions that would change; only the first one is certain."""
     acceptance: float
-    """Share of the scored steps that would be accepted, 0 to 1: exact before the first change, estimated behind it."""
+    """Fraction of the scored steps that would be accepted, 0 to 1: exact before the first change, then estimated."""
     seconds: float
-    """Engine seconds of the steps: recorded before the first change, estimated from recorded costs behind it."""
+    """Engine seconds of the steps: recorded before the first change, estimated from recorded costs after it."""
     recorded_seconds: float
-    """Engine seconds of the steps as they were."""
+    """Engine seconds of the steps as recorded."""
 
     @property
     def first_divergence(self) -> int | None:
-        """Position of the first step that would be decided differently; None when the run would be the same."""
+        """Position of the first step whose decision would change, from 0; None when the run would be the same."""
         return self.changed[0].step if self.changed else None
 
 
@@ -68,10 +72,11 @@ def what_if(
     run: RecordedRun, *, threshold: float | None = None, score_reduction: ScoreReduction | None = None,
     first_steps_by_base: int | None = None, rewriting: float | None = None,
 ) -> WhatIf:  # fmt: skip
-    """Decide every step of a run under another policy; what is not given stays, and what a human said.
+    """Decide every step of a run again under another policy.
 
-    ``rewriting``: seconds the base model takes for a token, for the estimate; None takes what it took in this run.
-    `ThreadError` when the record is damaged, `ConfigError` for a threshold that is none.
+    Settings that are not given stay as recorded, and so do the decisions of humans. ``rewriting``: seconds that the
+    base model takes for a token, for the estimate; None measures it in this run. Raises `ThreadError` when the record
+    is damaged, and `ConfigError` for a threshold outside 0 to 9.
     """
     config, given = check_readable(run).typed_manifest.config, threshold is not None
     policy = Policy(
@@ -104,7 +109,7 @@ def _drafted(step: Step) -> bool:
 
 
 def _change(step: Step, policy: Policy, *, verdict: bool | None) -> Iterator[Changed]:
-    """What would change at a step, if anything."""
+    """Yield the change of a step's decision, if there is one."""
     score = _best(step, policy.score_reduction)
     another = score is not step.score
     if not step.decision.review and (verdict != _drafted(step) or (verdict and another)):
@@ -113,37 +118,41 @@ def _change(step: Step, policy: Policy, *, verdict: bool | None) -> Iterator[Cha
 
 
 def _best(step: Step, score_reduction: ScoreReduction) -> Score | None:
-    """The score of the version that would be decided on."""
+    """Return the score of the version that the policy would decide on."""
     scores = [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
     return scores[best_of(scores, score_reduction)] if scores else None
 
 
 def _verdict(step: Step, policy: Policy, threshold: float) -> bool | None:
-    """Whether the draft's step would be taken; None where the record does not say, and where a human decided."""
+    """Whether the draft's step would be accepted; None where a human decided or the draft was not asked."""
     if step.decision.review:
         return None
     if step.index < policy.first_steps_by_base:
         return False
     if score := _best(step, policy.score_reduction):
         return decide(score, threshold=threshold, score_reduction=policy.score_reduction).accepted
+    # All other reasons for a missing score hold under any policy, as a draft that failed or ended the thinking.
     return None if step.decision.reason == "first_steps_by_base" else False
 
 
-def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], rewriting: float) -> float:
-    """Seconds of the steps: one that would be taken saves the rewriting, one that would not costs it."""
+def _seconds(steps: Sequence[Step], verdicts: Sequence[bool | None], base_seconds: float) -> float:
+    """Estimate the seconds of the steps; ``base_seconds`` is what the base model takes for a token.
+
+    A step that would now be accepted saves its regeneration, and one that would now be rejected adds one.
+    """
     total = 0.0
     for step, verdict in zip(steps, verdicts, strict=True):
-        rewritten = sum(cost.usage.seconds for cost in step.costs if cost.purpose == "regenerate" and not cost.wasted)
+        regenerated = sum(c.usage.seconds for c in step.costs if c.purpose == "regenerate" and not c.wasted)
         total += sum(cost.usage.seconds for cost in step.costs)
         if verdict and not _drafted(step):
-            total -= rewritten
+            total -= regenerated
         elif verdict is False and _drafted(step):
-            total += rewriting * len(step.token_ids)
+            total += base_seconds * len(step.token_ids)
     return total
 
 
 def seconds_per_token(runs: Iterable[RecordedRun]) -> float:
-    """Seconds the base model took for a token that it wrote, in steps and answers; 0 where it wrote none."""
+    """Return the seconds that the base model took for a token, in steps and answers; 0 where it generated none."""
     written = Usage()
     for run in runs:
         costs = [c for step in run.steps for c in step.costs if c.purpose == "regenerate" and not c.wasted]

@@ -1,4 +1,4 @@
-"""Recorded replay: every decision, total and stop reason computed again from the stored evidence, with no engine."""
+"""Recorded replay: recompute every decision, total and stop reason from the stored evidence, with no engine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from specreason_graph.record.summary import Summary, seconds_of, summarise
 
 
 class Replay(Record):
-    """What came of a replay."""
+    """The result of a recorded replay."""
 
     steps: int
-    """Committed steps that were looked at."""
+    """Committed steps of the run."""
     decisions: int
-    """Decisions that were computed again."""
+    """Decisions that were recomputed."""
     differences: list[Finding]
-    """Where the record says something else; the first is the one to look at."""
+    """Where the record differs from what was recomputed; later ones may follow from the first."""
 
     @property
     def ok(self) -> bool:
-        """Whether all came out as recorded."""
+        """Whether everything was recomputed as recorded."""
         return not self.differences
 
 
 def recompute(run: RecordedRun) -> Replay:
-    """Decide everything again; `ThreadError` when the record is damaged."""
+    """Recompute all decisions of a run; raise `ThreadError` when the record is damaged."""
     check_readable(run)
     found = list(chain(_steps(run), _ending(run)))
     return Replay(steps=len(run.steps), decisions=len(run.steps) + 1, differences=found)
@@ -44,7 +44,8 @@ def recompute(run: RecordedRun) -> Replay:
 
 def _steps(run: RecordedRun) -> Iterator[Finding]:
     config, totals = run.typed_manifest.config, Totals(run)
-    taken_over = run.typed_manifest.taken_over  # decided under the settings of the run before
+    # Steps that a fork took over were decided under the settings of the forked run, which are not in this record.
+    taken_over = run.typed_manifest.taken_over
     for step in run.steps:
         own = step.index >= taken_over
         for what, recorded, again in chain(_of_step(step, config, own=own), totals.take(step, own=own)):
@@ -53,15 +54,17 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
 
 
 def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tuple[str, object, object]]:
-    """What of a step follows from other parts of it, as recorded and as computed."""
+    """Yield what follows from the evidence of a step: a name, the recorded value and the recomputed one."""
     if own:
         lowest, threshold = config.threshold_floor, step.decision.threshold
-        eased = lowest is not None and lowest <= threshold <= config.threshold  # a run that was late
+        # How late a run was is not in the record, so any threshold that lateness allows is right.
+        eased = lowest is not None and lowest <= threshold <= config.threshold
         yield "threshold", threshold, threshold if eased else config.threshold
         yield "score_reduction", step.decision.score_reduction, config.score_reduction
         if step.author != "human":
             purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
             first = call_seed(config.seed, purpose, step.index)
+            # Version i of a step is sampled with seed + i, and any of them may be the committed one.
             several = config.proposals if step.author == "draft" else 1
             yield "seed", step.seed, step.seed if 0 <= step.seed - first < several else first
     yield "decision", step.decision, decide_again(step, config)
@@ -82,7 +85,7 @@ def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tup
 
 
 def _better(step: Step) -> list[float]:
-    """Scores of proposals that were passed over for one with a lower score."""
+    """Return the scores of alternatives that are higher than the score of the version that was decided on."""
     mine, score_reduction = step.decision.number or 0.0, step.decision.score_reduction
     scores = [_read(each.score) for each in step.alternatives if each.score]
     numbers = [decide(score, threshold=0, score_reduction=score_reduction).number or 0.0 for score in scores]
@@ -90,7 +93,7 @@ def _better(step: Step) -> list[float]:
 
 
 def decide_again(step: Step, config: SpecReasonConfig) -> Decision:
-    """The decision that follows from the evidence of a step."""
+    """Return the decision that follows from the evidence of a step."""
     recorded = step.decision
     if step.score is None:
         asked = config.model_copy(update={"threshold": recorded.threshold, "score_reduction": recorded.score_reduction})
@@ -106,14 +109,14 @@ def _read(score: Score) -> Score:
 
 
 class Totals:
-    """Adds up the steps as the run did, and says when it should have ended."""
+    """Adds up the steps as the run did, and recomputes when it should have ended."""
 
     def __init__(self, run: RecordedRun) -> None:
         self._run, self._config = run, run.typed_manifest.config
         self._progress, self._seen = Progress(), dict[str, int]()
 
     def take(self, step: Step, *, own: bool) -> Iterator[tuple[str, object, object]]:
-        """The stop reason behind a step, as recorded and as computed."""
+        """Yield the stop reason and the totals after a step: a name, the recorded value and the recomputed one."""
         text = step.text.strip()
         self._seen[text] = self._seen.get(text, 0) + 1
         before = self._progress
@@ -124,7 +127,7 @@ class Totals:
         )  # fmt: skip
         last = step.index + 1 == len(self._run.trace)
         recorded = self._run.progress.get("stop_reason") if last else None
-        if own and step.tokens_left is not None:  # records of schema version 1 do not say how much room there was
+        if own and step.tokens_left is not None:  # schema version 1 lacks it, and the stop reason depends on it
             again = stop_reason(step, self._progress, self._config)
             yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
         if last:
@@ -133,7 +136,7 @@ class Totals:
                 yield name, kept.get(name), getattr(self._progress, name)
 
     def _was_cut_short(self) -> bool:
-        """Whether the deadline came in the middle of the step behind the last one."""
+        """Whether the deadline passed during the step after the last committed one, which leaves no record."""
         deadline, answer = self._config.deadline_seconds, self._run.answer
         if deadline is None or self._run.progress.get("stop_reason") != "deadline":
             return False
@@ -141,7 +144,7 @@ class Totals:
 
 
 def _as_stored(totals: Any) -> Any:
-    """The totals that callers were given, as they are where they are none."""
+    """Return the totals that callers got, typed where they have the form of totals."""
     try:
         return Summary.load(totals)
     except ValidationError:
@@ -149,7 +152,7 @@ def _as_stored(totals: Any) -> Any:
 
 
 def _ending(run: RecordedRun) -> Iterator[Finding]:
-    """The answer and the totals that callers were given."""
+    """Yield the differences in the answer and in the totals that callers got."""
     if run.answer is None:
         return
     kept, summary = run.values, summarise(run.steps, run.answer)

@@ -1,4 +1,4 @@
-"""Running a recorded run again, with its seeds, beside the record and not in it."""
+"""Rerun: run a recorded run again with its seeds, in memory, and compare the tokens."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Answer, Engine, Plain, Record, Step
 
 Tokens = tuple[str, list[int]]
-"""Who wrote something, and its tokens."""
+"""An author, and the tokens that it wrote."""
 
 
 class Difference(Record):
-    """Where a run that was run again first went another way."""
+    """The first difference between a record and its rerun."""
 
     step: int | None
     """Position of the step, from 0; None for the answer."""
     part: str
-    """What differs: the ``proposal``, the ``decision``, the ``step``, the ``answer`` or the ``number of steps``."""
+    """The part that differs: ``proposal``, ``decision``, ``step``, ``answer`` or ``number of steps``."""
     token: int | None
-    """Position of the first token that differs, from 0; None where it is not about tokens."""
+    """Position of the first token that differs, from 0; None where the difference is not in tokens."""
     recorded: str
-    """What the record says."""
+    """The recorded value."""
     again: str
-    """What came out now."""
+    """The value of the rerun."""
 
 
 class Rerun(Record):
-    """What came of running again."""
+    """The result of a rerun."""
 
     steps: int
-    """Steps of the run as it went now."""
+    """Steps of the rerun."""
     tokens: int
-    """Tokens that were compared."""
+    """Tokens of the rerun, in steps and answer."""
     difference: Difference | None
     """The first difference; None when all tokens are the same."""
     changed_engines: list[Engine]
-    """Engines that are not the ones that were recorded: other weights, vocabulary, number format, kind or version."""
+    """Roles whose engine differs from the recorded one: weights, vocabulary, number format, kind, version or device."""
     caveats: list[str]
-    """Why an honest run may come out differently: what the engines do not promise."""
+    """Why a rerun of a correct record may differ: what the engines and the clock do not promise."""
 
     @property
     def ok(self) -> bool:
@@ -55,12 +55,14 @@ class Rerun(Record):
 
 
 def rerun(run: RecordedRun, pair: EnginePair) -> Rerun:
-    """Run everything again, in memory, and compare token by token; the reviews of humans are given as recorded.
+    """Run a recorded run again, in memory, and compare it token by token; recorded reviews are given again.
 
-    `ThreadError` when the run is damaged or not finished.
+    Raises `ThreadError` when the run is damaged or not finished.
     """
     if not check_readable(run).finished:
         raise ThreadError(f"run {run.run!r} is not finished", hint="resume it first")
+    # A fork at step 0 has the recorded question, settings and seed. A run that is a fork itself starts after the steps
+    # that it took over, because another run decided those.
     lineage = run.typed_manifest.forked_from
     graph = create_specreason(pair).compile(checkpointer=InMemorySaver())
     config = fork(graph, "again", plan_fork(run, pair, at=lineage.step if lineage else 0))
@@ -77,14 +79,14 @@ def rerun(run: RecordedRun, pair: EnginePair) -> Rerun:
 
 
 def changed_engines(run: RecordedRun, pair: EnginePair) -> list[Engine]:
-    """Roles that are played by something else than in the record."""
+    """Return the roles whose engine differs from the recorded one."""
     fields = ("weights", "vocabulary", "dtype", "engine", "engine_version", "device")
     recorded, now = run.typed_manifest.engines, pair.describe()
     return [role for role in recorded if any(getattr(recorded[role], f) != getattr(now[role], f) for f in fields)]
 
 
 def caveats(run: RecordedRun, pair: EnginePair) -> list[str]:
-    """What stands against the same tokens coming out again."""
+    """Return the reasons why a rerun may give other tokens although the record is correct."""
     engines = pair.describe()
     found = [f"the {role} engine ({engines[role].engine}) {why}" for role in engines if (why := _why(engines[role]))]
     config = run.typed_manifest.config
@@ -100,7 +102,7 @@ def caveats(run: RecordedRun, pair: EnginePair) -> list[str]:
 
 
 def _why(engine: EngineDescription) -> str | None:
-    """Why an engine may write other tokens from the same seed; None where it promises not to."""
+    """Return why an engine may generate other tokens from the same seed; None where it never does."""
     if engine.engine == "fake" or (engine.engine == "transformers" and engine.device == "cpu"):
         return None
     if engine.engine == "transformers":
@@ -111,7 +113,7 @@ def _why(engine: EngineDescription) -> str | None:
 
 
 def _review(run: RecordedRun, asked: Plain) -> Plain | str:
-    """What the human said then; where none was asked, the score decides."""
+    """Return the recorded review; where no human was asked, return what the score decides."""
     index = asked["index"]
     review = run.steps[index].decision.review if index < len(run.steps) else None
     if review:
@@ -126,26 +128,25 @@ def _first_difference(run: RecordedRun, steps: list[Step], answer: Answer) -> Di
             return found
     if len(run.steps) != len(steps):
         return _differ(min(len(run.steps), len(steps)), "number of steps", len(run.steps), len(steps))
-    recorded = run.answer
-    return _tokens(None, "answer", _spoken(recorded), _spoken(answer))
+    return _tokens(None, "answer", _written(run.answer), _written(answer))
 
 
 def _of_step(mine: Step, theirs: Step) -> Difference | None:
-    found = _tokens(mine.index, "proposal", _spoken(mine.discarded), _spoken(theirs.discarded))
+    found = _tokens(mine.index, "proposal", _written(mine.discarded), _written(theirs.discarded))
     if found is None and mine.decision.reason != theirs.decision.reason:
         found = _differ(mine.index, "decision", mine.decision.reason, theirs.decision.reason)
-    return found or _tokens(mine.index, "step", _spoken(mine), _spoken(theirs))
+    return found or _tokens(mine.index, "step", _written(mine), _written(theirs))
 
 
-def _spoken(said: Any) -> Tokens:
-    return (said.author, said.token_ids) if said else ("nobody", [])
+def _written(text: Any) -> Tokens:
+    return (text.author, text.token_ids) if text else ("nobody", [])
 
 
 def _tokens(step: int | None, part: str, mine: Tokens, theirs: Tokens) -> Difference | None:
     if mine == theirs:
         return None
     pairs = list(zip(mine[1], theirs[1], strict=False))
-    at = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+    at = next((index for index, (one, other) in enumerate(pairs) if one != other), len(pairs))
     one, other = [f"{author}, token {ids[at] if at < len(ids) else 'none'}" for author, ids in (mine, theirs)]
     return _differ(step, part, one, other, at)
 

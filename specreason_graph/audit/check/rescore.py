@@ -1,4 +1,4 @@
-"""Asking the base model again about the proposals that were decided on: one token each, from the recorded token ids."""
+"""Rescore: the base model scores recorded proposals again, with one token each, from the recorded token ids."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from specreason_graph.record.records import Engine, Record, Score, Step
 
 
 class Rescored(Record):
-    """One proposal, judged again."""
+    """One proposal that was scored again."""
 
     step: int
     """Position of the step, from 0."""
     recorded: float
-    """The score as it was read then, 0 to 9."""
+    """The recorded score, 0 to 9."""
     now: float
-    """The score as it is read now."""
+    """The new score, 0 to 9."""
     drift: float
-    """Largest change of the probability of a digit, 0 to 1."""
+    """Largest change of a digit's probability, 0 to 1."""
     turned: bool
-    """Whether the score alone would now decide the other way."""
+    """Whether the new score would change the decision."""
 
 
 class Rescoring(Record):
-    """What came of judging again."""
+    """The result of scoring a run again."""
 
     steps: list[Rescored]
-    """All steps that had a score; of a fork those that are its own."""
+    """All steps that have a score; of a fork, those that it did not take over."""
     changed_engines: list[Engine]
-    """Engines that are not the ones that were recorded."""
+    """Roles whose engine differs from the recorded one."""
 
     @property
     def drift(self) -> float:
-        """The largest drift of a step; 0 where nothing was scored."""
+        """The largest drift of all steps; 0 where nothing was scored."""
         return max((step.drift for step in self.steps), default=0.0)
 
     @property
     def turned(self) -> list[int]:
-        """Steps that would be decided the other way."""
+        """Positions of the steps whose decision would change, from 0."""
         return [step.step for step in self.steps if step.turned]
 
 
 def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
-    """Judge the proposal that each decision was about again; ``pair`` needs the vocabularies of the record.
+    """Score again the proposal that each decision was about; the engines of ``pair`` need the recorded vocabularies.
 
-    What a fork took over was judged for the run before, perhaps by another model in another prompt, and is left out.
-    `ThreadError` when the run is damaged, or the engines' token ids mean something else.
+    Steps that a fork took over are left out: perhaps another model scored them, in another prompt. Raises `ThreadError`
+    when the run is damaged or an engine has another vocabulary.
     """
     check_readable(run)
     recorded, now = run.typed_manifest.engines, pair.describe()
@@ -65,7 +65,7 @@ def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
 
 
 async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
-    """Each prompt extends the one before, so the engine's prefix cache holds most of it."""
+    # The steps go in order, because each prompt extends the one before and is mostly in the engine's prefix cache.
     manifest = run.typed_manifest
     sampler = StepSampler.create(pair, manifest.config)
     ids, found = list(manifest.head_ids["base"]), []
@@ -79,11 +79,11 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
 
 def _compare(step: Step, now: Score) -> Rescored:
     recorded = step.score
-    assert recorded is not None  # noqa: S101 - only scored steps come here
+    assert recorded is not None  # noqa: S101 - the caller passes only steps that have a score
     if recorded.prompt_tokens != now.prompt_tokens:
         raise ThreadError(
-            f"step {step.index + 1} was judged in a prompt of {recorded.prompt_tokens} tokens, and its record gives "
-            f"{now.prompt_tokens}",
+            f"step {step.index + 1} was scored in a prompt of {recorded.prompt_tokens} tokens, but its record gives a "
+            f"prompt of {now.prompt_tokens}",
             hint="verify the run",
         )
     score_reduction, threshold = step.decision.score_reduction, step.decision.threshold

@@ -1,4 +1,4 @@
-"""Whether a ledger is whole: every entry as it was written, none missing, moved or put in."""
+"""Verification of a ledger: every entry is as it was written, and none was deleted, moved or inserted."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from specreason_graph.record.signing import is_signed_by
 
 
 class Verification(Record):
-    """What came of a look at a ledger."""
+    """The result of verifying a ledger."""
 
     thread_id: str
-    """The thread."""
+    """Thread of the run."""
     namespace: str
-    """Where in it: empty at the root, else the path of the subgraph."""
+    """Checkpoint namespace: empty at the root, else the path of the subgraph."""
     run: str
-    """Names the run."""
+    """Name of the run."""
     entries: int
-    """Entries of the ledger."""
+    """Number of entries in the ledger."""
     head: str | None
-    """Hash of the last one; anchor it elsewhere to notice when a whole ledger is exchanged."""
+    """Hash of the last entry; keep it elsewhere to notice when the whole ledger is replaced."""
     finished: bool
     """Whether the ledger ends with an answer."""
     signed_by: str | None
-    """Public key, raw in hexadecimal, that the head is signed with; None where it is not signed, or not by it."""
+    """Public key, raw in hexadecimal, whose signature of the head is valid; None without a valid signature."""
     findings: list[Finding]
-    """What is wrong; empty when all is as it was written."""
+    """What is wrong; empty when everything is as it was written."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
 
 def verify(
     run: RecordedRun, *, public_key: str | None = None, head: str | None = None, signature: Signature | None = None
 ) -> Verification:
-    """Compute the chain of a run again, from what is stored alone.
+    """Recompute the hash chain of a run from the stored records, and report what does not fit.
 
-    ``public_key``: raw in hexadecimal; a head that is not signed with its private half is a finding. ``head``: the hash
-    that was anchored elsewhere. ``signature``: one kept elsewhere, in place of the stored one. Without any of them a
-    chain that was rebuilt as a whole, or cut back to an earlier step, cannot be told from a genuine one. Raises
-    `ThreadError` for a run without a ledger.
+    ``public_key``: raw in hexadecimal; a head without a valid signature of this key is a finding. ``head``: a head hash
+    that was kept elsewhere. ``signature``: one that was kept elsewhere, used instead of the stored one. Without these
+    three, a chain that somebody rebuilt as a whole, or cut back to an earlier step, looks genuine. Raises `ThreadError`
+    for a run without a ledger.
     """
     _check_schema(run)
     findings = [*run.findings, *_broken_links(run), *malformed(run)]
     findings += [Finding(step=None, problem=problem) for problem in contradictions(run)]
+    # The stored answer is only read as a record after the checks above: it may be anything.
     signature = signature or (run.answer.signature if run.result and not findings and run.answer else None)
     key = public_key or (signature.key if signature else None)
     signed = bool(run.head and signature and key and is_signed_by(run.head, signature, key))
@@ -70,11 +71,11 @@ def verify(
 
 
 def _count(run: RecordedRun) -> int:
-    """Entries of the ledger, whatever is in them."""
+    """Count the entries of a ledger, whose records may be damaged."""
     steps = [step for step in run.trace if isinstance(step, dict)]
     reviews = sum("review" in decision and bool(decision["review"]) for decision in map(_decision, steps))
-    lost = sum(bool(step.get("discarded")) + len(_alternatives(step)) for step in steps)
-    return 1 + len(run.trace) + lost + reviews + bool(run.result)
+    discarded = sum(bool(step.get("discarded")) + len(_alternatives(step)) for step in steps)
+    return 1 + len(run.trace) + discarded + reviews + bool(run.result)
 
 
 def _decision(step: Plain) -> Plain:
@@ -88,7 +89,10 @@ def _alternatives(step: Plain) -> list[Plain]:
 
 
 def check_whole(run: RecordedRun) -> RecordedRun:
-    """The run, unless it is damaged or not as it was written: `ThreadError`. One without a ledger need only be read."""
+    """Return the run, or raise `ThreadError` when it is damaged or not as it was written.
+
+    A run without a ledger only has to be readable.
+    """
     check_readable(run)
     found = verify(run).findings if has_ledger(run) else []
     if found:
@@ -100,7 +104,8 @@ def check_whole(run: RecordedRun) -> RecordedRun:
 
 
 def has_ledger(run: RecordedRun) -> bool:
-    """Whether any record carries a hash, or should: those of schema version 1 have none."""
+    """Whether the run has a ledger: all runs have one, except those of schema version 1."""
+    # A manifest that was changed to say version 1 would switch verification off: hashes in its records show that.
     records = [run.manifest, run.result, *(step for step in run.trace if isinstance(step, dict))]
     return run.manifest.get("schema_version") != 1 or any(record.get("hash") for record in records)
 
@@ -116,38 +121,39 @@ def _check_schema(run: RecordedRun) -> None:
 
 
 def _broken_links(run: RecordedRun) -> list[Finding]:
-    """Entries whose hash is not the one of what is stored behind the hash before."""
+    """Find the entries whose hash does not follow from their content and the hash before."""
     findings = []
     head = run.manifest.get("hash")
     if head is None or seal_manifest(run.manifest)["hash"] != head:
         findings.append(Finding(step=None, problem="the manifest is not what was written"))
     for position, step in enumerate(run.trace):
         if isinstance(step, Damaged):
-            head = None  # told already; what follows cannot be tied to it
+            head = None  # a finding of the reader already; the next entry cannot be checked against its hash
             continue
         problem = _of_step(step, position, head)
         findings += [Finding(step=position, problem=problem)] if problem else []
         head = step.get("hash") if isinstance(step, dict) else None
     if run.result and head and not _holds(lambda: seal_answer(run.result, str(run.stop_reason), head), run.result):
-        findings.append(Finding(step=None, problem="the answer is not what was written, or not behind this last step"))
+        problem = "the answer is not what was written, or does not follow the last step"
+        findings.append(Finding(step=None, problem=problem))
     return findings
 
 
 def _of_step(step: object, position: int, head: str | None) -> str | None:
-    """What is wrong with a step that should stand at ``position`` behind ``head``."""
+    """Return what is wrong with the step at ``position``, whose entry follows the hash ``head``; None if nothing is."""
     if not isinstance(step, dict):
-        return f"is a {type(step).__name__} and no step"
+        return f"is a {type(step).__name__} and not a step"
     if step.get("index") != position:
-        return f"is called step {step.get('index')}: entries are missing, moved or put in"
+        return f"is called step {step.get('index')}: entries are missing, moved or inserted"
     if head is None:
         return None if step.get("hash") else "has no hash"
     if not _holds(lambda: seal_step(step, head), step):
-        return "is not what was written, or not behind the entry before"
+        return "is not what was written, or does not follow the entry before"
     return None
 
 
 def _holds(sealed: Callable[[], Plain], stored: Plain) -> bool:
-    """Whether what is stored has the hash it should have; what lacks the form of a record has not."""
+    """Whether a stored record has the hash that it should have; a record that cannot be sealed has not."""
     try:
         return stored.get("hash") is not None and sealed()["hash"] == stored["hash"]
     except (KeyError, TypeError, ValueError, AttributeError):

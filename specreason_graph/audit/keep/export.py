@@ -1,4 +1,4 @@
-"""Runs for other tools: the ledger as lines of JSON with a schema, and logs for Inspect's viewer."""
+"""Export of runs to other tools: the ledger as JSON lines with a schema, and logs for Inspect's viewer."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ BODIES: dict[str, type[Record]] = {
     "manifest": Manifest, "alternative": Alternative, "proposal": Proposal, "review": Review, "step": Step,
     "answer": Answer,
 }  # fmt: skip
-"""What the entries of each kind hold."""
+"""The record that the body of each kind of entry holds."""
 
 
 class Line(Record):
     """One line of an exported ledger."""
 
     thread_id: str
-    """The thread."""
+    """Thread of the run."""
     namespace: str
-    """Where in it: empty at the root, else the path of the subgraph."""
+    """Checkpoint namespace: empty at the root, else the path of the subgraph."""
     run: str
-    """Names the run; its lines stand together and in order, the manifest first."""
+    """Name of the run; its lines follow each other in order, the manifest first."""
     entry: Entry
-    """The entry."""
+    """The entry of the ledger."""
     signature: Signature | None = None
-    """Signature of the entry's hash; only with the answer, of a run that was given a key."""
+    """Signature of the entry's hash; only on the answer of a signed run."""
 
 
 def to_jsonl(runs: Iterable[RecordedRun]) -> Iterator[str]:
-    """The ledgers of runs, finished or not, one line an entry and without line ends.
+    """Yield the ledgers of runs, finished or not, as JSON: one entry per line, without line ends.
 
-    Every hash can be computed again from its line and the one before. `ThreadError` for a run that has no ledger or is
-    not as it was written: an export of that would be a chain that fits.
+    Every hash can be recomputed from its line and the line before. Raises `ThreadError` for a run that has no ledger or
+    is not as it was written.
     """
     for run in runs:
-        check_whole(run)
+        check_whole(run)  # the lines are built from the stored hashes, so a damaged run could look genuine
         if run.head is None:
             raise ThreadError(f"run {run.run!r} has no ledger", hint="it was made with schema version 1")
         signature = run.answer.signature if run.answer else None
         for entry in entries(run.manifest, run.trace, run.result, run.stop_reason):
+            # Without validation: the check above has read all records already.
             line = Line.model_construct(
                 thread_id=run.thread_id, namespace=run.namespace, run=run.run, entry=entry,
                 signature=signature if entry.kind == "answer" else None,
@@ -58,7 +59,7 @@ def to_jsonl(runs: Iterable[RecordedRun]) -> Iterator[str]:
 
 
 def ledger_schema() -> dict[str, Any]:
-    """The JSON Schema of a line; what an entry holds follows from its kind."""
+    """Return the JSON Schema of a line; the schema of an entry's body depends on its kind."""
     schema = Line.model_json_schema()
     known, rules = schema["$defs"], []
     for kind, record in BODIES.items():
@@ -76,23 +77,23 @@ def ledger_schema() -> dict[str, Any]:
 
 
 def _as_entered(kind: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a record without what is an entry of its own, or about the entry."""
+    """Return the schema of a record as a body: without the fields that are entries of their own, and without hashes."""
     gone = {"step": {"hash", "discarded", "alternatives"}, "answer": {"hash", "signature"}}.get(kind, {"hash"})
     fields = {name: field for name, field in body["properties"].items() if name not in gone}
     if kind == "step":
-        fields["discarded"] = {"type": "null", "description": "Told by the entry before, where there was one."}
+        fields["discarded"] = {"type": "null", "description": "Always null: a discarded proposal is an entry before."}
     if kind == "answer":
         fields["stop_reason"] = {"type": "string", "description": "Why the thinking ended."}
     return {**body, "properties": fields, "required": [name for name in body["required"] if name not in gone]}
 
 
 def to_inspect(runs: Sequence[RecordedRun], file: Path) -> None:
-    """Write a log that ``inspect view`` opens, one sample a run; ``file`` ends with ``.eval`` or ``.json``.
+    """Write a log for ``inspect view`` with one sample per run; the name of ``file`` ends in ``.eval`` or ``.json``.
 
-    In a folder the viewer lists logs that end with ``.json`` only where their names begin with a time, as in
-    ``2026-01-01T00-00-00_runs_1.json``. Nothing is scored: what was asked has no known answer. The judge's opinions
-    stand in the transcript. `ThreadError` for a run that is not as it was written, `ConfigError` where Inspect is not
-    installed.
+    In a folder the viewer lists a ``.json`` log only if its name begins with a time, as in
+    ``2026-01-01T00-00-00_runs_1.json``. The samples have no Inspect scores, because the right answers are not known;
+    the scores of the steps are in the transcript. Raises `ThreadError` for a run that is not as it was written, and
+    `ConfigError` where Inspect is not installed.
     """
     if file.suffix not in ENDINGS:
         raise ConfigError(f"{file.name!r} is no name of an Inspect log", hint="end it with .eval or .json")

@@ -1,4 +1,4 @@
-"""Runs in the form of an evaluation log of Inspect; imported only where Inspect is installed."""
+"""Runs as an evaluation log of Inspect; this module is imported only where Inspect is installed."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SOURCE = "specreason"
 
 
 def make_log(runs: Sequence[RecordedRun]) -> EvalLog:
-    """One log of all runs, one sample each; ``cancelled`` where one of them is not finished."""
+    """Make one log of all runs, with one sample each; its status is ``cancelled`` when a run is not finished."""
     seen: Counter[str] = Counter()
     samples = []
     for run in runs:
-        seen[run.run] += 1  # a run that went on in two branches is there twice
+        seen[run.run] += 1  # Inspect names a sample by id and epoch; a run with two branches has one id twice
         samples.append(make_sample(run, seen[run.run]))
     models = {role: sorted({run.typed_manifest.engines[role].model for run in runs}) for role in ("base", "draft")}
     usage: dict[str, ModelUsage] = {}
@@ -62,7 +62,7 @@ def make_log(runs: Sequence[RecordedRun]) -> EvalLog:
 
 
 def make_sample(run: RecordedRun, epoch: int) -> EvalSample:
-    """A run: the conversation and the reply, what the models took, and each step in the transcript."""
+    """Make the sample of a run: conversation and reply, model usage, and each step in the transcript."""
     asked = [_message(turn) for turn in run.typed_manifest.turns]
     reply = _reply(run)
     summary = summarise(run.steps, run.answer)
@@ -83,7 +83,7 @@ def make_sample(run: RecordedRun, epoch: int) -> EvalSample:
 
 
 class Transcript:
-    """The events of a run, on the clock of its engine calls."""
+    """The events of a run, at the times of its engine calls."""
 
     def __init__(self, run: RecordedRun, asked: list[ChatMessage]) -> None:
         self._run, self._asked = run, asked
@@ -93,7 +93,7 @@ class Transcript:
         self._worked = 0.0
 
     def events(self) -> Iterator[Event]:
-        """A span a step and one for the answer, with the calls of the models and the decision in it."""
+        """Yield one span per step and one for the answer, with the model calls and the decision inside."""
         sample = Sample(input=self._run.question, id=self._run.run)
         yield SampleInitEvent(sample=sample, **self._clock())
         for step in self._run.steps:
@@ -110,17 +110,17 @@ class Transcript:
 
     def _step(self, step: Step) -> Iterator[Event]:
         for cost in sorted(step.costs, key=lambda cost: cost.usage.started or 0.0):
-            yield self._call(cost, *self._said(cost, step), step.index)
+            yield self._call(cost, *self._choice_of(cost, step), step.index)
         evidence = step.dump()
         kept = ("index", "author", "ending", "score", "decision", "discarded", "tokens_left", "hash")
         yield InfoEvent(source=SOURCE, data={name: evidence[name] for name in kept}, **self._clock())
 
     @staticmethod
-    def _said(cost: Cost, step: Step) -> tuple[ChatCompletionChoice, int | None]:
-        """What came out of a call for a step, and its seed where it was sampled; of wasted work nothing is kept."""
-        if cost.wasted:
+    def _choice_of(cost: Cost, step: Step) -> tuple[ChatCompletionChoice, int | None]:
+        """Return the output of a call for a step, and its seed where it was sampled."""
+        if cost.wasted:  # the record of wasted speculative work has its cost, but not its text
             return _choice(ChatMessageAssistant(content=""), "unknown"), None
-        if cost.purpose == "score" and step.score:  # its digits stand in the score behind it
+        if cost.purpose == "score" and step.score:  # the whole distribution follows in the step's info event
             return _choice(ChatMessageAssistant(content=str(step.score.greedy)), "max_tokens"), None
         written = (step.discarded or step) if cost.purpose == "draft" else step
         ended = "max_tokens" if written.ending == "length" else "stop"
@@ -130,8 +130,9 @@ class Transcript:
         cost = Cost(engine=answer.author, purpose="answer", usage=answer.usage)
         return self._call(cost, _choice(_assistant([], answer), _ended(answer)), answer.seed, len(self._run.steps))
 
-    def _call(self, cost: Cost, choice: ChatCompletionChoice, seed: int | None, behind: int) -> Event:
-        """A call of a model; its prompt is the conversation and the steps before, which are not written out again."""
+    def _call(self, cost: Cost, choice: ChatCompletionChoice, seed: int | None, steps_before: int) -> Event:
+        """Return the event of one model call."""
+        # The input is the conversation only: with all steps before it, the log would grow with their square.
         model, usage = self._engines[cost.engine].model, cost.usage
         if usage.started is not None:
             self._now = datetime.fromtimestamp(usage.started, UTC)
@@ -143,7 +144,9 @@ class Transcript:
             model=model, role=cost.engine, input=self._asked, tools=[], tool_choice="none",
             config=GenerateConfig(seed=seed, **sampling), completed=self._now, working_time=usage.seconds,
             output=ModelOutput(model=model, choices=[choice], usage=_tokens(usage), time=usage.seconds),
-            metadata={"purpose": cost.purpose, "calls": usage.calls, "steps_before": behind, "wasted": cost.wasted},
+            metadata={
+                "purpose": cost.purpose, "calls": usage.calls, "steps_before": steps_before, "wasted": cost.wasted,
+            },
             **clock,
         )  # fmt: skip
 
@@ -164,7 +167,7 @@ def _message(turn: Turn) -> ChatMessage:
 
 
 def _reply(run: RecordedRun) -> ChatMessageAssistant | None:
-    """The committed thinking, a block a step, and the answer; None where there is neither."""
+    """Return the committed thinking, one block per step, and the answer; None where there is neither."""
     return _assistant(run.steps, run.answer) if run.steps or run.answer else None
 
 
@@ -178,7 +181,7 @@ def _assistant(steps: Sequence[Step], answer: Answer | None) -> ChatMessageAssis
 
 
 def _output(run: RecordedRun, reply: ChatMessageAssistant | None) -> ModelOutput:
-    """The answer as the output of the model that wrote it; nothing while there is none."""
+    """Return the answer as the output of the model that wrote it; an empty output while there is none."""
     if run.answer is None or reply is None:
         return ModelOutput()
     return ModelOutput(
@@ -187,8 +190,8 @@ def _output(run: RecordedRun, reply: ChatMessageAssistant | None) -> ModelOutput
     )  # fmt: skip
 
 
-def _choice(said: ChatMessageAssistant, ended: Any) -> ChatCompletionChoice:
-    return ChatCompletionChoice(message=said, stop_reason=ended)
+def _choice(message: ChatMessageAssistant, ended: Any) -> ChatCompletionChoice:
+    return ChatCompletionChoice(message=message, stop_reason=ended)
 
 
 def _ended(answer: Answer) -> str:
@@ -207,6 +210,7 @@ def _metadata(run: RecordedRun) -> dict[str, Any]:
 
 
 def _tokens(usage: Usage) -> ModelUsage:
+    # Inspect counts cached prompt tokens apart from input tokens.
     return ModelUsage(
         input_tokens=usage.prompt_tokens - usage.cached_tokens, output_tokens=usage.generated_tokens,
         total_tokens=usage.prompt_tokens + usage.generated_tokens, input_tokens_cache_read=usage.cached_tokens,

@@ -1,4 +1,4 @@
-"""Cutting a thread back to what an audit needs: the last checkpoint of each run, with all its steps in it."""
+"""Pruning: keep only the last checkpoint of each run of a thread, with all steps of the run in it."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ from specreason_graph.record.records import Record
 from specreason_graph.record.state import STAGES, State
 
 CHANNELS = {*State.__annotations__, *(f"branch:to:{stage}" for stage in STAGES)}
-"""All channels of our graph but LangGraph's own, whose names begin with two underscores."""
+"""All channels of our graph, without LangGraph's own, whose names begin with two underscores."""
 
 
 class Pruned(Record):
-    """What pruning removed, or would remove."""
+    """What pruning removed, or would remove in a dry run."""
 
     thread_id: str
     """The thread."""
     runs: list[str]
-    """Names the runs, all of which are kept, the latest first."""
+    """Names of the runs, the latest first; all of them are kept."""
     kept: int
-    """Checkpoints that are kept: the last of each run."""
+    """Number of checkpoints that are kept: the last of each run."""
     checkpoints: int
-    """Checkpoints that were removed."""
+    """Number of checkpoints that were removed."""
     writes: int
-    """Writes of stages that were removed."""
+    """Number of pending writes that were removed."""
     blobs: int
-    """Values that were removed, in databases that keep them in a table of their own."""
+    """Number of channel values that were removed, in databases with a table for them."""
     bytes_before: int
-    """Bytes stored for these runs before, keys and indexes not counted."""
+    """Bytes that were stored for these runs before, without keys and indexes."""
     bytes_after: int
-    """Bytes stored for them after it; in a dry run an estimate."""
+    """Bytes that are stored for them afterwards; an estimate in a dry run."""
     dry_run: bool
     """Whether nothing was changed."""
 
 
 def prune(checkpointer: BaseCheckpointSaver[Any], thread_id: str, *, dry_run: bool = False) -> Pruned:
-    """Keep the last checkpoint of each run of a thread, made complete in itself, and remove the others.
+    """Keep the last checkpoint of each run of a thread, complete in itself, and remove all other checkpoints.
 
-    The runs read as before and a next question can be asked, but none can be gone back to at an earlier step by
-    LangGraph's own time travel; `plan_fork` still starts from any. What other graphs keep in the thread is not touched.
-    The complete checkpoints are written and read back before anything is removed, so a crash loses nothing, and the
-    same call then finishes the work. Nobody else may work on the thread meanwhile.
+    Afterwards the runs read as before, and the thread can be asked the next question. `plan_fork` still starts from any
+    step, but LangGraph's own time travel no longer reaches the steps in between. Checkpoints of other graphs in the
+    thread are not touched. The complete checkpoints are written and read back before anything is removed: a crash
+    loses nothing, and the same call finishes the work. Nobody else may work on the thread meanwhile.
 
-    ``checkpointer``: a ``SqliteSaver`` or ``PostgresSaver``, else `ConfigError`. `ThreadError` when that is not safe: a
-    run is not finished, is damaged, or shares its namespace with another graph; then nothing is changed.
+    ``checkpointer``: a ``SqliteSaver`` or ``PostgresSaver``; any other raises `ConfigError`. Raises `ThreadError`, and
+    changes nothing, when a run is not finished, is damaged, or shares its namespace with another graph.
     """
     tables = tables_of(checkpointer)
     found = list(ReadOnly(checkpointer).checkpoints(thread_id))
     runs = gather_runs(found, thread_id)
-    places = {run.namespace: [each for each in runs if each.namespace == run.namespace] for run in runs}
-    doomed = {name: _plan(_within(found, name), kept) for name, kept in places.items()}
+    by_namespace = {run.namespace: [each for each in runs if each.namespace == run.namespace] for run in runs}
+    doomed = {name: _plan(_within(found, name), kept) for name, kept in by_namespace.items()}
     before = tables.size(thread_id, list(doomed))
+    # The order is the safety: all runs are complete in their last checkpoints before the first row goes.
     missing = sum(complete_run(checkpointer, run, dry_run=dry_run) for run in runs)
     removed, after = tables.remove(thread_id, doomed, dry_run=dry_run)
     return Pruned(
@@ -72,12 +73,12 @@ def prune(checkpointer: BaseCheckpointSaver[Any], thread_id: str, *, dry_run: bo
 
 
 def _within(checkpoints: Sequence[CheckpointTuple], namespace: str) -> dict[str, CheckpointTuple]:
-    places = [(each.config["configurable"], each) for each in checkpoints]
-    return {place["checkpoint_id"]: each for place, each in places if place.get("checkpoint_ns", "") == namespace}
+    configs = [(each.config["configurable"], each) for each in checkpoints]
+    return {config["checkpoint_id"]: each for config, each in configs if config.get("checkpoint_ns", "") == namespace}
 
 
 def _plan(checkpoints: Mapping[str, CheckpointTuple], runs: Sequence[RecordedRun]) -> Doomed:
-    """What goes from a namespace; `ThreadError` where something would be lost."""
+    """Return what is removed from a namespace; raise `ThreadError` when something would be lost."""
     for each in checkpoints.values():
         _check_ours(each)
     for run in runs:
@@ -86,6 +87,7 @@ def _plan(checkpoints: Mapping[str, CheckpointTuple], runs: Sequence[RecordedRun
     kept = [run.checkpoint_id for run in runs]
     followed = {parent_of(each) for each in checkpoints.values()}
     for name, each in checkpoints.items():
+        # Pending writes on a last checkpoint are work that was begun on top of it, as a question that waits.
         if name not in followed and (name not in kept or each.pending_writes):
             raise _refusal(runs[0].thread_id, "something was begun behind its last run and is not finished")
     return Doomed(
@@ -95,10 +97,10 @@ def _plan(checkpoints: Mapping[str, CheckpointTuple], runs: Sequence[RecordedRun
 
 
 def _check_ours(checkpoint: CheckpointTuple) -> None:
-    place = checkpoint.config["configurable"]
+    config = checkpoint.config["configurable"]
     if isinstance(checkpoint.checkpoint, Damaged):
         raise ThreadError(
-            f"thread {place['thread_id']!r} is not pruned: checkpoint {place['checkpoint_id']} "
+            f"thread {config['thread_id']!r} is not pruned: checkpoint {config['checkpoint_id']} "
             f"{checkpoint.checkpoint.problem}",
             hint="what would be removed may be evidence",
         )
@@ -106,7 +108,7 @@ def _check_ours(checkpoint: CheckpointTuple) -> None:
     if others:
         listed = ", ".join(sorted(others))
         raise ThreadError(
-            f"thread {place['thread_id']!r} is not pruned: it also holds another graph, with channels {listed}",
+            f"thread {config['thread_id']!r} is not pruned: it also holds another graph, with channels {listed}",
             hint="give that graph threads of its own",
         )
 
@@ -116,15 +118,18 @@ def _refusal(thread_id: str, why: str) -> ThreadError:
 
 
 def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: bool) -> int:
-    """Put the whole run into its last checkpoint, and give the bytes of what was not in it."""
+    """Put the whole run into its last checkpoint, and return the bytes of the channels that were not in it."""
     found = saver.get_tuple(_config(run, run.checkpoint_id))
     if found is None:
         raise ThreadError(f"checkpoint {run.checkpoint_id} of thread {run.thread_id!r} is gone", hint="try again")
     checkpoint, values = found.checkpoint, found.checkpoint["channel_values"]
+    # Delta channels are spread over all checkpoints of a run; a snapshot holds the whole value. LangGraph has no public
+    # way to write one.
     missing = {
         name: _DeltaSnapshot(getattr(run, name)) for name in DELTAS if not isinstance(values.get(name), _DeltaSnapshot)
     }
     if missing and not dry_run:
+        # PostgresSaver stores a value by its version and never overwrites one, so each snapshot needs a new version.
         versions = {name: saver.get_next_version(checkpoint["channel_versions"][name], None) for name in missing}
         metadata = {name: value for name, value in found.metadata.items() if name != "counters_since_delta_snapshot"}
         saver.put(
@@ -133,7 +138,7 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
                 **checkpoint, "channel_values": {**values, **missing},
                 "channel_versions": {**checkpoint["channel_versions"], **versions},
             },
-            metadata, versions,  # type: ignore[arg-type] # a TypedDict without one of its keys
+            metadata, versions,  # type: ignore[arg-type] # a TypedDict that lacks one key
         )  # fmt: skip
     if not dry_run:
         _read_back(saver, run)
@@ -141,7 +146,7 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
 
 
 def _read_back(saver: BaseCheckpointSaver[Any], run: RecordedRun) -> None:
-    """Read the run from its last checkpoint alone; `ThreadError` unless it is the same."""
+    """Read the run from its last checkpoint alone; raise `ThreadError` unless it is the same."""
     found = ReadOnly(saver).checkpoint(_config(run, run.checkpoint_id))
     if found is None or gather_runs([found], run.thread_id) != [run]:
         raise ThreadError(

@@ -1,4 +1,4 @@
-"""The tables that LangGraph's savers keep checkpoints in, as far as rows are counted in them and removed from them."""
+"""The database tables of LangGraph's savers: counting bytes and removing rows."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Doomed:
-    """What goes from one namespace."""
+    """What is removed from one namespace."""
 
     checkpoints: Sequence[str]
-    """Ids of the checkpoints that go, with all that was written on top of them."""
+    """Ids of the checkpoints that are removed, together with their pending writes."""
     kept: Sequence[str]
-    """Ids of those that stay, and lose their parents."""
+    """Ids of the checkpoints that stay; their parents are removed."""
     closed: Sequence[str]
-    """Those of them that something came after: what was written on top of them goes."""
+    """Ids of the kept checkpoints that have a follower, which contains their pending writes: those are removed."""
 
 
 class Removed(NamedTuple):
-    """Rows that went."""
+    """Numbers of removed rows."""
 
     checkpoints: int = 0
     writes: int = 0
@@ -41,20 +41,20 @@ class Removed(NamedTuple):
 
 
 class Tables(Protocol):
-    """What is asked of each kind of database."""
+    """The tables of one kind of database."""
 
     def size(self, thread_id: str, namespaces: Sequence[str]) -> int:
-        """Bytes of what is stored in these namespaces, keys and indexes not counted."""
+        """Return the bytes that are stored in these namespaces, without keys and indexes."""
 
     def remove(self, thread_id: str, doomed: Mapping[str, Doomed], *, dry_run: bool) -> tuple[Removed, int]:
-        """Remove rows by namespace in one transaction; what went, and the bytes that are left.
+        """Remove rows by namespace in one transaction; return the numbers of removed rows and the bytes left.
 
-        A dry run rolls the transaction back.
+        A dry run rolls the transaction back, so that it counts what would be removed.
         """
 
 
 def tables_of(checkpointer: BaseCheckpointSaver[Any]) -> Tables:
-    """The tables behind a checkpointer; `ConfigError` unless it is a synchronous one for SQLite or PostgreSQL."""
+    """Return the tables of a checkpointer; raise `ConfigError` unless it is a SqliteSaver or PostgresSaver."""
     if find_spec("langgraph.checkpoint.sqlite") is not None:
         from langgraph.checkpoint.sqlite import SqliteSaver
 
@@ -70,28 +70,28 @@ def tables_of(checkpointer: BaseCheckpointSaver[Any]) -> Tables:
 
 
 class SqliteTables:
-    """A checkpoint holds its values in its own row."""
+    """Tables of SqliteSaver: a checkpoint holds its values in its own row."""
 
     def __init__(self, saver: SqliteSaver) -> None:
         self._saver = saver
 
     def size(self, thread_id: str, namespaces: Sequence[str]) -> int:
-        """Bytes of what is stored."""
+        """Return the bytes that are stored in these namespaces."""
         with self._saver.cursor(transaction=False) as cursor:
             return self._size(cursor, thread_id, namespaces)
 
     def remove(self, thread_id: str, doomed: Mapping[str, Doomed], *, dry_run: bool) -> tuple[Removed, int]:
-        """Remove rows in one transaction."""
+        """Remove rows by namespace in one transaction."""
         with self._transaction(keep=not dry_run) as cursor:
-            went = [self.remove_rows(cursor, (thread_id, namespace), each) for namespace, each in doomed.items()]
-            return _total(went), self._size(cursor, thread_id, list(doomed))
+            removed = [self.remove_rows(cursor, (thread_id, namespace), each) for namespace, each in doomed.items()]
+            return _total(removed), self._size(cursor, thread_id, list(doomed))
 
     @contextmanager
     def _transaction(self, *, keep: bool) -> Iterator[Any]:
-        self._saver.setup()
-        with self._saver.lock:
+        self._saver.setup()  # it runs a script that would commit an open transaction
+        with self._saver.lock:  # the saver's own lock around its one connection
             connection = self._saver.conn
-            cursor = connection.execute("begin immediate")
+            cursor = connection.execute("begin immediate")  # the write lock from the start, and not at the first delete
             try:
                 yield cursor
             except BaseException:
@@ -100,7 +100,7 @@ class SqliteTables:
             (connection.commit if keep else connection.rollback)()
 
     def remove_rows(self, cursor: Any, place: Place, doomed: Doomed) -> Removed:
-        """Remove what is doomed in one namespace, inside the caller's transaction."""
+        """Remove the rows of one namespace, inside the caller's transaction."""
         at = "thread_id = ? and checkpoint_ns = ? and checkpoint_id = ?"
         cursor.executemany(f"delete from checkpoints where {at}", [(*place, name) for name in doomed.checkpoints])  # noqa: S608
         checkpoints = cursor.rowcount
@@ -117,29 +117,29 @@ class SqliteTables:
             " where thread_id = ? and checkpoint_ns = ?",
             "select coalesce(sum(length(value)), 0) from writes where thread_id = ? and checkpoint_ns = ?",
         )
-        places = [(thread_id, namespace) for namespace in namespaces]
-        return sum(cursor.execute(query, place).fetchone()[0] for query in stored for place in places)
+        keys = [(thread_id, namespace) for namespace in namespaces]
+        return sum(cursor.execute(query, key).fetchone()[0] for query in stored for key in keys)
 
 
 class PostgresTables:
-    """A checkpoint holds the versions of its values, and those are in a table of their own."""
+    """Tables of PostgresSaver: a checkpoint names the versions of its values, which are in a table of their own."""
 
     def __init__(self, saver: PostgresSaver) -> None:
         self._saver = saver
 
     def size(self, thread_id: str, namespaces: Sequence[str]) -> int:
-        """Bytes of what is stored."""
+        """Return the bytes that are stored in these namespaces."""
         with self._saver._cursor() as cursor:
             return self._size(cursor, thread_id, namespaces)
 
     def remove(self, thread_id: str, doomed: Mapping[str, Doomed], *, dry_run: bool) -> tuple[Removed, int]:
-        """Remove rows in one transaction."""
+        """Remove rows by namespace in one transaction."""
         with self._saver._cursor() as cursor, cursor.connection.transaction(force_rollback=dry_run):
-            went = [self.remove_rows(cursor, (thread_id, namespace), each) for namespace, each in doomed.items()]
-            return _total(went), self._size(cursor, thread_id, list(doomed))
+            removed = [self.remove_rows(cursor, (thread_id, namespace), each) for namespace, each in doomed.items()]
+            return _total(removed), self._size(cursor, thread_id, list(doomed))
 
     def remove_rows(self, cursor: Any, place: Place, doomed: Doomed) -> Removed:
-        """Remove what is doomed in one namespace, inside the caller's transaction."""
+        """Remove the rows of one namespace, inside the caller's transaction."""
         at = "thread_id = %s and checkpoint_ns = %s"
         named = f"{at} and checkpoint_id = any(%s)"
         cursor.execute(f"delete from checkpoints where {named}", (*place, list(doomed.checkpoints)))  # noqa: S608
@@ -149,6 +149,7 @@ class PostgresTables:
         writes = cursor.rowcount
         orphan = f"update checkpoints set parent_checkpoint_id = null where {named}"  # noqa: S608
         cursor.execute(orphan, (*place, list(doomed.kept)))
+        # Checkpoints share values: one may only go when no checkpoint that is left names its version.
         used = (
             "select 1 from checkpoints c where c.thread_id = b.thread_id and c.checkpoint_ns = b.checkpoint_ns"
             " and c.checkpoint -> 'channel_versions' ->> b.channel = b.version"

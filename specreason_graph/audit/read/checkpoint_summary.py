@@ -1,4 +1,4 @@
-"""What is looked at of a checkpoint: with thousands of them, holding the rest costs more than reading it."""
+"""Summaries of checkpoints: only what the reader needs, because a thread may have thousands of large ones."""
 
 from __future__ import annotations
 
@@ -14,85 +14,87 @@ from specreason_graph.audit.read.saver import Damaged
 from specreason_graph.record.channels import bare
 
 MARKS = ("pending", "progress", "result", "answer", "stop_reason", "trace_summary")
-"""Channels whose last value belongs to a run."""
+"""Channels of which the last value belongs to the run."""
 DELTAS = ("manifest", "trace")
-"""Channels whose value is spread over the checkpoints of a run."""
+"""Delta channels: their value is spread over the checkpoints of a run."""
 WAITING = ("__start__", "branch:to:prepare")
-"""Channels that hold the question of a run that has not begun."""
+"""Channels that hold a question before its run has begun."""
 _PLAIN = JsonPlusSerializer(allowed_msgpack_modules=None)
 
 
 @dataclass(frozen=True, init=False)
 class Copy:
-    """One more copy of a whole channel, packed: each may hold thousands of records."""
+    """A snapshot of a whole delta channel, kept packed because it may hold thousands of records."""
 
     packed: bytes
-    """The value as msgpack."""
+    """The channel's value as msgpack."""
 
     def __init__(self, value: Any) -> None:
         object.__setattr__(self, "packed", _PLAIN.dumps_typed(value)[1])
 
     def value(self) -> Any:
-        """What the channel held."""
+        """Unpack the channel's value."""
         return _PLAIN.loads_typed(("msgpack", self.packed))
 
 
 class CheckpointSummary(NamedTuple):
-    """One checkpoint."""
+    """What the reader needs of one checkpoint."""
 
     thread: str
-    """Its thread."""
+    """Thread of the checkpoint."""
     namespace: str
-    """Where in it."""
+    """Namespace of the checkpoint: empty at the root, else the path of the subgraph."""
     name: str
-    """Its id."""
+    """Id of the checkpoint."""
     parent: str | None
-    """The checkpoint it followed; None for the first, and where that was removed."""
+    """Id of the checkpoint before; None for the first one, and where the one before was pruned."""
     written: str
-    """When it was written, ISO 8601."""
+    """When the checkpoint was written, ISO 8601."""
     problem: str | None
-    """What is wrong with its bytes, or with those of a value."""
+    """What is wrong with its bytes or with those of a value; None if nothing is."""
     readable: bool
-    """Whether anything can be told of it."""
+    """Whether anything of it can be read."""
     waiting: bool
-    """Whether it holds a question that no run has taken up yet."""
+    """Whether it holds a question whose run has not begun."""
     begun: bool
     """Whether a manifest was written before it."""
     values: dict[str, Any]
-    """Values of the channels in `MARKS`; in the middle of a run only the totals, and what is damaged."""
+    """Values of the channels in `MARKS`; in the middle of a run only the totals and damaged values."""
     copies: tuple[tuple[str, Any], ...]
-    """Copies of the channels in `DELTAS`: each a `Copy`, or `Damaged`."""
+    """Snapshots of the channels in `DELTAS`: each a `Copy` or `Damaged`."""
     writes: tuple[tuple[str, Any], ...]
-    """What was written to them after it, in order."""
+    """Pending writes to the channels in `DELTAS`, in order."""
 
 
 def checkpoint_summaries(checkpoints: Iterable[CheckpointTuple]) -> Iterator[CheckpointSummary]:
-    """A look at each checkpoint; they come latest first, as savers list them."""
+    """Summarise checkpoints, which must come latest first, as savers list them."""
+    # In this order a checkpoint comes after all its followers, so it is known whether it is the last of a branch.
     followed = set()
     for each in checkpoints:
-        place = each.config["configurable"]
-        where = (place["thread_id"], place.get("checkpoint_ns", ""))
+        config = each.config["configurable"]
+        where = (config["thread_id"], config.get("checkpoint_ns", ""))
         followed.add((*where, parent_of(each)))
-        yield _summarise(each, last=(*where, place["checkpoint_id"]) not in followed)
+        yield _summarise(each, last=(*where, config["checkpoint_id"]) not in followed)
 
 
 def parent_of(checkpoint: CheckpointTuple) -> str | None:
-    """The checkpoint it followed; None for the first, and where that was removed."""
+    """Return the id of the checkpoint before; None for the first one, and where the one before was pruned."""
     parent = checkpoint.parent_config
     return parent["configurable"]["checkpoint_id"] if parent else None
 
 
 def _summarise(each: CheckpointTuple, *, last: bool) -> CheckpointSummary:
     stored: Any = each.checkpoint if isinstance(each.checkpoint, dict) else Damaged("is no record")
-    place = each.config["configurable"]
-    values = stored.get("channel_values")
+    config = each.config["configurable"]
+    values = stored.get("channel_values")  # the database may hold anything: every form is checked before it is used
     values = values if isinstance(values, dict) else {}
     marks = {name: bare(values[name]) for name in MARKS if name in values}
+    # A run's values are in the last checkpoint of its branch, or where its stop reason was set.
     wanted = marks if last or marks.get("stop_reason") else _passing(marks)
     copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values and _is_copy(values[name]))
     damaged = (part for part in (stored, *values.values()) if isinstance(part, Damaged))
     return CheckpointSummary(
-        thread=place["thread_id"], namespace=place.get("checkpoint_ns", ""), name=place["checkpoint_id"],
+        thread=config["thread_id"], namespace=config.get("checkpoint_ns", ""), name=config["checkpoint_id"],
         parent=parent_of(each), written=stored.get("ts", ""), problem=next((part.problem for part in damaged), None),
         readable=not isinstance(stored, Damaged) or stored.readable, waiting=any(name in values for name in WAITING),
         begun="manifest" in (stored.get("channel_versions") or ()), values=wanted, copies=copies,

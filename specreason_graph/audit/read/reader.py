@@ -1,4 +1,4 @@
-"""Reading runs from raw checkpoints in one pass: no graph, no engine, and nothing is taken on trust."""
+"""Reads runs from raw checkpoints in one pass, with no graph and no engine, and trusts nothing that is stored."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from specreason_graph.errors import ThreadError
 
 
 def read_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
-    """All runs of a thread, root and subgraphs, the latest first; `ThreadError` when it holds none."""
+    """Read all runs of a thread, root and subgraphs, the latest first; raise `ThreadError` when there are none."""
     return gather_runs(ReadOnly(checkpointer).checkpoints(thread_id), thread_id)
 
 
 async def aread_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
-    """The same, for checkpointers that are asynchronous."""
+    """Do the same as `read_runs`, for an asynchronous checkpointer."""
     return gather_runs([each async for each in ReadOnly(checkpointer).acheckpoints(thread_id)], thread_id)
 
 
 def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
-    """All runs of all threads, the latest first."""
+    """Read all runs of all threads, the latest first."""
     return _runs(checkpoint_summaries(ReadOnly(checkpointer).checkpoints()))
 
 
 def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
-    """All runs in the checkpoints of a thread, given latest first; `ThreadError` when there are none."""
+    """Gather all runs from a thread's checkpoints, given latest first; raise `ThreadError` when there are none."""
     seen = list(checkpoint_summaries(checkpoints))
     if not seen:
         raise no_such_thread(thread_id)
@@ -41,33 +41,33 @@ def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[
         hint = "give the checkpointer LangGraph's EncryptedSerializer with the key it was written with"
         raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
     if not found:
-        hint = "it is of another graph, or not begun"
+        hint = "check the thread id: the thread belongs to another graph, or its run has not begun"
         raise ThreadError(f"thread {thread_id!r} holds no run of specreason", hint=hint)
     return found
 
 
 def _runs(seen: Iterable[CheckpointSummary]) -> list[RecordedRun]:
-    """The runs of each thread and namespace, the latest first; one that two branches share is told once."""
-    places: dict[tuple[str, str], dict[str, CheckpointSummary]] = {}
+    """Gather the runs of each thread and namespace, the latest first; a run that two branches share is listed once."""
+    namespaces: dict[tuple[str, str], dict[str, CheckpointSummary]] = {}
     for each in seen:
-        places.setdefault((each.thread, each.namespace), {})[each.name] = each
+        namespaces.setdefault((each.thread, each.namespace), {})[each.name] = each
     found: dict[tuple[str, str, str], RecordedRun] = {}
-    for place, there in places.items():
+    for key, there in namespaces.items():
         followers = Counter(each.parent for each in there.values())
         for path in _branches(there):
-            for run in Reader(*place).read(path, followers):
+            for run in Reader(*key).read(path, followers):
                 if path[0].parent in there:
                     run.findings.append(Finding(step=None, problem="its checkpoints follow each other in a circle"))
-                found.setdefault((*place, run.checkpoint_id), run)
+                found.setdefault((*key, run.checkpoint_id), run)
     return sorted(found.values(), key=lambda run: run.checkpoint_id, reverse=True)
 
 
 def _branches(there: dict[str, CheckpointSummary]) -> Iterator[list[CheckpointSummary]]:
-    """From the first checkpoint to each that nothing came after, the latest branch first."""
+    """Yield the path from the first checkpoint to each last one, the latest branch first."""
     parents = {each.parent for each in there.values()}
     for name in sorted(there.keys() - parents, reverse=True):
         path, at, seen = [], there.get(name), set()
-        while at is not None and at.name not in seen:  # whoever meddles may tie a knot
+        while at is not None and at.name not in seen:  # parents in a changed database may form a circle
             path.append(at)
             seen.add(at.name)
             at = there.get(at.parent or "")
@@ -75,16 +75,16 @@ def _branches(there: dict[str, CheckpointSummary]) -> Iterator[list[CheckpointSu
 
 
 class Reader:
-    """Follows one branch of checkpoints and gathers the runs it meets."""
+    """Follows one branch of checkpoints and gathers the runs on it."""
 
     def __init__(self, thread_id: str, namespace: str) -> None:
-        self._place = (thread_id, namespace)
+        self._key = (thread_id, namespace)
         self._run: RecordedRun | None = None
 
     def read(self, path: list[CheckpointSummary], followers: Counter[str | None]) -> Iterator[RecordedRun]:
-        """The runs of a path, in order; behind a checkpoint with several followers only copies tell what was before."""
+        """Yield the runs of a path, in order."""
         forked = False
-        for each in path[:-1]:
+        for each in path[:-1]:  # pending writes of the last checkpoint are not part of any state yet
             self._inspect(each, forked=forked)
             forked = followers[each.name] > 1
             yield from self._apply(each.writes)
@@ -93,14 +93,14 @@ class Reader:
             yield self._run
 
     def _inspect(self, each: CheckpointSummary, *, forked: bool) -> None:
-        """Take what a checkpoint says of the state."""
+        """Take over what a checkpoint holds of the state."""
         if not each.readable:
-            self._run = self._run or RecordedRun(*self._place)
+            self._run = self._run or RecordedRun(*self._key)
             self._run.checkpoint_id = each.name
             self._find(f"a checkpoint {each.problem}", here=True)
             return
         if each.waiting or not self._belongs(each):
-            return  # the state is still that of the run before, or of nobody
+            return  # the state is still that of the run before, or no run has begun
         run = self._here()
         if each.problem:
             self._find(f"a checkpoint or a value in it {each.problem}", here=True)
@@ -112,26 +112,28 @@ class Reader:
             self._find(f"{counted} steps were counted, and {len(run.trace)} are there", here=True)
 
     def _belongs(self, each: CheckpointSummary) -> bool:
-        """Whether a checkpoint is of a run; one that is met in the middle lacks its manifest."""
+        """Whether a checkpoint belongs to a run; a run whose first checkpoints are missing has no manifest."""
         if self._run is None and any(name == "manifest" for name, _ in each.copies):
-            self._run = RecordedRun(*self._place)
+            self._run = RecordedRun(*self._key)
         if self._run is None and each.begun:
             progress = each.values.get("progress")
             if isinstance(progress, dict) and progress.get("run"):
-                self._run = RecordedRun(*self._place)
+                self._run = RecordedRun(*self._key)
                 self._find("the manifest is missing")
         return self._run is not None
 
     def _here(self) -> RecordedRun:
-        assert self._run is not None  # noqa: S101 - the callers have looked
+        assert self._run is not None  # noqa: S101 - the callers have checked it
         return self._run
 
     def _take_copy(self, name: str, copy: Any, *, forked: bool) -> None:
-        """A copy says once more what the writes said; behind a fork it is the only one to say it."""
+        """Compare a snapshot with what was written; after a fork, take it as what was written."""
         run = self._here()
         known = getattr(run, name)
         if not isinstance(copy, Copy):
-            return  # told as a problem of the checkpoint
+            return  # damaged: reported as a problem of the checkpoint
+        # The writes on a checkpoint with several followers are not marked with the branch that they belong to; there
+        # only the snapshot says what the state of this branch is.
         if not known or forked:
             setattr(run, name, copy.value())
         elif copy != Copy(known):
@@ -140,12 +142,12 @@ class Reader:
             run.findings.append(Finding(step=at, problem=f"a copy of the {name} is not what was written"))
 
     def _apply(self, writes: Iterable[tuple[str, Any]]) -> Iterator[RecordedRun]:
-        """Take what the stages wrote; a manifest begins a new run, and the one before is over."""
+        """Apply what the stages wrote; a manifest begins a new run and ends the one before."""
         for channel, value in writes:
             if channel == "manifest":
                 if self._run and self._run.checkpoint_id:
                     yield self._run
-                self._run = RecordedRun(*self._place)
+                self._run = RecordedRun(*self._key)
                 if isinstance(value, Damaged) or not isinstance(value, dict):
                     self._find(f"the manifest {getattr(value, 'problem', 'is no record')}")
                 else:

@@ -1,4 +1,4 @@
-"""What a thread holds of a run: plain records, with what is damaged in them."""
+"""A recorded run: the plain records that a thread holds, and what is damaged in them."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ Plain = dict[str, Any]
 
 
 class Finding(Record):
-    """Something that is not as it was written, or does not follow from what was."""
+    """One problem of a record: it is not as it was written, or does not follow from the evidence."""
 
     step: int | None
-    """Position of the step, from 0; None where it is about the whole run."""
+    """Position of the step, from 0; None for a problem of the whole run."""
     problem: str
     """What is wrong."""
 
 
 @dataclass
 class RecordedRun:
-    """One run as it was checkpointed; `findings` says what could not be read."""
+    """One run as it was checkpointed; `findings` lists what could not be read."""
 
     thread_id: str
-    """The thread."""
+    """Thread of the run."""
     namespace: str
-    """Where in it: empty at the root, else the path of the subgraph."""
+    """Checkpoint namespace: empty at the root, else the path of the subgraph."""
     checkpoint_id: str = ""
-    """The run's last checkpoint."""
+    """Id of the run's last checkpoint."""
     updated: str = ""
-    """When that was written, ISO 8601."""
+    """When that checkpoint was written, ISO 8601."""
     manifest: Plain = field(default_factory=dict)
-    """What holds for the whole run, as `Manifest` dumps it."""
+    """The manifest, as `Manifest` dumps it: question, settings, engines and versions."""
     trace: list[Plain] = field(default_factory=list)
     """The committed steps, as `Step` dumps them; a damaged one is `Damaged`."""
     values: Plain = field(default_factory=dict)
     """The last values of the other channels."""
     findings: list[Finding] = field(default_factory=list)
-    """What is damaged, where it stands."""
+    """What is damaged."""
 
     @property
     def run(self) -> str:
-        """Names the run."""
+        """Name of the run; empty where it cannot be read."""
         return str(self.manifest.get("run") or self.progress.get("run") or "")
 
     @property
@@ -58,7 +58,7 @@ class RecordedRun:
 
     @property
     def question(self) -> str:
-        """What it thinks about."""
+        """The question that the run thinks about."""
         return str(self.manifest.get("question", ""))
 
     @property
@@ -74,12 +74,12 @@ class RecordedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether there is an answer."""
+        """Whether the run has an answer."""
         return bool(self.result)
 
     @property
     def head(self) -> str | None:
-        """The hash of the last entry of the ledger, as it is stored."""
+        """The stored hash of the ledger's last entry; None where there is none."""
         return _plain(self.result or (self.trace[-1] if self.trace else self.manifest)).get("hash")
 
     @cached_property
@@ -99,7 +99,7 @@ class RecordedRun:
 
 
 def choose_run(runs: list[RecordedRun], name: str | None = None) -> RecordedRun:
-    """The run called ``name`` (its first letters will do), or the only one; `ThreadError` when that is not clear."""
+    """Return the run whose name starts with ``name``, or the only run; raise `ThreadError` when that is not one run."""
     found = [run for run in runs if name is None or run.run.startswith(name)]
     if len(found) == 1:
         return found[0]
@@ -112,13 +112,13 @@ def choose_run(runs: list[RecordedRun], name: str | None = None) -> RecordedRun:
 
 
 def check_readable(run: RecordedRun) -> RecordedRun:
-    """The run, unless it is damaged or made by a package to come: `ThreadError`."""
+    """Return the run, or raise `ThreadError` when it is damaged or was made by a later version of this package."""
     check_version(run)
     if run.findings:
         first = run.findings[0]
         where = "" if first.step is None else f"step {first.step + 1}: "
         raise ThreadError(f"the record of run {run.run!r} is damaged: {where}{first.problem}", hint="verify it first")
-    try:
+    try:  # these properties read the records as models, and keep the result for later
         _ = run.typed_manifest, run.steps, run.answer
     except ValidationError as error:
         problem = first_problem(error)
@@ -127,7 +127,7 @@ def check_readable(run: RecordedRun) -> RecordedRun:
 
 
 def check_version(run: RecordedRun) -> None:
-    """`ThreadError` for a run that a package to come has made."""
+    """Raise `ThreadError` for a run that was made by a later version of this package."""
     version = run.manifest.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         hint = "update specreason-graph"
@@ -135,11 +135,11 @@ def check_version(run: RecordedRun) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that a record lacks, in a few words."""
+    """Return the first problem that pydantic found, in a few words."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _plain(value: Any) -> Plain:
-    """A record, or nothing where there is none that can be read."""
+    """Return the value if it is a record that can be read, else an empty one."""
     return value if isinstance(value, dict) and not isinstance(value, Damaged) else {}

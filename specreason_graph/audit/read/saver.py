@@ -1,4 +1,4 @@
-"""Looking into any LangGraph checkpointer without writing to it, and without trusting what is in it."""
+"""Read-only access to any LangGraph checkpointer, which does not trust what is stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCKED = "is encrypted, and the checkpointer has no key"
 
 
 class Damaged(dict[str, Any]):
-    """Stands where stored bytes are not what was written, in the form of a checkpoint, with what can be read of it."""
+    """Takes the place of a stored value that is damaged, in the form of a checkpoint, with what can be read of it."""
 
     def __init__(self, problem: str, value: Any = None) -> None:
         read = value if isinstance(value, dict) else {}
@@ -33,18 +33,18 @@ class Damaged(dict[str, Any]):
 
 
 class CheckedSerializer(SerializerProtocol):
-    """Reads strictly: no code is imported for what is stored, and bytes that nobody would write are `Damaged`."""
+    """Reads strictly: it imports no code for stored values, and returns `Damaged` for bytes that nobody would write."""
 
     def __init__(self, serde: SerializerProtocol) -> None:
         self._serde, self._plain = serde, JsonPlusSerializer(allowed_msgpack_modules=None)
         if isinstance(serde, EncryptedSerializer):
-            self._serde = EncryptedSerializer(serde.cipher, self)
+            self._serde = EncryptedSerializer(serde.cipher, self)  # what it decrypts goes through the checks here, too
         self._encrypted = isinstance(serde, EncryptedSerializer)
         self._ours = self._encrypted or isinstance(serde, JsonPlusSerializer)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value, or `Damaged`."""
-        if not self._encrypted and "+" in data[0]:
+        """Return the stored value, or `Damaged`."""
+        if not self._encrypted and "+" in data[0]:  # LangGraph appends the cipher to the type, as in "msgpack+aes"
             return Damaged(LOCKED)
         try:
             if self._encrypted and "+" in data[0]:
@@ -53,37 +53,38 @@ class CheckedSerializer(SerializerProtocol):
         except Exception as error:
             how = "cannot be decrypted" if self._encrypted else "cannot be read"
             return Damaged(f"{how}: {str(error) or type(error).__name__}")
+        # Several byte strings decode to the same value: a changed byte is found by encoding the value again.
         if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
             return Damaged("is stored in bytes that this package does not write", value)
         return value
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:  # noqa: ARG002 - part of the protocol
-        """Refused: nothing is written."""
+        """Raise `TypeError`, because an audit never writes."""
         raise TypeError("an audit writes nothing")
 
 
 class ReadOnly:
-    """A checkpointer that can only be looked at; it has no way to write."""
+    """A checkpointer that can only be read."""
 
     def __init__(self, checkpointer: BaseCheckpointSaver[Any]) -> None:
-        self._saver = copy(checkpointer)
+        self._saver = copy(checkpointer)  # a copy, so that the caller's saver keeps its own serializer
         self._saver.serde = CheckedSerializer(checkpointer.serde)
         if hasattr(self._saver, "is_setup"):
-            self._saver.is_setup = True  # SQLite savers make their tables on first use
+            self._saver.is_setup = True  # else SQLite savers create their tables at the first use, which is a write
 
     def checkpoints(self, thread_id: str | None = None) -> Iterator[CheckpointTuple]:
-        """All checkpoints of a thread, or of all threads, the latest first, in one pass."""
+        """Yield all checkpoints of a thread, or of all threads, the latest first, in one pass."""
         try:
             yield from self._saver.list(_thread(thread_id))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _unreadable(error) from error
 
     def checkpoint(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """One checkpoint."""
+        """Return one checkpoint."""
         return self._saver.get_tuple(config)
 
     async def acheckpoints(self, thread_id: str | None = None) -> AsyncIterator[CheckpointTuple]:
-        """The same, for checkpointers that are asynchronous."""
+        """Do the same as `checkpoints`, for an asynchronous checkpointer."""
         try:
             async for each in self._saver.alist(_thread(thread_id)):
                 yield each
@@ -101,9 +102,10 @@ def _thread(thread_id: str | None) -> RunnableConfig | None:
 
 @contextmanager
 def open_database(where: str | Path) -> Iterator[BaseCheckpointSaver[Any]]:
-    """A checkpointer over a database that is opened for reading only.
+    """Open a database for reading only, as a checkpointer.
 
-    ``where``: an SQLite file, or ``postgresql://...`` (extra ``postgres``). `UsageError` for what cannot be read.
+    ``where``: an SQLite file, or ``postgresql://...`` (extra ``postgres``). Raises `UsageError` for a database that
+    cannot be read.
     """
     if str(where).startswith(("postgres://", "postgresql://")):
         with _postgres(str(where)) as saver:
@@ -140,12 +142,14 @@ def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
     from psycopg.rows import dict_row
 
     try:
+        # The same arguments as in PostgresSaver.from_conn_string, which opens no read-only connection.
         connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, row_factory=dict_row)
     except psycopg.Error as error:
         raise UsageError(f"the PostgreSQL database cannot be opened: {error}", hint="check --db") from None
     with closing(connection):
         connection.read_only = True
-        for plan in ("hashjoin", "mergejoin", "seqscan"):  # else each checkpoint may look through all of the thread
+        # With these plans PostgreSQL may scan a whole thread once for each of its checkpoints.
+        for plan in ("hashjoin", "mergejoin", "seqscan"):
             connection.execute(f"set enable_{plan} = off")
         found = connection.execute("select to_regclass('checkpoints') as found").fetchone()
         if not found or found["found"] is None:
@@ -154,5 +158,5 @@ def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
 
 
 def no_such_thread(thread_id: str) -> ThreadError:
-    """The error for a thread that nothing is kept of."""
+    """Return the error for a thread that has no checkpoints."""
     return ThreadError(f"no thread {thread_id!r} in this database", hint="check the thread id and --db")

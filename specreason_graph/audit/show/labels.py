@@ -1,4 +1,4 @@
-"""What the names in the records mean, in words for people."""
+"""Labels: texts for people in place of the names in the records."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from specreason_graph.record.records import Ending, Purpose, Reason, StopReason
 
 
 class ReasonLabel(NamedTuple):
-    """A decision's reason in words."""
+    """The texts for the reason of a decision."""
 
     sentence: str
-    """For a page."""
+    """Text for a page."""
     note: str
-    """For the end of a line, which also says who wrote the step; with a colon the draft's version follows."""
+    """Text for the end of a line, which also names the author; after a colon the draft's version follows."""
 
 
 REASONS: dict[Reason, ReasonLabel] = {
     "score_reaches_threshold": ReasonLabel("draft accepted: the score reaches the threshold", ""),
     "score_below_threshold": ReasonLabel("draft rejected: the score is below the threshold", "draft rejected: "),
-    "first_steps_by_base": ReasonLabel("nothing drafted: the first steps are the base's", "first steps are the base's"),
+    "first_steps_by_base": ReasonLabel("not drafted: the base writes the first steps", "base writes the first steps"),
     "proposal_ends_thinking": ReasonLabel(
         "the base decides: the draft would end the thinking", "draft would end the thinking"
     ),
     "proposal_is_blank": ReasonLabel("the base writes: the draft wrote nothing", "draft wrote nothing"),
     "proposal_too_long": ReasonLabel(
-        "the base writes: the draft's version left the judge no room", "draft left the judge no room"
+        "the base writes: the draft's version was too long to score", "draft too long to score"
     ),
     "drafting_does_not_pay": ReasonLabel("the base writes: drafting did not pay", "drafting does not pay"),
-    "base_is_timed": ReasonLabel("the base writes, to see how fast it is without the draft", "timing the base model"),
+    "base_is_timed": ReasonLabel("the base writes, to time it without the draft", "timing the base model"),
     "draft_failed": ReasonLabel("the base writes: the draft engine failed", "the draft engine failed"),
     "accepted_by_reviewer": ReasonLabel("draft accepted by a human", "accepted by a human"),
     "rejected_by_reviewer": ReasonLabel("draft rejected by a human", "rejected by a human: "),
-    "written_by_reviewer": ReasonLabel("written by a human in place of the draft's version", "in the place of: "),
+    "written_by_reviewer": ReasonLabel("written by a human in place of the draft's version", "in place of: "),
 }
 STOPS: dict[StopReason, str] = {
     "answered": "The model ended its thinking",
@@ -60,8 +60,8 @@ PURPOSES: dict[Purpose, str] = {
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them; a damaged record may hold numbers that are none."""
-    if not math.isfinite(seconds):
+    """Format seconds for people."""
+    if not math.isfinite(seconds):  # a damaged record may hold anything
         return f"{seconds} s"
     if seconds < 60:
         return f"{seconds:.{2 if seconds < 10 else 1}f} s"
@@ -73,5 +73,5 @@ def duration(seconds: float) -> str:
 
 
 def moment(stamp: str | None) -> str:
-    """An ISO 8601 time, to the second."""
+    """Format an ISO 8601 time, to the second."""
     return stamp[:19].replace("T", " ") + " UTC" if stamp else "not recorded"

@@ -1,4 +1,4 @@
-"""Self-contained pages: templates, and a policy under which nothing but the page's own script can run."""
+"""Self-contained HTML pages from templates, with a policy that lets only the page's own script run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from markupsafe import Markup
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, duration, moment
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories that are shown by their number: control and format characters, surrogates, line separators."""
+"""Unicode categories that are shown as code points: control and format characters, surrogates, line separators."""
 KEPT = "\n\t\u200c\u200d"
-"""Those of them that texts need: line breaks, tabs, and the joiners of scripts and emoji."""
+"""Characters of these categories that texts need: line breaks, tabs, and the joiners of scripts and emoji."""
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template; whatever is put into it is data."""
+    """Render a page from a template; all values are escaped."""
     return _environment().get_template(template).render(**values)
 
 
 def visible(value: Any) -> Any:
-    """What is put into a page, with characters that are not seen, or turn the text around, named by their number."""
-    if isinstance(value, Markup):
+    """Replace characters that are invisible, or change the direction of text, by their code points."""
+    if isinstance(value, Markup):  # our own style and script, and what the templates' macros return
         return value
     text = str(value)
     return text if text.isprintable() else "".join(map(_visible, text))
@@ -52,12 +52,12 @@ def _environment() -> Environment:
 
 
 def _part(name: str) -> Markup:
-    """A file of ours that goes into the page as it is."""
+    """Read a file of this package that goes into the page without escaping."""
     return Markup((files("specreason_graph.audit.show") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: nothing is loaded, and only this style and this script work."""
+    """Return a Content-Security-Policy under which nothing is loaded and only this style and script work."""
     return "; ".join(
         [
             "default-src 'none'",

@@ -1,7 +1,7 @@
-"""The audit report: one self-contained HTML page for a run, for two runs side by side, or for a folder of runs.
+"""The audit report: one self-contained HTML page for a run, for two runs side by side, or as an index of runs.
 
-The pages need no network and no script to be read; a script only filters, searches and moves about. What models,
-users and databases say is data in them: it is escaped, and a policy in the page allows no script but its own.
+The pages can be read without network and without script; the script only filters, searches and scrolls. Texts of
+models, users and databases are escaped, and a policy in the page allows no script but its own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from specreason_graph.record.records import Step
 
 
 class ComparedRow(NamedTuple):
-    """What stands side by side in the comparison of two runs."""
+    """One row in the comparison of two runs."""
 
     one: StepView | None
-    """The step of the first run; None where it has none here."""
+    """The step of the first run; None where that run has no step in this row."""
     other: StepView | None
-    """The step of the second run, likewise."""
+    """The step of the second run; None where that run has no step in this row."""
     same: bool
     """Whether both texts are the same."""
     texts: tuple[list[Segment], list[Segment]]
-    """Both texts, with what differs marked."""
+    """Both texts in segments that are marked where they differ."""
 
 
 def render_run(run: RecordedRun, verification: Verified | None = None) -> str:
-    """The page of one run; ``verification`` is what `verify` found, and is shown where it is given."""
+    """Render the page of one run; ``verification`` is the result of `verify`, and is shown if given."""
     return render("run.html", view=RunView(run, verification))
 
 
@@ -42,7 +42,7 @@ def render_comparison(
     verification: Verified | None = None,
     other_verification: Verified | None = None,
 ) -> str:
-    """Two runs in one page: what they share, where they part, and how each goes on; who wrote and what it cost."""
+    """Render two runs in one page: their common steps, the first difference, the rest side by side, and the costs."""
     views = (RunView(one, verification), RunView(other, other_verification))
     rows = list(_compare(*views))
     return render(
@@ -52,12 +52,13 @@ def render_comparison(
 
 
 def render_index(runs: Sequence[tuple[RecordedRun, str]]) -> str:
-    """A page that lists runs, each with the relative URL of its own page."""
+    """Render an index of runs, each with the relative URL of its own page."""
     return render("index.html", rows=[(RunView(run), link) for run, link in runs])
 
 
 def _compare(one: RunView, other: RunView) -> Iterator[ComparedRow]:
-    """The aligned steps; those that cannot be read are left out, and told among the findings."""
+    """Yield the aligned steps."""
+    # Steps that cannot be read are left out here: the findings on the page name them.
     mine, theirs = ([each for each in view.steps if each.step] for view in (one, other))
     for left, right, same in align(one.records, other.records):
         a, b = None if left is None else mine[left], None if right is None else theirs[right]
@@ -75,7 +76,7 @@ def _different_settings(one: RunView, other: RunView) -> list[tuple[str, object,
 
 
 def _costs(*views: RunView) -> list[tuple[str, str, list[object]]]:
-    """Engine, purpose, and what each run spent on it."""
+    """Return engine, purpose, and the usage of each run for them."""
     spent = [
         {(cost.engine, cost.purpose): cost.usage for cost in view.summary.costs if not cost.wasted} for view in views
     ]

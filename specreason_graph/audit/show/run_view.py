@@ -1,4 +1,4 @@
-"""A run as its page shows it: records typed where they can be, and what is wrong where they cannot."""
+"""The view of a run for its page: typed records where they can be read, and the problems where they cannot."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ R = TypeVar("R", bound=Record)
 
 
 class Verified(Protocol):
-    """What came out when somebody checked a run; see `verify`."""
+    """The result of verifying a run, as `verify` returns it."""
 
     @property
     def entries(self) -> int:
-        """Entries of the ledger."""
+        """Number of entries in the ledger."""
 
     @property
     def head(self) -> str | None:
-        """Hash of the last entry, computed again."""
+        """Recomputed hash of the last entry."""
 
     @property
     def signed_by(self) -> str | None:
-        """The public key whose signature of the head holds."""
+        """The public key whose signature of the head is valid; None without a valid signature."""
 
     @property
     def finished(self) -> bool:
@@ -46,11 +46,11 @@ class Verified(Protocol):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is."""
+        """Whether there are no findings."""
 
 
 class RunView:
-    """Everything that a page says of one run."""
+    """Everything that a page shows of one run."""
 
     def __init__(self, run: RecordedRun, verification: Verified | None = None) -> None:
         self.run, self.verification = run, verification
@@ -60,17 +60,17 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """Enough of the run's name to tell it."""
+        """The beginning of the run's name, enough to identify it."""
         return self.run.run[:12] or self.run.checkpoint_id[:12]
 
     @property
     def question(self) -> str:
-        """What was asked."""
+        """The question."""
         return self.run.question.strip() or "(the question cannot be read)"
 
     @cached_property
     def steps(self) -> list[StepView]:
-        """The steps, those that cannot be read among them."""
+        """All steps, including those that cannot be read."""
         problems: dict[int | None, list[str]] = {}
         for finding in self.findings:
             problems.setdefault(finding.step, []).append(finding.problem)
@@ -86,7 +86,7 @@ class RunView:
 
     @property
     def ended(self) -> str:
-        """Why the thinking ended, in words."""
+        """Why the thinking ended, as a text for people."""
         stored: Any = self.run.values.get("stop_reason")
         if isinstance(stored, str) or stored is None:
             return str(STOPS.get(stored, stored)) if stored else "Not finished"  # type: ignore[call-overload]
@@ -94,67 +94,67 @@ class RunView:
 
     @property
     def lineage(self) -> Lineage | None:
-        """The run that it was forked from."""
+        """The run that this one was forked from; None if it is no fork."""
         return self.manifest.forked_from if self.manifest else None
 
     @property
     def inherited(self) -> int:
-        """How many steps were taken over from that."""
+        """How many steps were taken over from the forked run."""
         return self.lineage.step if self.lineage else 0
 
     @property
     def threshold(self) -> float:
-        """The score that was enough."""
+        """The acceptance threshold of the run."""
         return self.manifest.config.threshold if self.manifest else SpecReasonConfig().threshold
 
     @cached_property
     def summary(self) -> Summary:
-        """What it took, as far as it can be read."""
+        """Totals and costs of the run, as far as they can be read."""
         return summarise(self.records, self.answer)
 
     @cached_property
     def timeline(self) -> Timeline:
-        """Who worked when."""
+        """The engine calls of the run on a timeline."""
         return draw_timeline(self.records, self.answer)
 
     @property
     def authors(self) -> dict[str, int]:
-        """How many of the steps each author wrote."""
+        """How many steps each author wrote."""
         written = [step.author for step in self.records]
         return {author: written.count(author) for author in ("draft", "base", "human") if author in written}
 
     @property
     def tokens(self) -> int:
-        """Tokens written, discarded ones included."""
+        """Generated tokens, discarded ones included."""
         return sum(cost.usage.generated_tokens for cost in self.summary.costs)
 
     @property
     def reviewed(self) -> list[StepView]:
-        """The steps that a human settled."""
+        """The steps that a human decided or wrote."""
         return [view for view in self.steps if view.step and "human" in view.tags]
 
     def model(self, engine: str) -> str:
-        """The name of a model."""
+        """Return the name of the model that plays a role."""
         found = {str(role): engine.model for role, engine in self.manifest.engines.items()} if self.manifest else {}
         return found.get(engine, "unknown")
 
     def share(self, seconds: float) -> float:
-        """The part of the engines' working time that ``seconds`` are, 0 to 1."""
+        """Return ``seconds`` as a fraction of the run's engine time, 0 to 1."""
         whole = self.summary.seconds
         return min(1.0, seconds / whole) if whole > 0 and math.isfinite(whole) else 0.0
 
     def settings(self) -> Iterator[tuple[str, Any, bool, str]]:
-        """Name, value, whether it is not the default, and meaning of each setting."""
+        """Yield the settings: name, value, whether it differs from the default, and description."""
         if self.manifest is None:
             return
-        usual = SpecReasonConfig()
+        defaults = SpecReasonConfig()
         for name, field in SpecReasonConfig.model_fields.items():
             value = getattr(self.manifest.config, name)
-            yield name, value, value != getattr(usual, name), (field.description or "").replace("``", "")
+            yield name, value, value != getattr(defaults, name), (field.description or "").replace("``", "")
 
     @cached_property
     def pending(self) -> tuple[Proposal, Score | None, bool] | None:
-        """The proposal that nobody has settled, its score, and whether a human is waited for."""
+        """The proposal that is not decided yet, its score, and whether the run waits for a human; None without one."""
         waiting = self.run.values.get("pending")
         if self.run.finished or not isinstance(waiting, dict) or not waiting.get("proposal"):
             return None
@@ -164,7 +164,7 @@ class RunView:
 
 
 def _typed(kind: type[R], plain: Any) -> R | None:
-    """The record, or None where there is none or it is damaged."""
+    """Return the typed record, or None where there is none or it is damaged."""
     if not plain:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A step as the pages show it: its versions side by side, and the judge's digits as bars."""
+"""The view of a step for the pages: its versions side by side, and the judge's digits as bars."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ CHART_HEIGHT = 30
 
 
 class Version(NamedTuple):
-    """One text of a step."""
+    """One version of a step's text."""
 
     title: str
-    """Whose it is, and what became of it."""
+    """Title that names the author and says whether the version was committed."""
     author: Author
-    """Who wrote it."""
+    """Author of the version."""
     kept: bool
-    """Whether it was committed."""
+    """Whether the version was committed."""
     segments: list[Segment]
-    """The text, with what differs from the other version marked."""
+    """The text in segments that are marked where they differ from the other version."""
     empty: str
-    """What to say where there is no text."""
+    """Text to show where the version has no text."""
 
 
 class DigitBar(NamedTuple):
-    """The probability of one digit, or of everything else."""
+    """The probability of one digit, or of all tokens that are no digit."""
 
     label: str
-    """The digit; ``≠`` for everything that is none."""
+    """The digit; ``≠`` for all tokens that are no digit."""
     share: float
-    """Its probability, 0 to 1."""
+    """The probability, 0 to 1."""
     enough: bool
     """Whether the digit reaches the threshold."""
     height: float
@@ -43,25 +43,25 @@ class DigitBar(NamedTuple):
 
 @dataclass(frozen=True)
 class StepView:
-    """One step, or the place of one that cannot be read."""
+    """One step, which may be damaged."""
 
     index: int
     """Position in the trace, from 0."""
     step: Step | None
-    """The record; None where it is damaged."""
+    """The record; None where it cannot be read."""
     problems: tuple[str, ...] = ()
-    """What is wrong with it."""
+    """What is wrong with the record."""
     inherited: bool = False
-    """Whether it was taken over from another run."""
+    """Whether the step was taken over from another run."""
 
     @property
     def number(self) -> int:
-        """The step as people count, from 1."""
+        """Number of the step for people, from 1."""
         return self.index + 1
 
     @cached_property
     def tags(self) -> list[str]:
-        """What the step can be filtered by, besides its score."""
+        """The filters that show this step, besides the one for low scores."""
         if self.step is None:
             return ["damaged"]
         human = self.step.author == "human" or self.step.decision.review is not None
@@ -70,28 +70,29 @@ class StepView:
 
     @property
     def seconds(self) -> float:
-        """Seconds that engines worked for it."""
+        """Seconds of engine work for the step."""
         return sum(cost.usage.seconds for cost in self.step.costs) if self.step else 0.0
 
     @cached_property
     def versions(self) -> list[Version]:
-        """The version that lost, where there was one, and the committed one."""
+        """The discarded version, if there is one, and the committed version."""
         if self.step is None:
             return []
-        lost, step = self.step.discarded, self.step
-        if lost is None:
+        discarded, step = self.step.discarded, self.step
+        if discarded is None:
             return [_version(step, unmarked(step.text.rstrip()))]
-        theirs, ours = difference(lost.text.rstrip(), step.text.rstrip())
-        return [_version(lost, theirs), _version(step, ours, same=lost.text == step.text)]
+        theirs, ours = difference(discarded.text.rstrip(), step.text.rstrip())
+        return [_version(discarded, theirs), _version(step, ours, same=discarded.text == step.text)]
 
     @cached_property
     def digits(self) -> list[DigitBar]:
-        """The judge's distribution."""
+        """The judge's distribution over the digits."""
         return digit_bars(self.step.score, self.step.decision.threshold) if self.step and self.step.score else []
 
 
 def digit_bars(score: Score, threshold: float) -> list[DigitBar]:
-    """A bar for each digit and one for what is no digit."""
+    """Return a bar for each digit, and one for all tokens that are no digit."""
+    # A damaged record may hold any numbers: they are cut to probabilities.
     shares = [math.exp(min(0.0, logprob)) for logprob in score.digit_logprobs]
     bars = [_bar(str(digit), share, enough=digit >= threshold) for digit, share in enumerate(shares)]
     return [*bars, _bar("≠", min(1.0, max(0.0, score.other_mass)), enough=False)]

@@ -1,4 +1,4 @@
-"""Which words of two versions of a text differ."""
+"""Word by word differences between two versions of a text."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from difflib import SequenceMatcher
 from typing import NamedTuple
 
 ALIKE = 0.3
-"""Share of common words, 0 to 1, under which marking the others would mark nearly everything."""
+"""Fraction of common words, 0 to 1; below it nothing is marked, because nearly everything would be."""
 LONGEST = 2000
-"""Words beyond which texts are not compared."""
+"""Most words of a text that is compared."""
 
 
 class Segment(NamedTuple):
-    """A piece of a text."""
+    """A segment of a text."""
 
     text: str
-    """The piece."""
+    """Text of the segment."""
     differs: bool
-    """Whether the other version has something else here."""
+    """Whether the other version has another text here."""
 
 
 def unmarked(text: str) -> list[Segment]:
-    """The text in one piece, with nothing to mark."""
+    """Return the text as one segment without a mark."""
     return [Segment(text, differs=False)] if text else []
 
 
 def difference(one: str, other: str) -> tuple[list[Segment], list[Segment]]:
-    """Both texts in pieces; put together again, the pieces are the texts."""
+    """Split both texts into segments, and mark those that differ; joined, the segments give the texts again."""
     mine, theirs = _words(one), _words(other)
     matcher = SequenceMatcher(a=mine, b=theirs)
+    # The length is checked first, because the time of the comparison grows with its square.
     if max(len(mine), len(theirs)) > LONGEST or matcher.ratio() < ALIKE:
         return unmarked(one), unmarked(other)
     codes = [(tag != "equal", a, b, c, d) for tag, a, b, c, d in matcher.get_opcodes()]
@@ -44,12 +45,12 @@ def _pieces(words: Sequence[str], codes: Sequence[tuple[bool, int, int]]) -> Ite
     for differs, low, high in codes:
         text = "".join(words[low:high])
         bare = text.lstrip()
-        if differs and bare != text:  # a mark does not begin with white space
+        if differs and bare != text:  # only the words are marked, and not the white space before them
             yield Segment(text[: len(text) - len(bare)], differs=False)
         if bare if differs else text:
             yield Segment(bare if differs else text, differs)
 
 
 def _words(text: str) -> list[str]:
-    """Words and marks, each with the white space before it."""
+    """Split a text into words and punctuation marks, each with the white space before it."""
     return re.findall(r"\s*(?:\w+|[^\w\s])|\s+", text)

@@ -1,4 +1,4 @@
-"""Who worked when: the engine calls of a run on one line."""
+"""The timeline of a run: its engine calls as bars on one line."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from specreason_graph.audit.show.labels import PURPOSES, duration
 from specreason_graph.record.records import Answer, Cost, Engine, Step
 
 WIDTH = 1000.0
-"""Units that the whole line is long."""
+"""Length of the whole line, in units of the drawing."""
 NARROWEST = 1.0
-"""Units that a bar has at least, so that it is seen."""
+"""Least width of a bar, in units of the drawing, so that it can be seen."""
 PAUSE_SECONDS = 1.0
-"""Idle time from which the line is cut short, unless the run worked more than ten times as long."""
+"""Idle seconds from which a pause is drawn shorter; in a long run a tenth of its working time instead."""
 
 FATES = {"discarded": ", discarded", "wasted": ", speculative work wasted"}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One kind of work for one step."""
+    """The work of one engine for one purpose of one step."""
 
     engine: Engine
-    """Who worked."""
+    """Role of the engine that worked."""
     kind: str
-    """What for: the purpose of the call, or ``discarded`` or ``wasted``."""
+    """Purpose of the calls, or ``discarded`` or ``wasted``."""
     anchor: str
-    """Where on the page it belongs."""
+    """Id of the step or answer on the page."""
     title: str
-    """What it was, in words."""
+    """Description for people."""
     started: float | None
-    """When it began, seconds since 1970; None where nobody looked."""
+    """When the work began, in seconds since 1970; None where it was not recorded."""
     seconds: float
-    """How long it took."""
+    """How long the work took, in seconds."""
     reviewed: bool
     """Whether a human was asked about the step."""
     left: float = 0.0
     """Where the bar begins, 0 to `WIDTH`."""
     width: float = 0.0
-    """How long it is drawn."""
+    """Width of the bar, in the same units."""
 
 
 @dataclass(frozen=True)
@@ -47,38 +47,39 @@ class Pause:
     """Idle time that is drawn shorter than it was."""
 
     left: float
-    """Where it begins, 0 to `WIDTH`."""
+    """Where the pause begins, 0 to `WIDTH`."""
     width: float
-    """How long it is drawn."""
+    """Width of the pause, in the same units."""
     title: str
-    """How long it was, and whether a human was asked before it."""
+    """Description for people: its length, and whether a human was asked before it."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """All work of a run, laid out."""
+    """All work of a run, laid out on one line."""
 
     bars: list[Bar]
-    """The work, in the order it was done."""
+    """The work, in the order in which it began."""
     pauses: list[Pause]
-    """What was cut short."""
+    """The pauses that are drawn shorter."""
     seconds: float
-    """From the first call to the end of the last one, pauses included."""
+    """Seconds from the first call to the end of the last one, pauses included."""
     measured: bool
-    """Whether it is known when the calls began; else they are drawn one behind the other."""
+    """Whether the start of each call was recorded; else the bars are drawn one behind the other."""
 
 
 def draw_timeline(steps: Sequence[Step], answer: Answer | None) -> Timeline:
-    """Lay out the calls where they began and ended; a long wait is cut short, and told."""
+    """Lay out the calls by their times; long pauses are drawn shorter and listed."""
     bars = [*_step_bars(steps), *_answer_bars(answer)]
     measured = bool(bars) and all(bar.started is not None for bar in bars)
-    bars = sorted(bars, key=lambda bar: bar.started or 0.0) if measured else list(_in_turns(bars))
+    bars = sorted(bars, key=lambda bar: bar.started or 0.0) if measured else list(_one_after_the_other(bars))
     gaps = list(_gaps(bars))
     whole = max((_end(bar) for bar in bars), default=0.0) - (bars[0].started or 0.0 if bars else 0.0)
     longest = max(PAUSE_SECONDS, (whole - sum(gaps)) / 10)
     waits = [gap for gap in gaps if gap > longest]
+    # A pause takes 4% of the line, and all pauses together take at most 30%.
     cut = max(whole - sum(waits), 1e-6) * min(0.04, 0.3 / max(1, len(waits)))
-    drawn = whole - sum(waits) + cut * len(waits)
+    drawn = whole - sum(waits) + cut * len(waits)  # never 0 below, as in a run whose calls took no time
     return _lay_out(bars, gaps, longest=longest, cut=cut, scale=WIDTH / max(drawn, 1e-6), measured=measured)
 
 
@@ -104,8 +105,8 @@ def _end(bar: Bar) -> float:
     return (bar.started or 0.0) + bar.seconds
 
 
-def _in_turns(bars: Sequence[Bar]) -> Iterator[Bar]:
-    """Bars of which nobody knows when they began, one behind the other."""
+def _one_after_the_other(bars: Sequence[Bar]) -> Iterator[Bar]:
+    """Yield bars without recorded times, each starting where the one before ends."""
     at = 0.0
     for bar in bars:
         yield replace(bar, started=at)
@@ -113,11 +114,11 @@ def _in_turns(bars: Sequence[Bar]) -> Iterator[Bar]:
 
 
 def _gaps(bars: Sequence[Bar]) -> Iterator[float]:
-    """Idle seconds before each call."""
+    """Yield the idle seconds before each call."""
     end = bars[0].started or 0.0 if bars else 0.0
     for bar in bars:
         yield max(0.0, (bar.started or 0.0) - end)
-        end = max(end, _end(bar))
+        end = max(end, _end(bar))  # calls of both engines overlap
 
 
 def _step_bars(steps: Sequence[Step]) -> Iterator[Bar]:

@@ -23,20 +23,24 @@ from specreason_graph.cli.options import JsonOption
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
 PLAIN = re.compile("[^0-9A-Za-z]")
-"""What of a run's id, which a database may spell as it likes, is not put into the name of a file."""
+"""Characters of a run's name that do not go into a file name: a database may hold any name, a path included."""
 
 
 def report(
-    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs and an index page.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file; a folder for all runs.")] = Path(
-        "run.html"
-    ),
-    other: Annotated[str | None, typer.Option("--compare", help="Thread id of a run to set beside it.")] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Thread id. Without it, all runs of the database get a page, with an index.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="HTML file to write; for all runs, the folder.")
+    ] = Path("run.html"),
+    other: Annotated[
+        str | None, typer.Option("--compare", help="Thread id of a second run, shown side by side.")
+    ] = None,
     run: RunOption = None,
     db: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """A page that shows a run to others: one file, no network, readable on a phone and on paper."""
+    """Write a run as an HTML page: one file that needs no network, also for phones and for paper."""
     if thread is None:
         written, sound = _all_pages(output, db)
     else:
@@ -50,19 +54,24 @@ def report(
 
 
 def export(
-    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of the database.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File; else standard output.")] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Thread id. Without it, all runs of the database are exported.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; standard output if not given.")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="jsonl: the ledger, an entry a line; inspect: a log for `inspect view`.")
+        str,
+        typer.Option("--format", help="jsonl: the ledger, one entry per line. inspect: a log for `inspect view`."),
     ] = "jsonl",
     db: DatabaseOption = None,
 ) -> None:
-    """Give the record of runs to other tools."""
+    """Export the records of runs for other tools."""
     with open_database(place(db)) as saver:
         runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
     if form == "inspect":
         if output is None:
-            raise ConfigError("an Inspect log is a file", hint="name it with -o runs.eval")
+            raise ConfigError("an Inspect log needs a file", hint="name one with -o runs.eval")
         to_inspect(runs, output)
     elif form == "jsonl":
         lines = "".join(f"{line}\n" for line in to_jsonl(runs))
@@ -74,17 +83,17 @@ def export(
 
 
 def schema() -> None:
-    """The JSON Schema of a line of an exported ledger."""
+    """Print the JSON Schema of a line of an exported ledger."""
     typer.echo(json.dumps(ledger_schema(), indent=2))
 
 
 def prune(
     thread: ThreadArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing and print what would be removed.")] = False,
     db: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep what audits need of finished runs, and remove the checkpoints in between. This one does write."""
+    """Remove the checkpoints of finished runs that audits do not need. This command writes to the database."""
     with _writable(place(db)) as saver:
         found = prune_thread(saver, thread, dry_run=dry_run)
     if as_json:
@@ -98,7 +107,7 @@ def prune(
 
 
 def _checked(run: RecordedRun) -> Verification | None:
-    """What a look at the ledger finds; None for a run that has none."""
+    """Verify a run; return None for a run without a ledger."""
     try:
         return verify(run)
     except ThreadError:
@@ -106,12 +115,13 @@ def _checked(run: RecordedRun) -> Verification | None:
 
 
 def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
-    """A page for each run of a database, and one that lists them."""
+    """Write a page for each run of a database, and an index page."""
     with open_database(place(db)) as saver:
         runs = read_all_runs(saver)
-    if folder.suffix == ".html":
+    if folder.suffix == ".html":  # the option's default is a file name
         folder = folder.with_suffix("")
     checked = [_checked(run) for run in runs]
+    # The number keeps names apart: the beginnings of two run names may be the same.
     names = [f"{number:04}-{PLAIN.sub('', run.run)[:12]}.html" for number, run in enumerate(runs, 1)]
     for run, found, name in zip(runs, checked, names, strict=True):
         _write(folder / name, render_run(run, found))
@@ -120,7 +130,7 @@ def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
 
 
 def _are_sound(runs: Sequence[RecordedRun], checked: Sequence[Verification | None]) -> bool:
-    """Whether nothing was found in any of the runs; those without a ledger can be damaged, too."""
+    """Whether no run has findings, neither from reading it nor from verifying it."""
     return all(not run.findings and (found is None or found.ok) for run, found in zip(runs, checked, strict=True))
 
 
@@ -135,8 +145,8 @@ def _write(file: Path, text: str) -> Path:
 
 @contextmanager
 def _writable(where: str) -> Iterator[Any]:
-    """A checkpointer that may write; the database must be there."""
-    with open_database(where):
+    """Open an existing database as a checkpointer that can write."""
+    with open_database(where):  # raises for a database that does not exist, which SqliteSaver would create
         pass
     if "://" in where:
         from langgraph.checkpoint.postgres import PostgresSaver

@@ -29,11 +29,11 @@ from specreason_graph.record.signing import read_public_key
 from specreason_graph.record.summary import summarise
 
 SHOWN = ("threshold", "score_reduction", "temperature", "top_p", "seed", "first_steps_by_base", "review")
-"""Settings that `show` prints."""
+"""Settings that ``audit show`` prints."""
 
 
 def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """All runs of a database, the latest first."""
+    """List all runs of a database, the latest first."""
     with open_database(place(db)) as saver:
         runs = read_all_runs(saver)
     if as_json:
@@ -50,7 +50,7 @@ def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
 
 
 def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """One run: what was asked, under which settings, its steps and its answer."""
+    """Show one run: question, settings, steps and answer."""
     found = check_readable(find_run(thread, run, db))
     if as_json:
         typer.echo(json.dumps({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values}))
@@ -80,11 +80,13 @@ def verify_(
     run: RunOption = None,
     db: DatabaseOption = None,
     key: Annotated[
-        str | None, typer.Option("--key", help="Public key the head must be signed with: PEM file or hexadecimal.")
+        str | None, typer.Option("--key", help="Public key that must have signed the head: PEM file or hexadecimal.")
     ] = None,
-    head: Annotated[str | None, typer.Option("--head", help="Head hash that was kept elsewhere.")] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="Expected hash of the last entry, kept outside the database.")
+    ] = None,
     signature: Annotated[
-        Path | None, typer.Option("--signature", help="Signature that was kept elsewhere, as JSON.")
+        Path | None, typer.Option("--signature", help="JSON file with a signature that was kept outside the database.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -106,11 +108,13 @@ def diff(
     thread: ThreadArgument,
     other: Annotated[str, typer.Argument(help="Thread id of the other run.")],
     run: RunOption = None,
-    other_run: Annotated[str | None, typer.Option("--other-run", help="Which run of the other thread.")] = None,
+    other_run: Annotated[
+        str | None, typer.Option("--other-run", help="Name of the run in the other thread, if it holds several.")
+    ] = None,
     db: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Compare two runs: steps side by side, where they part, who wrote them, what they took."""
+    """Compare two runs: steps side by side, the first difference, authors and costs. Exit code 1 if they differ."""
     with open_database(place(db)) as saver:
         one, two = choose_run(read_runs(saver, thread), run), choose_run(read_runs(saver, other), other_run)
     found = compare(one, two)
@@ -122,7 +126,7 @@ def diff(
 
 
 def show_findings(findings: list[Finding]) -> None:
-    """One line a finding."""
+    """Print one line per finding."""
     for finding in findings:
         where = "run" if finding.step is None else f"step {finding.step + 1}"
         typer.echo(f"  {where}: {printable(finding.problem)}")
@@ -164,8 +168,8 @@ def _show_comparison(found: Comparison, one: RecordedRun, other: RecordedRun) ->
         values = [getattr(side, name) for side in (found.one, found.other)]
         left, right = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in values)
         typer.echo(f"{name.replace('_', ' '):18} {left:>12} {right:>12}")
-    parted = found.first_divergence
-    where = "the same to the last token" if found.same else "answers differ" if parted is None else f"step {parted + 1}"
+    first = found.first_divergence
+    where = "the same to the last token" if found.same else "answers differ" if first is None else f"step {first + 1}"
     typer.echo(f"first difference: {where}")
 
 

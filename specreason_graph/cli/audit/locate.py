@@ -1,4 +1,4 @@
-"""Which run a command is about, and which engines it needs."""
+"""Finds the run that a command is about, and the engines that it needs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from specreason_graph.runs.store import default_database, read_launch
 
 ThreadArgument = Annotated[str, typer.Argument(help="Thread id.")]
 RunOption = Annotated[
-    str | None, typer.Option("--run", help="Which run, where the thread holds several; its first letters will do.")
+    str | None, typer.Option("--run", help="Name of the run, or its first letters, if the thread holds several.")
 ]
 DatabaseOption = Annotated[
-    str | None, typer.Option("--db", help="SQLite file, or postgresql://...; else the file of `solve`.")
+    str | None, typer.Option("--db", help="SQLite file or postgresql://...; the file of `solve` if not given.")
 ]
 
 
 def place(db: str | None) -> str:
-    """The database that is meant."""
+    """Return the given database, or else the default one."""
     return db or str(default_database())
 
 
 def find_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
-    """The run that is meant; the database is only read."""
+    """Read the run that a command is about; the database is only read."""
     with open_database(place(db)) as saver:
         return choose_run(read_runs(saver, thread), run)
 
 
 def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -> Launch:
-    """How to open the engines of a run: as it was launched, else as its manifest names them, or as is said now."""
+    """Return how to open a run's engines: as it was launched, or as its manifest says; ``models`` override both."""
     launch = _launched(run, db) or _from_manifest(run)
     named = models.named
+    # Options of one kind of engine mean nothing to another.
     if named.get("engine", launch.engine) != launch.engine:
         launch = launch.model_copy(update={"base_options": {}, "draft_options": {}})
     for name, table in options.parse_engine_options(models.engine_options).items():
@@ -52,11 +53,12 @@ def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -
 
 
 def say(record: Record, **more: Any) -> None:
-    """A record as one JSON document."""
+    """Print a record as one JSON document."""
     typer.echo(json.dumps({**record.dump(), **more}, ensure_ascii=False))
 
 
 def _launched(run: RecordedRun, db: str | None) -> Launch | None:
+    # Only the command line stores launches: in its SQLite file, for runs at the root of a thread.
     if "://" in place(db) or run.namespace:
         return None
     try:
@@ -68,6 +70,7 @@ def _launched(run: RecordedRun, db: str | None) -> Launch | None:
 def _from_manifest(run: RecordedRun) -> Launch:
     base, draft = (run.typed_manifest.engines[role] for role in ("base", "draft"))
     kind = base.engine if base.engine in KINDS else KINDS[0]
+    # What a manifest records of a server describes the server, and are no options to open it with.
     options = {f"{role}_options": run.typed_manifest.engines[role].options for role in ROLES} if kind == "vllm" else {}
     dtype = base.dtype if base.model not in BUILT_IN and kind != "server" else None
     return Launch(question=run.question, base=base.model, draft=draft.model, engine=kind, dtype=dtype, **options)

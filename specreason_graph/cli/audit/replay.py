@@ -33,11 +33,12 @@ from specreason_graph.runs.store import RunStore, default_database
 
 How = Literal["recorded", "rescore", "regenerate"]
 DRIFT = 1e-3
-"""Largest change of a digit's probability that is put down to rounding."""
+"""Largest change of a digit's probability that counts as rounding."""
 HowOption = Annotated[
     str,
     typer.Option(
-        "--how", help="recorded (no engine), rescore (the base model judges again), regenerate (all is run again)."
+        "--how",
+        help="recorded: recompute, with no engine. rescore: the base model scores again. regenerate: run all again.",
     ),
 ]
 
@@ -51,7 +52,7 @@ def replay(
     db: DatabaseOption = None,
     as_json: options.JsonOption = False,
 ) -> int:
-    """Decide everything again: from the record, with the judge, or from the first token."""
+    """Repeat a run's decisions: from the record alone, with new scores, or by running it again."""
     if how not in ("recorded", "rescore", "regenerate"):
         raise ConfigError(f"--how {how!r} is unknown", hint="write recorded, rescore or regenerate")
     found = find_run(thread, run, db)
@@ -66,22 +67,23 @@ def replay(
 def fork(
     models: options.ModelOptions,
     thread: ThreadArgument,
-    at: Annotated[int, typer.Option("--at", min=0, help="How many steps to take over.")],
+    at: Annotated[int, typer.Option("--at", min=0, help="Number of steps to take over.")],
     text: Annotated[
-        str | None, typer.Option("--text", help="A text of yours in the place of the last of these steps.")
+        str | None, typer.Option("--text", help="Your own text, in place of the last step that is taken over.")
     ] = None,
-    reviewer: Annotated[str | None, typer.Option(help="Who wrote that text.")] = None,
-    note: Annotated[str | None, typer.Option(help="Why.")] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Author of that text, for the record.")] = None,
+    note: Annotated[str | None, typer.Option(help="Reason for that text, for the record.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
     more: options.SetOption = None,
     run: RunOption = None,
     db: DatabaseOption = None,
     into: Annotated[
-        Path | None, typer.Option("--into", help="SQLite file for the new run; else the same, or that of `solve`.")
+        Path | None,
+        typer.Option("--into", help="SQLite file for the new run; if not given, the same file or that of `solve`."),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Go on from a step in a thread of its own, under other settings or with other models."""
+    """Go on from a step in a new thread, with other settings, other models or a text of yours."""
     found = find_run(thread, run, db)
     settings = {**options.parse_settings(more), **({} if threshold is None else {"threshold": threshold})}
     edit = None if text is None else Review(verdict="edit", text=text, reviewer=reviewer, note=note)
@@ -89,9 +91,9 @@ def fork(
     launch = engines_of(found, db, models).model_copy(
         update={"question": found.question, "settings": config.model_dump(mode="json")}
     )
-    launch.check_unattended()
+    launch.check_unattended()  # before the models are loaded
     with launch.open_pair() as pair:
-        channels = plan_fork(found, pair, at=at, edit=edit, **settings)
+        channels = plan_fork(found, pair, at=at, edit=edit, **settings)  # before a thread is added: it may be refused
         with RunStore.open(into or _own(db)) as store:
             new = store.add(launch)
             begin_fork(launch.compile(pair, store.saver), new, channels)
@@ -99,7 +101,7 @@ def fork(
 
 
 def _own(db: str | None) -> Path:
-    """Where a fork is kept: beside the run it comes from, unless that is not a file."""
+    """Return the file for a fork: that of the forked run, or the default one where that run is in PostgreSQL."""
     return default_database() if "://" in place(db) else Path(place(db)).expanduser()
 
 
@@ -120,11 +122,11 @@ def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
         say(found, drift=found.drift, turned=found.turned)
     else:
         for step in found.steps:
-            turned = "  would be decided the other way" if step.turned else ""
+            turned = "  the decision would change" if step.turned else ""
             typer.echo(
                 f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{turned}"
             )
-        typer.echo(f"largest drift {found.drift:.1e}; {len(found.turned)} of {len(found.steps)} would turn")
+        typer.echo(f"largest drift {found.drift:.1e}; {len(found.turned)} of {len(found.steps)} decisions would change")
         _show_changed(found.changed_engines)
     return 1 if found.turned or found.drift > DRIFT else 0
 
@@ -150,7 +152,7 @@ def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
 def _show_changed(roles: list[Any]) -> None:
     if roles:
         typer.echo(
-            f"note: other than recorded: {' and '.join(roles)} engine (weights, format, kind, version or device)"
+            f"note: not the recorded {' and '.join(roles)} engine (weights, format, kind, version or device differ)"
         )
 
 

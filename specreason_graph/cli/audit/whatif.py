@@ -18,10 +18,12 @@ from specreason_graph.errors import ConfigError, ThreadError
 
 
 def whatif(
-    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of the database.")] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Thread id. Without it, all runs of the database are used.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
     score_reduction: Annotated[
-        str | None, typer.Option(help="Another score_reduction of the score: mean or greedy.")
+        str | None, typer.Option(help="Another way to turn the digits into one score: mean or greedy.")
     ] = None,
     first_steps_by_base: Annotated[
         int | None, typer.Option(min=0, help="Another number of steps at the start that the base writes.")
@@ -34,27 +36,30 @@ def whatif(
     db: DatabaseOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Which decisions another policy would change, from the record alone; over all runs, a curve by threshold."""
+    """Show which decisions another policy would change, from the record alone; over all runs, a curve by threshold."""
     if score_reduction not in (None, "mean", "greedy"):
         raise ConfigError(f"score_reduction = {score_reduction!r} is not allowed", hint="write mean or greedy")
-    read = cast("Literal['mean', 'greedy'] | None", score_reduction)
+    reduction = cast("Literal['mean', 'greedy'] | None", score_reduction)
     if thread is None and (threshold is not None or first_steps_by_base is not None):
-        raise ConfigError("a policy is asked about, and no thread is named", hint="name the thread of a run")
+        raise ConfigError(
+            "--threshold and --first-steps-by-base are for one run, and no thread is named", hint="name its thread"
+        )
     if thread is None or target is not None:
         with open_database(place(db)) as saver:
             runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
-        _many(runs, read, target, confidence, as_json=as_json)
+        _many(runs, reduction, target, confidence, as_json=as_json)
         return
     found = what_if(
-        find_run(thread, run, db), threshold=threshold, score_reduction=read, first_steps_by_base=first_steps_by_base
-    )
+        find_run(thread, run, db), threshold=threshold, score_reduction=reduction,
+        first_steps_by_base=first_steps_by_base,
+    )  # fmt: skip
     if as_json:
         say(found, first_divergence=found.first_divergence)
         return
     for change in found.changed:
-        would = {True: "accepted", False: "rejected", None: "asked of the draft, which nobody did"}[change.would_be]
+        would = {True: "accepted", False: "rejected", None: "drafted first, so its score is not known"}[change.would_be]
         number = "" if change.number is None else f"{change.number:.1f} "
-        sure = "" if change.step == found.first_divergence else "  (only if the steps before were the same)"
+        sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
         typer.echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
     typer.echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
@@ -76,8 +81,8 @@ def _many(
         else:
             typer.echo(
                 f"threshold {found.threshold:g}: acceptance {found.acceptance:.1%}, at least "
-                f"{found.acceptance_at_least:.1%}; let in against the recorded policy {found.let_in:.1%}, at most "
-                f"{found.let_in_at_most:.1%} ({found.runs} finished runs, forks left out; {confidence:.0%} confidence)"
+                f"{found.acceptance_at_least:.1%}; steps that only this threshold accepts {found.let_in:.1%}, at most "
+                f"{found.let_in_at_most:.1%} ({found.runs} finished runs without forks; {confidence:.0%} confidence)"
             )
         return
     points = curve(scored, score_reduction=score_reduction)
@@ -92,7 +97,8 @@ def _many(
 
 
 def _counts(run: RecordedRun) -> bool:
-    """Whether a run is a draw of its own that is over: forks share steps with the run they come from."""
+    """Whether a run counts as one sample of the statistics: it is finished, can be read and is no fork."""
+    # A fork shares steps with the run that it comes from, so the two are not independent.
     try:
         return check_readable(run).finished and run.typed_manifest.forked_from is None
     except ThreadError:

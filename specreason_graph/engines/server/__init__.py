@@ -1,4 +1,4 @@
-"""A vLLM server by URL: token ids in and out over ``/v1/completions``, also behind a router."""
+"""A vLLM server by URL: token ids in and out over ``/v1/completions``, directly or behind a router."""
 
 from specreason_graph.engines.server.engine import ServerEngine
 

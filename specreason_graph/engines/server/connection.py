@@ -1,4 +1,4 @@
-"""Reaching a server: its address, the key, and what its errors mean."""
+"""The connection to a server: its address, the API key, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from specreason_graph.errors import (
 )
 
 API_KEY = "SPECREASON_API_KEY"
-"""Environment variable with the servers' key; ``VLLM_API_KEY`` is read where it is not set."""
+"""Environment variable with the API key of the servers; where it is not set, ``VLLM_API_KEY`` is read."""
+# Both kinds are retried; 502 and 504 come from a router whose server is down.
 GONE = (500, 502, 504)
 BUSY = (408, 429, 503)
 
 
 def address(url: str) -> httpx.URL:
-    """The server's address without ``/v1``; `ConfigError` for what is none."""
+    """Return the server's address without ``/v1``; raise `ConfigError` for a text that is no address."""
     try:
         parsed = httpx.URL(url.rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
@@ -37,7 +38,7 @@ def address(url: str) -> httpx.URL:
 
 
 def authorization() -> dict[str, str]:
-    """The header with the key, where there is one; its value is never shown."""
+    """Return the header with the API key, or nothing without a key; the key is in no message."""
     key = (os.environ.get(API_KEY) or os.environ.get("VLLM_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
         raise ConfigError(f"the key in {API_KEY} holds characters that no header can", hint="use printable ASCII")
@@ -46,8 +47,9 @@ def authorization() -> dict[str, str]:
 
 @asynccontextmanager
 async def translating(name: str, options: CallOptions) -> AsyncIterator[None]:
-    """Limit the time of what is inside, and turn all that httpx and odd answers raise into errors of this package."""
+    """Limit the time of the code inside, and turn errors of httpx and malformed answers into errors of this package."""
     try:
+        # httpx's timeouts hold for each read; this one holds for the whole call, streams included.
         async with asyncio.timeout(options.timeout_seconds):
             yield
     except TimeoutError:
@@ -60,7 +62,7 @@ async def translating(name: str, options: CallOptions) -> AsyncIterator[None]:
 
 
 def translated(error: Exception, name: str, options: CallOptions) -> EngineError:
-    """An error of httpx in the words of this package."""
+    """Translate an error of httpx into one of this package."""
     if isinstance(error, httpx.TimeoutException):
         return _late(name, options)
     text = f"{name}: {str(error) or type(error).__name__}"
@@ -70,7 +72,7 @@ def translated(error: Exception, name: str, options: CallOptions) -> EngineError
 
 
 def check(response: httpx.Response, name: str) -> None:
-    """Raise what a status code means."""
+    """Raise the error that a status code stands for."""
     if response.is_success:
         return
     text = f"{name}: {response.status_code} {_message(response)}"
@@ -83,7 +85,7 @@ def check(response: httpx.Response, name: str) -> None:
 
 
 def cause(error: EngineError) -> str:
-    """What an error says, without the engine's name and the hint."""
+    """Return the message of an error without the engine's name and the hint."""
     text = Exception.__str__(error)
     return text.removeprefix(f"{error.engine}: ")
 

@@ -1,4 +1,4 @@
-"""The engine: calls, and finding out what the server can do."""
+"""The served engine: calls to a vLLM server, and the checks of what that server supports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import httpx
 from specreason_graph.engines.base import (
     SESSION,
     Completion,
-    Forward,
     Generation,
     NextToken,
     Sampling,
     TokenCallback,
+    TokenForwarder,
     check_room,
     pick,
     speculation_of,
@@ -54,8 +54,8 @@ log = logging.getLogger(__name__)
 class ServerEngine:
     """A model behind an OpenAI-compatible vLLM endpoint.
 
-    ``url``: the server, with or without ``/v1``. ``model``: the model's folder or hub name, for its tokenizer; what the
-    server serves must be that model. What the server can do is found out when the engine is opened.
+    ``url``: the server, with or without ``/v1``. ``model``: folder or hub name of the model that the server serves; its
+    tokenizer is loaded here. Opening the engine checks what the server supports.
     """
 
     supports_json_schema = True
@@ -64,7 +64,7 @@ class ServerEngine:
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
         self._address = address(url)
-        self.url = str(self._address.copy_with(userinfo=b"")).rstrip("/")
+        self.url = str(self._address.copy_with(userinfo=b"")).rstrip("/")  # recorded and printed: no password in it
         self.name = f"{name or model} at {self.url}"
         self.options = options or CallOptions()
         self._path, self._model = model, name or model
@@ -79,20 +79,20 @@ class ServerEngine:
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        """Continue a prompt."""
+        """Generate continuations of a prompt."""
         check_room(self, prompt_ids)
-        begun, told = time.perf_counter(), Forward(on_token)
+        begun, forwarder = time.perf_counter(), TokenForwarder(on_token)
         body = {**self.body(prompt_ids), **writing(sampling)}
-        write = partial(self._stream, body, told) if on_token else partial(self._complete, body)
-        made, answer = await with_retries(write, self.options)
+        call = partial(self._stream, body, forwarder) if on_token else partial(self._complete, body)
+        made, answer = await with_retries(call, self.options)
         written = sum(len(each.token_ids) for each in made)
-        if len(made) < sampling.n:  # greedy samples are all the same
+        if len(made) < sampling.n:  # greedy samples are all the same, so only one was generated
             made *= sampling.n
         usage = usage_since(begun, prompt_ids, cached_tokens(answer["usage"]), written)
         return Completion(made, usage + speculation_of(speculation(answer)))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """The distribution behind a prompt."""
+        """Return the log-probabilities of the candidates as the next token."""
         check_room(self, prompt_ids)
         begun, body = time.perf_counter(), {**self.body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
         given, usage = await with_retries(lambda: self._score(body), self.options)
@@ -100,7 +100,7 @@ class ServerEngine:
         return NextToken(found, other, usage_since(begun, prompt_ids, cached_tokens(usage), 1))
 
     def describe(self) -> EngineDescription:
-        """What this engine is; the hash is that of the local weights, where there are any."""
+        """Describe the engine; weights are hashed where the model's files are local, else named."""
         return self._description
 
     @cached_property
@@ -115,15 +115,16 @@ class ServerEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            async with AsyncExitStack() as undo:
+            async with AsyncExitStack() as undo:  # closes the client again when a check below fails
                 undo.push_async_callback(self.__aexit__)
+                # httpx allows 100 connections by default; further calls would wait here instead of joining a batch.
                 self.client = httpx.AsyncClient(
                     base_url=self._address, timeout=self.options.timeout_seconds,
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60),
                 )  # fmt: skip
                 self.client.headers.update(authorization())
                 await self._connect()
-                await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
+                await asyncio.to_thread(self.describe)  # hashing the weights takes long and would block the loop
                 undo.pop_all()
         return self
 
@@ -133,15 +134,16 @@ class ServerEngine:
             await self.client.aclose()
 
     def body(self, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        """What all completion requests have in common."""
+        """The fields that all completion requests have in common."""
+        # Sampling.stop_token_ids decides where a call ends; vLLM would also stop at the model's own end of sequence.
         return {"model": self.served_name, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
 
     async def _connect(self) -> None:
-        """Find out what is served and what the server can do."""
+        """Check that the server serves the model, and find out what it supports."""
         try:
             served = (await self._request("GET", "/v1/models"))["data"]
             shown = {name for card in served for name in (card["id"], card.get("root")) if name}
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):  # it answered JSON of another form
             raise ConfigError(f"{self.url} is no vLLM server", hint="check the URL") from None
         except EngineError as error:
             hint = error.hint or "check the URL and that the server runs"
@@ -151,13 +153,14 @@ class ServerEngine:
             wrong = f"{self.url} serves {', '.join(sorted(shown))}, not {self._model!r}"
             raise ConfigError(wrong, hint="name the model it serves")
         self.served_name, self.context = card["id"], card.get("max_model_len") or self.context
-        with suppress(EngineError):  # a router may keep it to itself
+        with suppress(EngineError):  # a router may not pass /version on
             self._version = (await self._request("GET", "/version")).get("version", self._version)
         await self._probe()
 
     async def _probe(self) -> None:
-        """Find out whether the server gives token ids, chosen log-probabilities and counts, and if it speculates."""
+        """Find out whether the server returns token ids, log-probabilities of chosen tokens, and counts."""
         prompt = self.vocabulary.encode("0")
+        # A server that does not know logprob_token_ids returns its likeliest tokens; these letters are not among them.
         unlikely = sorted({self.vocabulary.encode(letter)[0] for letter in "qjxzkvQJXZ"})
         try:
             answer = await self._post({**self.body(prompt), **scoring(unlikely, chosen=True)})
@@ -171,12 +174,13 @@ class ServerEngine:
         if (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") is None:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
         if guesses := speculation(answer).get("num_spec_tokens"):
-            self._options = {"speculative": {"num_speculative_tokens": guesses}}  # all that it tells
+            # A server does not return the rest of its speculative_config.
+            self._options = {"speculative": {"num_speculative_tokens": guesses}}
 
     async def _probe_top(self, prompt: list[int]) -> dict[str, Any]:
         hint = f"start the server with --max-logprobs {TOP} or more"
         body = {**self.body(prompt), **scoring(prompt, chosen=False)}
-        try:  # the request before may have cost the connection: vLLM that speculates stumbles over it
+        try:  # vLLM with token-level speculation may drop the connection at the request before: retry this one
             answer = await with_retries(lambda: self._post(body), self.options)
         except EngineError as error:
             raise ConfigError(f"{self.url} gives no log-probabilities: {cause(error)}", hint=hint) from error
@@ -205,8 +209,8 @@ class ServerEngine:
             check(response, self.name)
             return dict(response.json())
 
-    async def _stream(self, body: dict[str, Any], told: Forward) -> tuple[list[Generation], dict[str, Any]]:
-        """The same call with the tokens as they come, and the event that tells what it took."""
+    async def _stream(self, body: dict[str, Any], forwarder: TokenForwarder) -> tuple[list[Generation], dict[str, Any]]:
+        """Make the call as a stream, and return the continuations and the event with the usage."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         ids: dict[int, list[int]] = {}
         ends: dict[int, dict[str, Any]] = {}
@@ -214,7 +218,7 @@ class ServerEngine:
         send = self.client.stream("POST", "/v1/completions", json=body, headers=self._headers())
         async with translating(self.name, self.options), send as response:
             if response.is_error:
-                await response.aread()
+                await response.aread()  # httpx does not read the body of a stream by itself; the message is in it
                 check(response, self.name)
             async for event in events(response, self.name):
                 last = event if event.get("usage") else last
@@ -222,8 +226,8 @@ class ServerEngine:
                     ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
                     if choice.get("finish_reason"):
                         ends[choice["index"]] = choice
-                told.tokens(ids.get(0, ()))
-        if len(ends) < body["n"]:
+                forwarder.tokens(ids.get(0, ()))
+        if len(ends) < body["n"]:  # the connection closed without an error, but before the last event
             raise EngineDeadError(f"{self.name}: the stream broke off", engine=self.name, retryable=True)
         return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], last
 

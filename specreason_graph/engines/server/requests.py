@@ -1,4 +1,4 @@
-"""Requests and answers of a vLLM server in the words of the engine protocol."""
+"""Translation between the engine protocol and the requests and answers of a vLLM server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from specreason_graph.engines.base import Generation, Sampling, finish_of
 from specreason_graph.errors import EngineDeadError
 
 TOP = 20
-"""Log-probabilities asked for where chosen tokens cannot be."""
+"""How many of the likeliest tokens are asked for where the server gives no log-probabilities of chosen tokens."""
 
 
 def writing(sampling: Sampling) -> dict[str, Any]:
-    """Our settings as fields of a completion request."""
+    """Return sampling settings as fields of a completion request."""
     greedy = sampling.temperature == 0
+    # vLLM refuses n above 1 at temperature 0, where all samples would be the same.
     return {
         "n": 1 if greedy else sampling.n, "temperature": sampling.temperature, "seed": sampling.seed,
         "top_p": 1.0 if greedy else sampling.top_p, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop),
@@ -29,39 +30,46 @@ def writing(sampling: Sampling) -> dict[str, Any]:
 
 
 def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
-    """One greedy token with the raw log-probabilities of ``candidates``, or of the likeliest tokens."""
+    """Return the request fields for one greedy token with log-probabilities.
+
+    ``chosen``: whether to ask for exactly the ``candidates``; else the likeliest tokens are asked for.
+    """
     wanted = {"logprobs": len(candidates), "logprob_token_ids": list(candidates)} if chosen else {"logprobs": TOP}
     return {"temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
 
 
 async def events(response: httpx.Response, name: str) -> Any:
-    """The JSON documents of a streamed answer."""
+    """Yield the JSON documents of a streamed answer."""
     async for sent in EventSource(response).aiter_sse():
         if sent.data.strip() in ("", "[DONE]"):
             continue
         event = json.loads(sent.data)
-        if "error" in event:  # the status was sent long ago
+        if "error" in event:  # the status code was sent before the error occurred
             raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
         yield event
 
 
 def generation(choice: dict[str, Any], name: str, token_ids: list[int] | None = None) -> Generation:
-    """One continuation of an answer; ``token_ids`` where they came in pieces."""
+    """Read one continuation from an answer; ``token_ids`` are given where they came in a stream."""
     ids = choice["token_ids"] if token_ids is None else token_ids
     return Generation(ids, finish_of(choice["finish_reason"], choice.get("stop_reason"), name))
 
 
 def logprobs(choice: dict[str, Any]) -> dict[int, float]:
-    """The log-probabilities given for the first token written."""
+    """Return the log-probabilities of the first generated token, by token id."""
+    # Tokens are named by id, as in "token_id:17", because two tokens may have the same text.
     top = ((choice.get("logprobs") or {}).get("top_logprobs") or [None])[0] or {}
     return {int(token.removeprefix("token_id:")): logprob for token, logprob in top.items()}
 
 
 def cached_tokens(usage: dict[str, Any]) -> int:
-    """How many prompt tokens the server had cached; 0 where it does not count them."""
+    """Return how many prompt tokens were in the server's prefix cache; 0 where it does not count them."""
     return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
 
 def speculation(answer: dict[str, Any]) -> dict[str, Any]:
-    """What the server tells of its token-level speculation; nothing of several continuations, or without a flag."""
+    """Return the counts of token-level speculation.
+
+    They are empty for several continuations, and for a server without ``--per-request-spec-decode-metrics``.
+    """
     return (answer.get("metrics") or {}).get("speculative_decoding") or {}

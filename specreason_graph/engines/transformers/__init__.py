@@ -1,4 +1,4 @@
-"""Hugging Face transformers, each model in a process of its own that ends with this one."""
+"""Hugging Face transformers: each model runs in a child process that ends with this one."""
 
 from specreason_graph.engines.transformers.engine import TransformersEngine
 

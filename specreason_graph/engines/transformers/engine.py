@@ -1,4 +1,4 @@
-"""The embedded engine as its caller sees it: calls go to the process of the model, started when there is none."""
+"""The embedded engine: it sends calls to the process of its model, and restarts a process that died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Self
 
-from specreason_graph.engines.base import Completion, Forward, NextToken, Sampling, TokenCallback, check_room
+from specreason_graph.engines.base import Completion, NextToken, Sampling, TokenCallback, TokenForwarder, check_room
 from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
@@ -20,25 +20,25 @@ from specreason_graph.errors import EngineDeadError, EngineError, ModelError
 from specreason_graph.record.manifest import EngineDescription
 
 LOADING = threading.Lock()
-"""Held while transformers loads something: two threads may not import it side by side."""
+"""Held while transformers is loaded: two threads must not import it at the same time."""
 RETRIES = CallOptions()
-"""How long a call is tried again when its process died."""
+"""How long a call is retried after its process died."""
 RESTARTS = 3
 """How often a process that died is started again while the engine is open."""
 log = logging.getLogger(__name__)
 
 
 class TransformersEngine:
-    """A causal language model from a folder or the hub, in a process of its own: two of them work side by side.
+    """A causal language model from a folder or the hub, in a process of its own, so that two models work in parallel.
 
     ``model``: folder or hub name; weights must be safetensors. ``device``: a torch device, None for the GPU where there
     is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU. ``context``:
     longest prompt plus output in tokens, None for the model's own. ``threads``: CPU threads, None for all cores; small
-    models are quicker with one and get no more. Raises `ModelError` when opened for a model that cannot be loaded.
+    models are faster with one thread and get no more. Opening it raises `ModelError` for a model that cannot be loaded.
     """
 
     supports_json_schema = order_dependent = False
-    max_concurrency = 2  # a score and a writing: the score goes between the passes of the other
+    max_concurrency = 2  # a score goes between the forward passes of a generation; generations never overlap
 
     def __init__(
         self, model: str, *, name: str | None = None, device: str | None = None, dtype: str | None = None,
@@ -51,12 +51,12 @@ class TransformersEngine:
         self._description: EngineDescription | None = None
         self._users = 0
         self.deaths = 0
-        """How often its process has died since it was opened."""
+        """How often the process has died since the engine was opened."""
         self._starting = asyncio.Lock()
 
     @cached_property
     def vocabulary(self) -> HuggingFaceVocabulary:
-        """Its tokenizer."""
+        """The model's tokenizer."""
         with LOADING:
             return load_vocabulary(self._load.path)
 
@@ -69,46 +69,46 @@ class TransformersEngine:
 
     @property
     def pid(self) -> int | None:
-        """Id of the model's process; None while there is none."""
+        """Process id of the model's process; None while there is none."""
         return self._process.pid if self._process else None
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        """Continue a prompt."""
+        """Generate continuations of a prompt."""
         check_room(self, prompt_ids)
-        prompt, told = list(prompt_ids), Forward(on_token)
+        prompt, forwarder = list(prompt_ids), TokenForwarder(on_token)
 
-        async def write() -> Completion:
+        async def call() -> Completion:
             written: list[int] = []
 
             def take(token: int) -> None:
                 written.append(token)
-                told.tokens(written)
+                forwarder.tokens(written)
 
             process = await self._running()
             completion: Completion = await process.ask("write", prompt, sampling, on_token=on_token and take)
             return completion
 
-        return await with_retries(write, RETRIES)
+        return await with_retries(call, RETRIES)
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """The distribution behind a prompt."""
+        """Return the log-probabilities of the candidates as the next token."""
         check_room(self, prompt_ids)
         prompt, wanted = list(prompt_ids), list(candidates)
 
-        async def score() -> NextToken:
+        async def call() -> NextToken:
             found: NextToken = await (await self._running()).ask("score", prompt, wanted)
             return found
 
-        return await with_retries(score, RETRIES)
+        return await with_retries(call, RETRIES)
 
     async def reset_prefix_cache(self) -> None:
-        """Forget the prompts it has seen."""
+        """Empty the KV caches of earlier prompts."""
         await (await self._running()).ask("reset_prefix_cache")
 
     def describe(self) -> EngineDescription:
-        """What this engine is; known once it has been opened."""
+        """Describe the engine; this is known once it has been opened."""
         if self._description is None:
             raise self._closed()
         return self._description
@@ -116,10 +116,11 @@ class TransformersEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            self.deaths, self._description, self._starting = 0, None, asyncio.Lock()  # it may be another loop
-        try:
+            # A lock belongs to one loop, and the engine may be opened again on another.
+            self.deaths, self._description, self._starting = 0, None, asyncio.Lock()
+        try:  # the tokenizer loads here while the model loads in its process
             await asyncio.gather(self._running(), asyncio.to_thread(lambda: (self.vocabulary, self.context)))
-        except BaseException:
+        except BaseException:  # a cancelled opening, too, must not leave a process behind
             await self.__aexit__()
             raise
         return self
@@ -131,7 +132,7 @@ class TransformersEngine:
             await process.end()
 
     async def _running(self) -> Process:
-        """The process; one is started when there is none, or no longer one."""
+        """Return the running process, and start one where there is none or it has died."""
         async with self._starting:
             if self._process and self._process.is_dead:
                 await self._bury(self._process)
@@ -141,23 +142,25 @@ class TransformersEngine:
                 raise EngineDeadError(f"{self.name}: its process has died {self.deaths} times", engine=self.name)
             self._process = process = self._process or await Process.start(self._load)
         try:
+            # All callers wait for the same future: one that is cancelled must not cancel it for the others.
             description = await asyncio.shield(process.ready)
         except ModelError as error:
             if not self.deaths:
                 raise
-            again = self.deaths < RESTARTS  # it was loaded before: there may be no memory for it just now
+            again = self.deaths < RESTARTS  # the model could be loaded before, so memory may be short at the moment
             raise EngineDeadError(error.args[0], engine=self.name, retryable=again, hint=error.hint) from error
+        # A run's record names the weights that wrote its steps: other weights must not write further ones.
         if self._description and self._description.weights != description.weights:
             raise EngineError(
-                f"{self.name}: its files were changed while it was open: the process that was started again has "
-                f"{description.weights}, the one before it had {self._description.weights}",
-                engine=self.name, hint="open it again: its runs go on with what they were begun with, or are refused",
+                f"{self.name}: its files were changed while it was open: the restarted process has weights "
+                f"{description.weights}, the process before had {self._description.weights}",
+                engine=self.name, hint="open the engine again, so that its record names the new weights",
             )  # fmt: skip
         self._description = description
         return process
 
     async def _bury(self, process: Process) -> None:
-        """Take note of a death."""
+        """Count the death of a process and clean up after it."""
         self._process, self.deaths = None, self.deaths + 1
         log.warning("%s has died (%d of %d restarts)", self.name, self.deaths, RESTARTS)
         await process.end()

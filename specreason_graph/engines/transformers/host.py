@@ -1,4 +1,4 @@
-"""The process of a model: takes calls from a pipe and works on them pass by pass, so that a short one need not wait."""
+"""The process of a model: it reads calls from a pipe and works pass by pass, so that a score need not wait."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Send = Callable[[Any, str, Any], None]
 
 
 def _next(pipe: BinaryIO) -> Any:
-    """The next message; `EOFError` when the pipe is closed."""
+    """Read the next message; raise `EOFError` when the pipe is closed."""
     size = int.from_bytes(pipe.read(SIZE))
-    return pickle.loads(pipe.read(size))  # noqa: S301 - from the process that started this one
+    return pickle.loads(pipe.read(size))  # noqa: S301 - it comes from the process that started this one
 
 
 class CallQueue:
-    """The calls under way: a score is one pass and goes first, writings come one after the other."""
+    """The calls in progress: scores are one pass each and go first, generations go one after the other."""
 
     def __init__(self, model: Model, send: Send) -> None:
         self._model, self._send = model, send
@@ -37,13 +37,13 @@ class CallQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no call is in progress."""
         return not self._under_way
 
     def take(self, number: int, kind: str, given: tuple[Any, ...], stream: bool) -> None:  # noqa: FBT001 - as it came
-        """Begin a call, or give one up."""
+        """Begin a call, or cancel one."""
         if kind == "cancel":
-            _, passes = self._under_way.pop(number, (None, None))
+            _, passes = self._under_way.pop(number, (None, None))  # the call may have ended meanwhile
             if passes:
                 passes.close()
         elif kind == "reset_prefix_cache":
@@ -52,12 +52,12 @@ class CallQueue:
         elif kind == "score":
             self._under_way[number] = kind, self._model.score(*given)
         else:
-            tell = (lambda token: self._send(number, "token", token)) if stream else None
+            on_token = (lambda token: self._send(number, "token", token)) if stream else None
             prompt, sampling = given
-            self._under_way[number] = kind, self._model.write(prompt, sampling, tell)
+            self._under_way[number] = kind, self._model.write(prompt, sampling, on_token)
 
     def work(self) -> None:
-        """One pass of the call that comes first."""
+        """Do one forward pass of the call that comes first."""
         short = (number for number, (kind, _) in self._under_way.items() if kind == "score")
         number = next(short, next(iter(self._under_way)))
         try:
@@ -65,7 +65,7 @@ class CallQueue:
             return
         except StopIteration as end:
             self._send(number, "done", end.value)
-        except Exception as error:  # the libraries raise every kind there is; other calls go on
+        except Exception as error:  # the libraries raise exceptions of any kind; other calls go on
             self._send(number, "failed", f"{type(error).__name__}: {error}")
             if self._model.is_broken_by(error):
                 raise
@@ -73,19 +73,20 @@ class CallQueue:
 
 
 def main() -> None:
-    """Work until the pipe is closed or something breaks; the thread that reads would break a usual end."""
+    """Answer calls until the pipe is closed or the model is broken."""
     try:
         _work()
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
+        os._exit(1)  # a normal exit crashes while the reader thread waits on standard input
 
 
 def _work() -> None:
-    """Load the model that the first message names, tell what it is, and work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
+    """Load the model that the first message names, send its description, and answer calls."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interrupt, and then closes the pipe
+    # Standard output carries the answers: what libraries print goes to standard error instead.
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not come between the answers
+    os.dup2(2, 1)
     answers.write(BEGIN)
 
     def send(number: int | None, kind: str, what: Any) -> None:
@@ -94,6 +95,7 @@ def _work() -> None:
 
     calls: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     load = _next(sys.stdin.buffer)
+    # The reader starts before the model is loaded, so that the process also ends when its parent dies during that.
     threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
     from specreason_graph.engines.transformers.model import Model
 
@@ -105,13 +107,13 @@ def _work() -> None:
         os._exit(1)
     queue = CallQueue(model, send)
     while True:
-        while queue.is_idle or not calls.empty():
+        while queue.is_idle or not calls.empty():  # new calls, cancellations among them, come before the next pass
             queue.take(*calls.get())
         queue.work()
 
 
 def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:
-    """Take calls in; when the pipe is closed the caller is gone, and whatever is under way is for nobody."""
+    """Read calls into the queue; when the pipe is closed the parent is gone, and the process ends without delay."""
     try:
         with suppress(EOFError, OSError):
             while True:

@@ -1,4 +1,4 @@
-"""KV caches of the embedded engine: each sequence has a entry, and a prompt continues the entry it shares most with."""
+"""KV caches of the embedded engine: a prompt continues the cache that shares its longest prefix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FEWEST, MOST = 8, 64
-"""CachePool that are kept however long they are, and the most there are."""
+"""Number of caches: so many are kept however long they are, and so many at most."""
 TOKENS = 16_384
-"""Tokens in all caches together from which on there are no more than the fewest."""
+"""Tokens in all caches together; above that only `FEWEST` caches are kept."""
 KEEP_AT_LEAST = 0.5
-"""A entry is cut back for a prompt when they share this much of the shorter one; else the prompt gets another entry."""
+"""Fraction of the shorter of cache and prompt; a shorter common prefix gives the prompt a new cache instead."""
 
 
 @dataclass(eq=False)
@@ -24,29 +24,30 @@ class SequenceCache:
     ids: list[int] = field(default_factory=list)
     """Tokens whose keys and values are in the cache."""
     used: int = 0
-    """When the entry was last used, counted in calls."""
+    """When the cache was last used, counted in calls."""
     busy: bool = False
-    """Whether a call works with it; others may branch off it, and leave it as it is."""
+    """Whether a call works with the cache; another call may then copy it, but not change it."""
 
     def shared(self, prompt: Sequence[int]) -> int:
-        """How many tokens of the prompt are in the cache; the last one is always computed again for its logits."""
-        low, high = 0, min(len(self.ids), len(prompt) - 1)
-        while low < high:  # halves are compared at once: a loop over the tokens would cost more than the model
+        """Return how many tokens of the prompt are in the cache, at most all but the last."""
+        low, high = 0, min(len(self.ids), len(prompt) - 1)  # the last token is always computed, for its logits
+        # Binary search over slices: a Python loop over the tokens would take longer than a small model does.
+        while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.ids[low:middle] == prompt[low:middle] else (low, middle - 1)
         return low
 
     def cut(self, length: int) -> None:
-        """Forget everything behind the first ``length`` tokens."""
+        """Keep the first ``length`` tokens only."""
         if length < len(self.ids):
-            self.cache.crop(length - len(self.ids))
+            self.cache.crop(length - len(self.ids))  # a negative length crops from the end
             del self.ids[length:]
 
 
 class CachePool:
-    """Caches of several sequences; a prompt continues the one it shares most with.
+    """The KV caches of several sequences; a prompt continues the one that shares its longest prefix.
 
-    ``make`` gives an empty cache; ``branch`` one that begins with what is in another, or None where there is no such.
+    ``make`` returns an empty cache. ``branch`` returns a copy of a cache, or None for a kind that cannot be copied.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class CachePool:
 
     @contextmanager
     def take(self, prompt: Sequence[int]) -> Iterator[SequenceCache]:
-        """The entry for this prompt, cut back to what they share, for one call."""
+        """Lend the cache for this prompt, cut back to their common prefix, for one call."""
         self._clock += 1
         entry = max(self._caches, key=lambda entry: (entry.shared(prompt), not entry.busy), default=None)
         if entry is None or entry.shared(prompt) < KEEP_AT_LEAST * min(len(entry.ids), len(prompt)):
@@ -73,23 +74,23 @@ class CachePool:
             entry.busy = False
 
     def clear(self) -> None:
-        """Forget all caches that no call works with."""
+        """Drop all caches that no call works with."""
         self._caches = [entry for entry in self._caches if entry.busy]
 
     def drop(self, entry: SequenceCache) -> None:
-        """Forget a entry whose cache may be torn."""
+        """Drop a cache that may be inconsistent after an error."""
         self._caches.remove(entry)
 
     def _branched(self, entry: SequenceCache) -> SequenceCache:
-        """A entry that begins with what is in another."""
+        """Return a copy of a cache, or an empty one where it cannot be copied."""
         cache = self._branch(entry.cache)
         return self._fresh() if cache is None else self._add(SequenceCache(cache, list(entry.ids)))
 
     def _cut(self, entry: SequenceCache, length: int) -> SequenceCache:
-        """Cut a entry, or replace it where its cache cannot go back (a full sliding window)."""
+        """Cut a cache back, or replace it where that is impossible, as for a full sliding window."""
         try:
             entry.cut(length)
-        except (RuntimeError, ValueError):  # by the version of transformers
+        except (RuntimeError, ValueError):  # which one depends on the version of transformers
             self.drop(entry)
             return self._fresh()
         return entry
@@ -104,6 +105,6 @@ class CachePool:
         return entry
 
     def _has_room(self) -> bool:
-        """Whether there may be another entry."""
+        """Whether another cache may be added."""
         held = sum(len(entry.ids) for entry in self._caches)
         return len(self._caches) < (self._most if held < self._tokens else self._fewest)

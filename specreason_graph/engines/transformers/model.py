@@ -1,4 +1,4 @@
-"""A model in memory: what it writes and scores, one forward pass after the other."""
+"""A model in memory: it generates and scores, and yields after each forward pass."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Passes = Generator[None, None, T]
-"""Work that stops after each forward pass but the last, and then returns something."""
+"""Work that yields after each forward pass but the last, and returns its result."""
 SMALL = 50_000_000
-"""Parameters below which a model is quicker on one CPU thread: to wake a second one takes longer than it saves."""
+"""Parameters below which a model is faster on one CPU thread: waking a second one takes longer than it saves."""
 
 
 class Model:
-    """A causal language model with the KV caches of its last prompts; `ModelError` when it cannot be loaded."""
+    """A causal language model with KV caches of recent prompts; raises `ModelError` when it cannot be loaded."""
 
     def __init__(self, load: Load) -> None:
         import torch
@@ -50,25 +50,26 @@ class Model:
         self.context = min(config.max_position_embeddings, load.context or config.max_position_embeddings)
         self._caches = CachePool(lambda: DynamicCache(config=config), branch)
         known = inspect.signature(self._model.forward).parameters
-        self._cache = "cache" if "cache" in known else "past_key_values"  # its name before transformers 5.24
+        self._cache = "cache" if "cache" in known else "past_key_values"  # the argument's name before transformers 5.24
         torch.set_num_threads(self._threads(load.threads or torch.get_num_threads()))
 
     def _threads(self, most: int) -> int:
         return 1 if self._model.num_parameters() < SMALL else most
 
     def is_broken_by(self, error: Exception) -> bool:
-        """Whether nothing works any more in this process: what fails on a GPU, but for want of memory, stays failed."""
+        """Whether the model is unusable after an error, so that its process has to be restarted."""
         import torch
 
+        # After an error on a GPU all later CUDA calls of the process fail, too; only running out of memory passes.
         on_gpu = self._model.device.type != "cpu"
         return on_gpu and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
 
     def reset_prefix_cache(self) -> None:
-        """Empty the KV caches."""
+        """Empty the KV caches of earlier prompts."""
         self._caches.clear()
 
     def describe(self) -> EngineDescription:
-        """What this model is."""
+        """Describe library, model and device."""
         import transformers
 
         path = self.load.path
@@ -80,80 +81,81 @@ class Model:
         )  # fmt: skip
 
     def write(self, prompt: list[int], sampling: Sampling, on_token: TokenCallback | None) -> Passes[Completion]:
-        """Continue a prompt; ``on_token`` sees the tokens of the first continuation."""
+        """Generate continuations of a prompt; ``on_token`` gets the tokens of the first one."""
         start, cached = time.perf_counter(), 0
         generations = []
         for sample in range(sampling.n):
             if sample:
                 yield
-            with self._caches.take(prompt) as slot:
-                cached = cached if sample else len(slot.ids)
+            with self._caches.take(prompt) as entry:
+                cached = cached if sample else len(entry.ids)  # later samples find the prompt that the first computed
                 on_token = None if sample else on_token
-                generations.append((yield from self._sample(slot, prompt, sampling, sample, on_token)))
+                generations.append((yield from self._sample(entry, prompt, sampling, sample, on_token)))
         written = sum(len(generation.token_ids) for generation in generations)
         return Completion(generations, usage_since(start, prompt, cached, written))
 
     def _sample(
-        self, slot: SequenceCache, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None
+        self, entry: SequenceCache, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None
     ) -> Passes[Generation]:
         choose = chooser(sampling, sampling.seed + sample, self._model.device)
-        room = self.context - len(prompt)
+        tokens_left = self.context - len(prompt)
         watcher = StopWatcher(self.vocabulary, sampling)
         written: list[int] = []
-        logits = self._forward(slot, prompt[len(slot.ids) :])
+        logits = self._forward(entry, prompt[len(entry.ids) :])
         while True:
             written.append(choose(logits))
             if on_token:
                 on_token(written[-1])
-            finish = watcher.finish(written) or ("length" if len(written) >= room else None)
+            finish = watcher.finish(written) or ("length" if len(written) >= tokens_left else None)
             if finish:
                 return Generation(written, finish)
             yield
-            logits = self._forward(slot, written[-1:])
+            logits = self._forward(entry, written[-1:])
 
     def score(self, prompt: list[int], candidates: Sequence[int]) -> Passes[NextToken]:
-        """The distribution behind a prompt."""
+        """Return the log-probabilities of the candidates as the next token."""
         import torch
 
-        yield from ()  # one pass, and nothing to stop after
+        yield from ()  # a score is one pass and never yields; this line makes the function a generator
         start = time.perf_counter()
-        with self._caches.take(prompt) as slot, torch.inference_mode():
-            cached = len(slot.ids)
-            logprobs = torch.log_softmax(self._forward(slot, prompt[cached:]).cpu().double(), dim=-1)
+        with self._caches.take(prompt) as entry, torch.inference_mode():
+            cached = len(entry.ids)
+            logprobs = torch.log_softmax(self._forward(entry, prompt[cached:]).cpu().double(), dim=-1)
             chosen = logprobs[list(candidates)]
             other = 1.0 - chosen.exp().sum().item()
         found = dict(zip(candidates, chosen.tolist(), strict=True))
         return NextToken(found, min(1.0, max(0.0, other)), usage_since(start, prompt, cached, 1))
 
-    def _forward(self, slot: SequenceCache, ids: list[int]) -> torch.Tensor:
-        """Logits behind ``ids``, shape ``[vocabulary]``, float32; ``ids`` are in the slot afterwards."""
+    def _forward(self, entry: SequenceCache, ids: list[int]) -> torch.Tensor:
+        """Append ``ids`` to a cache and return the logits of the next token: shape ``[vocabulary]``, float32."""
         import torch
 
         try:
             with torch.inference_mode():
                 row = torch.tensor([ids], device=self._model.device)
-                out = self._model(input_ids=row, **{self._cache: slot.cache}, use_cache=True, logits_to_keep=1)
-        except BaseException:
-            self._caches.drop(slot)
+                out = self._model(input_ids=row, **{self._cache: entry.cache}, use_cache=True, logits_to_keep=1)
+        except BaseException:  # some layers may hold the new tokens already, and others not
+            self._caches.drop(entry)
             raise
-        slot.ids += ids
+        entry.ids += ids
         logits: torch.Tensor = out.logits[0, -1].float()
         return logits
 
 
 def branch(cache: Any) -> Any | None:
-    """A cache that shares what is in another one and goes its own way from there; None for kinds that cannot."""
+    """Copy a cache without copying its tensors; return None for kinds of cache that cannot be copied so."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return None
     twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]  # they replace their tensors and never write into them
+    # Layers of these two types replace their tensors and never write into them, so two caches may share tensors.
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
 
 
 def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tensor], int]:
-    """A function from logits ``[vocabulary]`` to a token id, with a random state of its own."""
+    """Return a function that samples a token id from logits of shape ``[vocabulary]``."""
     import torch
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -163,6 +165,7 @@ def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tenso
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
     nothing: Any = torch.empty((1, 0), dtype=torch.long)
+    # A random state of its own: passes of other calls come in between, and must not change what a seed gives.
     generator = torch.Generator(device).manual_seed(seed)
 
     def choose(logits: torch.Tensor) -> int:
@@ -174,7 +177,7 @@ def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tenso
 
 
 def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """Tokenizer and model; `ModelError` with the cause in one line when it cannot be."""
+    """Load tokenizer and model; raise `ModelError` with the cause in one line when that fails."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(path)
@@ -183,5 +186,5 @@ def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
             path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
         return tokenizer, model.to(device).eval()
-    except Exception as error:  # the libraries raise every kind there is, also for a wrong device or a cut file
+    except Exception as error:  # the libraries raise exceptions of any kind, as for a wrong device or a truncated file
         raise unloadable(path, error) from None

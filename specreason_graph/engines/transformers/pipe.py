@@ -1,4 +1,4 @@
-"""What goes through the pipes between an engine and the process of its model."""
+"""Messages in the pipes between an embedded engine and the process of its model."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 SIZE = 4
-"""Bytes before each message that tell how long it is."""
+"""Bytes in front of each message that hold its length."""
 BEGIN = b"\0specreason\0"
-"""Comes before the first answer: the interpreter's own start-up files may print whatever they like."""
+"""Marks the beginning of the answers: start-up files of the interpreter may print to the pipe before it."""
 
 
 def packed(message: Any) -> bytes:
-    """A message as it goes through the pipe."""
+    """Serialise a message, with its length in front."""
     content = pickle.dumps(message)
     return len(content).to_bytes(SIZE) + content
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be loaded."""
+    """The model to load, and how; the first message to the process."""
 
     path: str
     """Folder or hub name."""
     name: str
-    """What people call it."""
+    """Name of the model in messages and records."""
     device: str | None
     """Torch device; None for the GPU where there is one."""
     dtype: str | None

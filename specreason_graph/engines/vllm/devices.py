@@ -1,4 +1,4 @@
-"""The devices vLLM would run on."""
+"""The devices that vLLM would run on, and their free memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CGROUP = "/sys/fs/cgroup"
 
 
 def device(count: int = 1) -> Device:
-    """The fullest of the first ``count`` devices vLLM sees; asking does not take memory on them."""
+    """Return the one with the least free memory among the first ``count`` devices that vLLM sees."""
     return machine_memory() if on_cpu() else min(_gpus()[:count], key=lambda gpu: gpu.free)
 
 
 def check_parallel(role: str, options: VLLMOptions) -> None:
-    """Raise `ConfigError` when an engine wants more devices than there are."""
+    """Raise `ConfigError` when an engine needs more devices than there are."""
     present = 1 if on_cpu() else len(_gpus())
     if options.devices > present:
         raise ConfigError(
@@ -30,11 +30,12 @@ def check_parallel(role: str, options: VLLMOptions) -> None:
 
 
 def machine_memory() -> Device:
-    """Memory of the machine, or of the container where that is less."""
+    """Return the memory of the machine, or of the container where that is less."""
     import psutil
 
     memory = psutil.virtual_memory()
     limit, used = (_number(Path(CGROUP, name)) for name in ("memory.max", "memory.current"))
+    # A container counts the page cache as used memory; models that were read from disk would leave none free.
     used = (used or 0) - _cached(Path(CGROUP, "memory.stat"))
     total = min(memory.total, limit or memory.total)
     free = min(memory.available, limit - used) if limit else memory.available
@@ -49,7 +50,7 @@ def _number(file: Path) -> int | None:
 
 
 def _cached(file: Path) -> int:
-    """Bytes of files that were read, which count as used and are given up when memory is needed."""
+    """Bytes of page cache, which the kernel frees when memory is needed."""
     try:
         found = dict(line.split() for line in file.read_text().splitlines())
         return int(found.get("inactive_file", 0)) + int(found.get("active_file", 0))
@@ -60,7 +61,7 @@ def _cached(file: Path) -> int:
 def _gpus() -> list[Device]:
     from vllm.third_party import pynvml
 
-    try:
+    try:  # NVML, because asking torch would open a CUDA context, which takes memory on the device
         pynvml.nvmlInit()
         infos = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in map(_handle, _visible(pynvml))]
     except pynvml.NVMLError as error:

@@ -1,4 +1,4 @@
-"""The engine: calls, their time limits, and starting again what has died."""
+"""The engine in vLLM: calls, their time limits, and restarts of an engine that has died."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from specreason_graph.engines.base import (
     Completion,
     Finish,
-    Forward,
     Generation,
     NextToken,
     Sampling,
     TokenCallback,
+    TokenForwarder,
     check_room,
     finish_of,
     pick,
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 IDLE_SECONDS = 0.01
-"""How often to look whether nothing is under way."""
+"""Seconds between two tries to empty the prefix cache, which is possible only while no request is in progress."""
 WATCH_SECONDS = 0.5
-"""How often an engine is looked at for having died."""
+"""Seconds between two checks whether the engine has died."""
 log = logging.getLogger(__name__)
 
 
 class VLLMEngine:
-    """A model in vLLM, in process.
+    """A model in vLLM, in this process.
 
-    ``model``: folder or hub name. ``share``: its part of the memory plan; without one ``options`` must say how much KV
-    cache it gets. ``after``: an engine that must have started before, because both measure one device. Answers of one
-    seed are reproducible as far as vLLM is: in float32 they are, in bfloat16 the other requests of a batch may change
-    them.
+    ``model``: folder or hub name. ``share``: the engine's part of the memory plan; without it, ``options`` must give
+    the size of the KV cache. ``after``: an engine that must start first, because both measure the memory of one device.
+    Answers are as reproducible as vLLM: in float32 one seed gives one answer, in bfloat16 other requests in the same
+    batch may change it.
     """
 
     supports_json_schema = True
@@ -78,37 +78,41 @@ class VLLMEngine:
         self._client: AsyncLLM | None = None
         self._users = 0
         self.deaths = 0
-        """How often its core has died since it was opened."""
+        """How often the engine's core has died since the engine was opened."""
         self._answered = 0.0
+        # While vLLM speculates it gives log-probabilities of its top tokens only, and not of chosen ones.
         self._chosen = self.options.speculative is None
 
     @property
     def pid(self) -> int | None:
-        """Id of its core's process; None while there is none. Reaches into vLLM, which does not tell it."""
+        """Process id of the engine's core; None while there is none."""
+        # vLLM has no public way to ask for it.
         core: Any = self._client.engine_core if self._client else None
         return int(core.resources.engine_manager.processes[0].pid) if core else None
 
     @property
     def unfinished(self) -> int:
-        """Requests that it works on, or that wait for it."""
+        """Requests that vLLM works on or has in its queue."""
         return int(self._client.output_processor.get_num_unfinished_requests()) if self._client else 0
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        """Continue a prompt."""
+        """Generate continuations of a prompt."""
         check_room(self, prompt_ids)
         self._check_draws(sampling)
-        begun, prompt, told = time.perf_counter(), list(prompt_ids), Forward(on_token)
+        begun, prompt, forwarder = time.perf_counter(), list(prompt_ids), TokenForwarder(on_token)
         params = sampling_params(sampling, stream=on_token is not None)
-        generations, cached, speculated = await with_retries(lambda: self._write(prompt, params, told), self.options)
-        if len(generations) < sampling.n:  # greedy samples are all the same
+        generations, cached, speculated = await with_retries(
+            lambda: self._write(prompt, params, forwarder), self.options
+        )
+        if len(generations) < sampling.n:  # greedy samples are all the same, so only one was generated
             generations *= sampling.n
         written = sum(len(generation.token_ids) for generation in generations[: params.n])
         return Completion(generations, usage_since(begun, prompt, cached, written) + speculated)
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
-        """The distribution behind a prompt."""
+        """Return the log-probabilities of the candidates as the next token."""
         check_room(self, prompt_ids)
         begun, prompt = time.perf_counter(), list(prompt_ids)
         params = scoring_params(candidates, chosen=self._chosen)
@@ -118,18 +122,18 @@ class VLLMEngine:
         return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
 
     async def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache, once nothing is under way any more."""
+        """Empty the prefix cache, after waiting until no request is in progress."""
         while not await (await self._running()).reset_prefix_cache():
             await asyncio.sleep(IDLE_SECONDS)
 
     def _check_draws(self, sampling: Sampling) -> None:
-        """Raise `EngineRequestError` where vLLM 0.32 would write nonsense: its temperatures are lost on the way."""
+        """Raise `EngineRequestError` for sampling on CPU with speculation, where vLLM 0.32 loses the temperature."""
         if sampling.temperature > 0 and self.options.speculative and on_cpu():
             wrong = f"{self.name}: on CPU vLLM draws wrong tokens while it speculates"
             raise EngineRequestError(wrong, engine=self.name, hint="set temperature = 0")
 
     def describe(self) -> EngineDescription:
-        """What this engine is; the weights are hashed once."""
+        """Describe the engine; the weights are hashed once."""
         return self._description
 
     @cached_property
@@ -148,19 +152,21 @@ class VLLMEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
+            # The kernel kills the core when the *thread* that started it ends (see orphans.py). So one thread starts
+            # and ends the core, and lives as long as the engine is open.
             self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
             self._starting: asyncio.Task[None] | None = None
             self._deadlines: dict[asyncio.Timeout, Any] = {}
             self.deaths = 0
             self._watching = asyncio.create_task(self._watch())
             self._started = asyncio.Event()
-            async with AsyncExitStack() as undo:
+            async with AsyncExitStack() as undo:  # closes the engine again when a step below fails or is cancelled
                 undo.push_async_callback(self.__aexit__)
                 if self._after:
                     await self._after._started.wait()
                 await self._running()
                 self._started.set()
-                await asyncio.to_thread(self.describe)  # hashes the weights, which may take long
+                await asyncio.to_thread(self.describe)  # hashing the weights takes long and would block the loop
                 undo.pop_all()
         return self
 
@@ -170,18 +176,20 @@ class VLLMEngine:
             self._watching.cancel()
             client = await self._in_starter(self._end)
             self._starter.shutdown(wait=False)
-            if client and client.output_handler:  # its task keeps the client alive until it sees that it is cancelled
+            # The client's background task refers to the client until its cancellation has been processed.
+            if client and client.output_handler:
                 await asyncio.wait({client.output_handler}, timeout=GRACE)
 
     async def _running(self) -> AsyncLLM:
-        """The client; one is started when there is none, once for all callers and also when they go away."""
+        """Return vLLM's client, and start one where there is none: once for all callers."""
         if self._users == 0:
             raise EngineError(f"{self.name} is not open", engine=self.name, hint="use it inside a with block")
         while self._client is None:
             if self._starting is None or self._starting.done():
                 self._starting = asyncio.create_task(self._launch())
+                # Mark an exception as seen: asyncio logs those that nobody awaits, and all callers may have left.
                 self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(self._starting)
+            await asyncio.shield(self._starting)  # a caller that is cancelled must not stop the start for the others
         return self._client
 
     async def _launch(self) -> None:
@@ -193,7 +201,7 @@ class VLLMEngine:
         except ModelError as error:
             if self.deaths == 0:
                 raise
-            self.deaths += 1
+            self.deaths += 1  # a restart that fails counts as a death, so that restarts end
             raise EngineDeadError(str(error), engine=self.name, retryable=self._may_restart) from error
 
     def _begin(self) -> None:
@@ -206,11 +214,11 @@ class VLLMEngine:
         return client
 
     async def _in_starter(self, work: Callable[[], T]) -> T:
-        """Run something in the thread that the engine's process is tied to; one thing at a time."""
+        """Run a function in the thread to which the engine's core is tied; one at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._starter, work)
 
     async def _write(
-        self, prompt: list[int], params: SamplingParams, told: Forward
+        self, prompt: list[int], params: SamplingParams, forwarder: TokenForwarder
     ) -> tuple[list[Generation], int, Usage]:
         written: dict[int, list[int]] = {}
         finishes: dict[int, Finish] = {}
@@ -222,7 +230,7 @@ class VLLMEngine:
                 if part.finish_reason:
                     finishes[part.index] = finish_of(part.finish_reason, part.stop_reason, self.name)
                     speculated.append(speculation(part))
-            told.tokens(written.get(0, ()))
+            forwarder.tokens(written.get(0, ()))
 
         cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
         made = [Generation(written[index], finishes[index]) for index in sorted(written)]
@@ -231,7 +239,7 @@ class VLLMEngine:
     async def _ask(
         self, prompt: list[int], params: SamplingParams, take: Callable[[RequestOutput], None] = lambda _: None
     ) -> RequestOutput:
-        """Make one request and return its last output; errors are translated and the time is limited."""
+        """Make one request and return its last output, within the time limit; errors are translated."""
         from vllm.inputs import tokens_input
 
         client, begun = await self._running(), time.monotonic()
@@ -258,11 +266,11 @@ class VLLMEngine:
         return last
 
     async def _overdue(self, client: Any, begun: float) -> EngineError:
-        """The error of a call that was given up: its engine is dead, hung, or only slow."""
+        """Return the error of a call that took too long: its engine is dead, hung, or only slow."""
         if client != self._client or client.errored:
             await self._retire(client)
             return dead(self.name, may_restart=self._may_restart)
-        if self._answered < begun:  # nobody had an answer in that time: it hangs
+        if self._answered < begun:  # no other call was answered in that time either, so the engine hangs
             await self._retire(client)
         return EngineTimeoutError(
             f"{self.name} did not answer within {self.options.timeout_seconds:g} s", engine=self.name,
@@ -270,21 +278,21 @@ class VLLMEngine:
         )  # fmt: skip
 
     async def _watch(self) -> None:
-        """End the calls of engines that are gone: a request they were just being sent would wait for ever."""
+        """End the calls to a core that has died: a request that was sent at that moment would wait forever."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for deadline, client in list(self._deadlines.items()):
                 if (client != self._client or client.errored) and not deadline.expired():
                     del self._deadlines[deadline]
-                    deadline.reschedule(0)
+                    deadline.reschedule(0)  # a time in the past: the timeout expires now
 
     @property
     def _may_restart(self) -> bool:
         return self.deaths <= self.options.restarts
 
     async def _retire(self, client: Any) -> None:
-        """End a dead or hung engine, once however many calls report it; the next call starts another."""
-        if self._client != client:
+        """End a dead or hung core; the next call starts another."""
+        if self._client != client:  # several calls may report the same death, which counts once
             return
         self._client, self.deaths = None, self.deaths + 1
         log.warning("%s has died (%d of %d restarts)", self.name, self.deaths, self.options.restarts)

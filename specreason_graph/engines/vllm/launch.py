@@ -1,4 +1,4 @@
-"""How an engine of vLLM is started: arguments, environment, number format."""
+"""How an engine in vLLM is started: its arguments, environment variables and number format."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ if TYPE_CHECKING:
 CPU_BLOCK = 32
 COUNTING = "specreason_graph.engines.vllm.scheduler.counting"
 GRACE = 1.0
-"""Seconds an engine's core gets to end before it is killed."""
+"""Seconds that an engine's core gets to end by itself before it is killed."""
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "PYTHONWARNINGS": "ignore",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }  # fmt: skip
-"""Defaults of environment variables that decide what engine processes print; standard output is the caller's."""
+"""Defaults of environment variables that keep engine processes quiet; standard output belongs to the caller."""
 VLLM_SETS = ("VLLM_", "TORCH", "NUMEXPR_", "LD_PRELOAD", "OMP_", "KMP_", "GOMP_", "PYTHONWARNINGS")
-"""How the environment variables begin that vLLM and this module set."""
+"""Prefixes of the environment variables that vLLM and this module set."""
 PLUGIN = "specreason_orphans"
 log = logging.getLogger(__name__)
 
 
 def load() -> None:
-    """Import vLLM; apart from `start`, because a library keeps the frames of its imports and would keep the engine."""
+    """Import vLLM."""
+    # Not in `start`: a library keeps the stack frames of its import, and with them whatever their variables refer to.
     with environment({}):
         import vllm.v1.engine.async_llm  # noqa: F401
 
 
 def start(name: str, path: str, context: int, options: VLLMOptions, share: Share | None) -> AsyncLLM:
-    """Start an engine; the calling thread must live as long as the engine, because the core is tied to it."""
+    """Start an engine; the calling thread must live as long as the engine, because the core dies with it."""
     begun = time.monotonic()
     log.info("starting %s in vLLM", name)
     with environment(settings(options)):
@@ -52,47 +53,48 @@ def start(name: str, path: str, context: int, options: VLLMOptions, share: Share
         try:
             given = AsyncEngineArgs(**arguments(path, context, options, share), disable_log_stats=True)
             client = AsyncLLM.from_engine_args(given)
-        except Exception as error:  # vLLM raises every kind there is
+        except Exception as error:  # vLLM raises exceptions of any kind
             raise _unstartable(name, error) from error
     log.info("%s is ready after %.1f s", name, time.monotonic() - begun)
     return client
 
 
 def settings(options: VLLMOptions) -> dict[str, str]:
-    """Environment variables of an engine's processes."""
+    """Return the environment variables of an engine's processes."""
     always = {
         PARENT: str(os.getpid()),
         "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked core would not load the plugin that ties it to its parent
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked core would not load the plugin that ends it with its parent
     }
-    if plugins := os.environ.get("VLLM_PLUGINS"):
+    if plugins := os.environ.get("VLLM_PLUGINS"):  # where it is set, vLLM loads no plugins but those in it
         always["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}"
     if not on_cpu():
         return always
-    alone = options.tensor_parallel * options.pipeline_parallel == 1
+    single_worker = options.tensor_parallel * options.pipeline_parallel == 1
     return always | {
         "OMP_NUM_THREADS": str(options.threads or 1),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",  # no worker process beside the core
-        "TORCH_COMPILE_DISABLE": "1",  # the first log-probabilities would compile for seconds
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if single_worker else "1",  # a single worker runs inside the core
+        "TORCH_COMPILE_DISABLE": "1",  # else the first call for log-probabilities compiles for seconds
     }
 
 
 def arguments(path: str, context: int, options: VLLMOptions, share: Share | None) -> dict[str, Any]:
-    """Engine arguments of vLLM."""
+    """Return the engine arguments of vLLM."""
     cpu = on_cpu()
     if cpu and options.speculative:
         log.warning("%s: on CPU vLLM draws wrong tokens while it speculates: ask it at temperature 0 only", path)
-    perhaps = {
+    optional = {  # None leaves the choice to vLLM
         "block_size": options.block_size or (CPU_BLOCK if cpu else None),
         "kv_cache_memory_bytes": options.kv_bytes or (share.kv_bytes if share else None),
         "gpu_memory_utilization": options.utilization or (share.utilization if share and not cpu else None),
         "quantization": options.quantization,
         "speculative_config": options.speculative,
         "per_request_spec_decode_metrics": "summary" if options.speculative else None,
-        "scheduler_cls": COUNTING if options.speculative else None,
+        "scheduler_cls": COUNTING if options.speculative else None,  # why, see scheduler.py
         "revision": options.revision,
         "enable_lora": True if options.lora else None,
-        "enable_chunked_prefill": False if cpu else None,  # a seeded prompt in two pieces kills the engine: no offset
+        # vLLM 0.32 on CPU dies of a seeded prompt whose prefill is split over two batches.
+        "enable_chunked_prefill": False if cpu else None,
     }
     return {
         "model": path, "dtype": chosen_dtype(path, options), "max_model_len": context,
@@ -100,12 +102,12 @@ def arguments(path: str, context: int, options: VLLMOptions, share: Share | None
         "enable_expert_parallel": options.expert_parallel, "max_num_seqs": options.sequences,
         "max_num_queued_reqs": options.queue, "enforce_eager": cpu if options.eager is None else options.eager,
         "enable_prefix_caching": True, "use_tqdm_on_load": False, "seed": 0, "trust_remote_code": False,
-        **{name: value for name, value in perhaps.items() if value is not None}, **options.arguments,
+        **{name: value for name, value in optional.items() if value is not None}, **options.arguments,
     }  # fmt: skip
 
 
 def chosen_dtype(path: str, options: VLLMOptions) -> str:
-    """The number format an engine is started with."""
+    """Return the number format that an engine is started with."""
     if options.dtype:
         return options.dtype
     stored = getattr(load_config(path, options.revision), "dtype", None)
@@ -114,7 +116,7 @@ def chosen_dtype(path: str, options: VLLMOptions) -> str:
 
 @cache
 def on_cpu() -> bool:
-    """Whether the installed vLLM is the one for CPUs."""
+    """Return whether the installed vLLM is the build for CPUs."""
     with environment({}):
         from vllm.platforms import current_platform
 
@@ -122,7 +124,9 @@ def on_cpu() -> bool:
 
 
 class Environment:
-    """The process's environment variables, set for a while; callers who want the same share it, others wait."""
+    """Sets environment variables of this process for a while; callers with the same settings overlap, others wait."""
+
+    # vLLM reads its settings from the environment, which all threads share, and two engines may start at the same time.
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -132,7 +136,7 @@ class Environment:
 
     @contextmanager
     def __call__(self, settings: dict[str, str]) -> Iterator[None]:
-        """Set the variables; what vLLM sets in that time is taken back too."""
+        """Set the variables while the context is open; changes that vLLM makes in that time are undone, too."""
         with self._changed:
             self._changed.wait_for(lambda: self._users == 0 or self._settings == settings)
             self._users += 1

@@ -1,7 +1,8 @@
-"""How two engines share the memory of their devices.
+"""The memory plan: how two engines share the memory of their devices.
 
-The weights are given; what is left goes to the KV caches so that both hold the same number of tokens, because both read
-the same trace. Working memory is estimated; an engine that is given its bytes of cache does not measure for itself.
+The size of the weights is given. What is left goes to the KV caches, so that both hold the same number of tokens,
+because both engines read the same trace. Working memory is estimated: vLLM does not measure it for an engine that is
+given the size of its KV cache.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from specreason_graph.record.records import Engine, Record
 
 GIB = 1 << 30
 GPU_MARGIN, CPU_SHARE = 0.04, 0.5
-"""Part of a GPU's memory that is left alone; part of a machine's free memory that engines may take."""
+"""Fraction of a GPU's memory that stays unused; fraction of a machine's free memory that the engines may take."""
 GPU_PROCESS, CPU_PROCESS = int(1.25 * GIB), int(0.75 * GIB)
-"""Memory of an engine that is neither weights nor cache nor activations: libraries, CUDA context and graphs."""
+"""Memory of an engine besides weights, KV cache and activations: libraries, CUDA context and CUDA graphs."""
 BLOCK = 32
-"""Tokens of a KV block, where the option ``block_size`` does not say."""
+"""Tokens of a KV block, where the option ``block_size`` is not given."""
 BATCHED_TOKENS = 8192
-"""Tokens vLLM works on at once; activations grow with it."""
+"""Most tokens of one forward pass in vLLM; activations grow with it."""
 SHORTEST = 4096
-"""A context below this is not chosen without being asked for."""
+"""Shortest context that the plan chooses by itself, in tokens."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float": 4, "half": 2}
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes on each of its devices, in bytes."""
+    """The memory that a model takes on each of its devices, in bytes."""
 
     weights: int
-    """Weights."""
+    """Bytes of weights."""
     activations: int
-    """Working memory of the largest batch."""
+    """Bytes of working memory for the largest batch."""
     token: int
-    """KV cache of one token."""
+    """Bytes of KV cache for one token."""
     context: int
-    """Longest context the model allows, in tokens."""
+    """Longest context that the model allows, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -49,47 +50,47 @@ class Device:
     kind: str
     """``cuda`` or ``cpu``."""
     total: int
-    """Bytes it has."""
+    """Bytes in all."""
     free: int
-    """Bytes nobody uses."""
+    """Bytes that are not in use."""
 
 
 class Share(Record):
-    """What one engine gets on each device."""
+    """The memory that one engine gets on each device."""
 
     weights: int
     """Bytes of weights."""
     overhead: int
-    """Bytes of activations, libraries and graphs (estimated)."""
+    """Bytes of activations, libraries and CUDA graphs, estimated."""
     kv_bytes: int
     """Bytes of KV cache."""
     tokens: int
-    """Tokens that cache holds."""
+    """Tokens that the KV cache holds."""
     context: int
-    """Longest prompt plus output."""
+    """Longest prompt plus output, in tokens."""
     utilization: float
-    """All of it as a share of the device, 0 to 1."""
+    """All memory of the engine as a fraction of the device, 0 to 1."""
 
 
 class MemoryPlan(Record):
-    """The shares of both engines."""
+    """The memory shares of both engines."""
 
     base: Share
-    """The base model's, taken first."""
+    """Share of the base model."""
     draft: Share
-    """The draft model's."""
+    """Share of the draft model; the base's where one engine plays both roles."""
     total: int
     """Bytes of a device."""
     free: int
-    """Bytes that were free before."""
+    """Bytes of a device that were free when the plan was made."""
 
     def share(self, role: Engine) -> Share:
-        """The share of a role."""
+        """The share of the engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
 
 def footprint(config: Any, weights: int, options: VLLMOptions, dtype: str) -> Footprint:
-    """From a model's configuration and the bytes of its weights to what each device holds."""
+    """Compute what each device holds, from a model's configuration and the bytes of its weights."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     parallel, width = options.tensor_parallel, BYTES.get(dtype, 2)
@@ -105,38 +106,39 @@ def footprint(config: Any, weights: int, options: VLLMOptions, dtype: str) -> Fo
 
 @dataclass(frozen=True)
 class Claim:
-    """What one engine asks of each of its devices."""
+    """The memory that one engine needs on each of its devices."""
 
     name: str
-    """Its role, for messages."""
+    """Role of the engine, for messages."""
     model: Footprint
-    """What its model takes."""
+    """Memory of its model."""
     options: VLLMOptions
-    """What was asked for."""
+    """Options of the engine."""
     overhead: int
-    """Bytes besides weights and cache."""
+    """Bytes besides weights and KV cache."""
 
     @property
     def fixed(self) -> int:
-        """Bytes that are settled before the rest is divided."""
+        """Bytes that the engine takes before the rest is divided."""
         return self.model.weights + self.overhead + (self.options.kv_bytes or 0)
 
     def share(self, tokens: int, device: Device) -> Share:
-        """The share of an engine whose cache may hold ``tokens``; `ConfigError` when one sequence does not fit.
+        """Compute the share of an engine whose KV cache may hold ``tokens``.
 
-        vLLM keeps one block for itself, and gives no sequence more than the others.
+        Raises `ConfigError` when the KV cache holds less than one sequence.
         """
         options, block = self.options, self.options.block_size or BLOCK
         limit = options.kv_bytes or self._limit(device)
         held = limit // self.model.token if options.kv_bytes else min(tokens, limit // self.model.token)
-        room = max(0, held - block)
-        context = options.context or min(self.model.context, max(SHORTEST, room // 256 * 256))
-        if room < context:
+        usable = max(0, held - block)  # vLLM keeps one block for itself
+        context = options.context or min(self.model.context, max(SHORTEST, usable // 256 * 256))
+        if usable < context:
             raise ConfigError(
-                f"the KV cache of the {self.name} model holds {room:,} tokens ({room * self.model.token / GIB:.1f} "
+                f"the KV cache of the {self.name} model holds {usable:,} tokens ({usable * self.model.token / GIB:.1f} "
                 f"GiB), fewer than one sequence of {context:,}",
-                hint=f"set the engine option {self.name}.context to at most {room:,}, or free memory",
+                hint=f"set the engine option {self.name}.context to at most {usable:,}, or free memory",
             )
+        # A batch of full sequences never needs more, so a small model does not take the whole device.
         held = held if options.kv_bytes else min(held, options.sequences * context + block)
         kv_bytes = options.kv_bytes or held * self.model.token
         used = self.model.weights + self.overhead + kv_bytes
@@ -146,7 +148,7 @@ class Claim:
         )  # fmt: skip
 
     def _limit(self, device: Device) -> int:
-        """Most bytes of cache that the option ``utilization`` leaves."""
+        """Most bytes of KV cache that the option ``utilization`` allows."""
         if self.options.utilization is None:
             return device.total
         return max(0, int(self.options.utilization * device.total) - self.model.weights - self.overhead)
@@ -159,9 +161,9 @@ def plan_memory(
     base_options: VLLMOptions | None = None,
     draft_options: VLLMOptions | None = None,
 ) -> MemoryPlan:
-    """Divide a device that both engines run on; None for the draft when one engine plays both roles.
+    """Divide the memory of a device between both engines; ``draft`` is None when one engine plays both roles.
 
-    Raises `ConfigError` with the figures when the weights do not fit, or when no sequence of the context wanted does.
+    Raises `ConfigError`, with the figures, when the weights do not fit or a KV cache holds less than one sequence.
     """
     claims = [_claim("base", base, base_options, device)]
     claims += [_claim("draft", draft, draft_options, device)] if draft else []
@@ -170,6 +172,7 @@ def plan_memory(
     left = usable - sum(claim.fixed for claim in claims)
     if left < 0:
         raise ConfigError(_too_big(claims, usable), hint="use smaller or quantised models, or more devices")
+    # Both caches get the same number of tokens, so a token costs the sum of what it takes in each of them.
     sharing = sum(claim.model.token for claim in claims if not claim.options.kv_bytes)
     shares = [claim.share(left // sharing if sharing else 0, device) for claim in claims]
     return MemoryPlan(base=shares[0], draft=shares[-1], total=device.total, free=device.free)
@@ -189,17 +192,18 @@ def _too_big(claims: list[Claim], usable: int) -> str:
 
 
 def weight_bytes(path: str, config: Any, dtype: str, revision: str | None = None) -> int:
-    """Bytes of a model's weights as they are loaded: from its files, else estimated from the configuration."""
+    """Return the bytes of a model's weights in memory: from its files, else estimated from the configuration."""
     from specreason_graph.engines.checkpoint import file_bytes
 
     stored = str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
+    # Files of quantised weights are as large as what is loaded; others are converted to the number format.
     scale = 1.0 if getattr(config, "quantization_config", None) else BYTES.get(dtype, 2) / BYTES.get(stored, 2)
     files = file_bytes(path, revision)
     return int(files * scale) if files else _parameters(config) * BYTES.get(dtype, 2)
 
 
 def _parameters(config: Any) -> int:
-    """Parameters of a transformer with gated MLP, grouped attention and perhaps experts."""
+    """Estimate the parameters of a transformer with a gated MLP, grouped-query attention and perhaps experts."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
     inner = (getattr(config, "moe_intermediate_size", None) if experts > 1 else None) or getattr(
@@ -213,7 +217,7 @@ def _parameters(config: Any) -> int:
 
 
 def model_footprint(path: str, options: VLLMOptions, dtype: str) -> Footprint:
-    """The footprint of a model by folder or name."""
+    """Compute the footprint of a model, by folder or hub name."""
     from specreason_graph.engines.checkpoint import load_config
 
     config = load_config(path, options.revision)

@@ -1,4 +1,4 @@
-"""Requests and errors of vLLM in the words of the engine protocol."""
+"""Translation between the engine protocol and vLLM's requests and errors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
 
 TOP = 20
-"""Log-probabilities vLLM gives at most when chosen tokens cannot be asked for."""
+"""Most log-probabilities that vLLM gives where it cannot be asked for chosen tokens."""
 
 
 def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingParams:
-    """Our settings in vLLM's words: it stops where we say and nowhere else."""
+    """Translate sampling settings for vLLM."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     greedy = sampling.temperature == 0
+    # ignore_eos: stop_token_ids decides where a call ends, and the end of sequence is kept. Stop strings are found in
+    # text; without them nobody reads it. vLLM refuses n above 1 at temperature 0, where all samples would be the same.
     return SamplingParams(
         n=1 if greedy else sampling.n, temperature=sampling.temperature, top_p=1.0 if greedy else sampling.top_p,
         seed=sampling.seed, max_tokens=sampling.max_tokens, stop=list(sampling.stop),
@@ -33,7 +35,10 @@ def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingPara
 
 
 def scoring_params(candidates: Sequence[int], *, chosen: bool) -> SamplingParams:
-    """One greedy token with the raw log-probabilities of ``candidates``, or of the likeliest tokens."""
+    """Return the parameters for one greedy token with log-probabilities.
+
+    ``chosen``: whether to ask for exactly the ``candidates``; else the likeliest tokens are asked for.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -45,12 +50,12 @@ def scoring_params(candidates: Sequence[int], *, chosen: bool) -> SamplingParams
 
 
 def speculation(part: CompletionOutput) -> Usage:
-    """What a finished continuation took of token-level speculation."""
+    """Return the counts of token-level speculation of a finished continuation."""
     return speculation_of(part.spec_decode_metrics and part.spec_decode_metrics.to_dict())
 
 
 def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError:
-    """An error of vLLM in the words of this package."""
+    """Translate an error of vLLM into one of this package."""
     from vllm import exceptions
     from vllm.v1.engine import exceptions as engine_exceptions
 
@@ -58,7 +63,7 @@ def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError
         return error
     text = f"{name}: {error or type(error).__name__}"
     if isinstance(error, exceptions.QueueOverflowError | exceptions.MaxQueuedTokensError):
-        return EngineBusyError(text, engine=name, retryable=True, hint="ask less at once or raise the option queue")
+        return EngineBusyError(text, engine=name, retryable=True, hint="make fewer calls or raise the option queue")
     if isinstance(error, exceptions.VLLMClientError | exceptions.GracefulHTTPError):
         return EngineRequestError(text, engine=name)
     if isinstance(error, engine_exceptions.EngineDeadError):
@@ -67,6 +72,6 @@ def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError
 
 
 def dead(name: str, *, may_restart: bool) -> EngineDeadError:
-    """The engine's process is gone."""
+    """Return the error for an engine whose core has died."""
     hint = "" if may_restart else "see vLLM's log above for the cause"
     return EngineDeadError(f"{name}: the engine has died", engine=name, retryable=may_restart, hint=hint)

@@ -1,8 +1,8 @@
-"""vLLM's scheduler, which tells with every output what a request's token-level speculation has come to so far.
+"""vLLM's scheduler, extended to report the counts of token-level speculation with every output of a request.
 
-By itself vLLM 0.32 tells it with the last output of its core alone. A stop string, which is how most steps end, is seen
-outside the core, behind an output that was not meant to be the last, and the counts would be lost. This module runs
-in the core's process; vLLM is given its name.
+vLLM 0.32 by itself reports these counts only with the core's last output of a request. Most steps end at a stop string,
+which is detected outside the core, after an output that the core did not mark as the last: the counts would be lost.
+vLLM is given the name of `counting`, and loads this module in the core's process.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from typing import Any
 
 
 def counting(vllm_config: Any, **given: Any) -> Any:
-    """The scheduler that vLLM would have chosen itself, made to tell."""
+    """Make the scheduler that vLLM would choose by itself, and extend it."""
+    # A copy that does not name this function lets vLLM choose; the configuration itself stays as it was given.
     config = copy(vllm_config.scheduler_config)
     config.scheduler_cls = None
     scheduler = config.get_scheduler_cls()(vllm_config=vllm_config, **given)
     update = scheduler.update_from_output
 
-    def update_and_tell(*results: Any) -> Any:
+    def update_with_counts(*results: Any) -> Any:
         outputs = update(*results)
-        tell(scheduler.requests, outputs)
+        attach_counts(scheduler.requests, outputs)
         return outputs
 
-    scheduler.update_from_output = update_and_tell
+    scheduler.update_from_output = update_with_counts
     return scheduler
 
 
-def tell(requests: Mapping[str, Any], outputs: Mapping[int, Any]) -> None:
-    """Put the counts of requests that are not finished into their outputs, which stand by client."""
+def attach_counts(requests: Mapping[str, Any], outputs: Mapping[int, Any]) -> None:
+    """Copy the counts of unfinished requests into their outputs; ``outputs`` holds the core's outputs by client."""
     for output in (output for each in outputs.values() for output in each.outputs):
         counts = getattr(requests.get(output.request_id), "spec_decode_metrics", None)
         if counts and output.spec_decode_metrics is None:
-            output.spec_decode_metrics = replace(counts, histogram=list(counts.histogram))  # the core counts on
+            # A copy, because the core goes on counting in its own object.
+            output.spec_decode_metrics = replace(counts, histogram=list(counts.histogram))

@@ -1,4 +1,4 @@
-"""A pair of vLLM API servers: started base first, watched, started again when one dies, stopped together."""
+"""A pair of vLLM API servers: started base first, watched, restarted when one dies, and stopped together."""
 
 from __future__ import annotations
 
@@ -26,45 +26,47 @@ from specreason_graph.errors import ConfigError, EngineDeadError
 
 KEY = "VLLM_API_KEY"
 READY_SECONDS = 600.0
-"""Longest time a server may take to start."""
+"""Longest time that a server may take to start, in seconds."""
 STOP_SECONDS = 5.0
-"""Time a server gets to end before it is killed."""
+"""Seconds that a server gets to end by itself before it is killed."""
 POLL_SECONDS = 0.25
 DEATHS, DEATHS_SECONDS = 3, 600.0
-"""A server that dies more often than this within that time is not started again: it would die for ever."""
+"""A server that dies more often than `DEATHS` times within `DEATHS_SECONDS` is not restarted any more."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Server:
-    """One API server and how it is started."""
+    """One API server, and the command that starts it."""
 
     role: str
     """``base`` or ``draft``."""
     command: list[str]
     """Program and arguments."""
     environment: dict[str, str]
-    """Variables that are set for it."""
+    """Environment variables that are set for the process."""
     url: str
-    """Where it answers."""
+    """Address at which the server answers."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    """The running process."""
+    """The process; None before the first start."""
     started: float = 0.0
-    """When it was started, on the monotonic clock."""
+    """When the process was started, on the monotonic clock."""
     deaths: list[float] = field(default_factory=list)
-    """When it was found dead."""
+    """When the process was found dead, on the monotonic clock."""
 
     def line(self) -> str:
-        """The command for a shell, to be run under another supervisor."""
+        """Return the command for a shell, to be run under another supervisor."""
+        # The parent's process id means nothing there, and the API key must not be printed.
         shown = {name: shlex.quote(value) for name, value in self.environment.items() if name != PARENT}
         shown |= {KEY: '"$SPECREASON_API_KEY"'} if KEY in shown else {}
         variables = [f"{name}={value}" for name, value in shown.items()]
         return " ".join([*variables, shlex.join(self.command)])
 
     def start(self) -> None:
-        """Start the process; it does not outlive this one."""
+        """Start the process, which ends with this one."""
         log.info("starting the %s server", self.role)
         self.started = time.monotonic()
+        # The server logs to standard output, which is the caller's: the log goes to standard error.
         self.process = subprocess.Popen(  # noqa: S603 - our own command
             self.command, env={**os.environ, **self.environment}, stdout=sys.stderr, start_new_session=True
         )
@@ -74,14 +76,14 @@ class Server:
         return self.process is not None and self.process.poll() is not None
 
     def is_healthy(self) -> bool:
-        """Whether it answers."""
+        """Whether the server answers."""
         try:
             return httpx.get(f"{self.url}/health", timeout=2).is_success
         except httpx.HTTPError:
             return False
 
     def wait(self) -> None:
-        """Return when it answers; `EngineDeadError` when it ends or takes too long."""
+        """Wait until the server answers; raise `EngineDeadError` when it ends or takes too long."""
         while self.is_dead() or not self.is_healthy():
             if self.is_dead() or time.monotonic() - self.started > READY_SECONDS:
                 raise EngineDeadError(
@@ -91,7 +93,7 @@ class Server:
         log.info("the %s server answers at %s after %.1f s", self.role, self.url, time.monotonic() - self.started)
 
     def stop(self) -> None:
-        """Ask it to end, then make it."""
+        """Terminate the process, and kill it when it takes too long."""
         if self.process is None:
             return
         self.process.terminate()
@@ -105,18 +107,19 @@ class Server:
 def server(
     role: str, name: str, path: str, options: VLLMOptions, share: Share, *, host: str, port: int, key: str | None
 ) -> Server:
-    """How one role of a pair is served."""
+    """Return the server for one role of a pair."""
     given = {**arguments(path, share.context, options, share), "served_model_name": name, "host": host, "port": port}
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details"]
     program += ["--uvicorn-log-level", "warning"]
     quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
     environment = {**quiet, **settings(options)} | ({KEY: key} if key else {})
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - recognised, not bound
+    # These hosts mean "listen on all addresses"; a client needs one of them.
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - it is compared, not bound
     return Server(role, [*program, *flags(given)], environment, f"http://{shown}:{port}")
 
 
 def flags(arguments: dict[str, Any]) -> Iterator[str]:
-    """Engine arguments as flags of the command line."""
+    """Yield engine arguments as flags of vLLM's command line."""
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -128,7 +131,8 @@ def flags(arguments: dict[str, Any]) -> Iterator[str]:
 
 
 def check_free(servers: list[Server]) -> None:
-    """Raise `ConfigError` when a port is taken, so that no other server is taken for ours."""
+    """Raise `ConfigError` when a port is taken or both servers have the same one."""
+    # Without this check another server on the port would answer for ours, which could not start.
     for each in servers:
         url = httpx.URL(each.url)
         with socket.socket() as probe:
@@ -164,16 +168,16 @@ def _restart_dead(servers: list[Server]) -> None:
         if len(each.deaths) > DEATHS:
             raise EngineDeadError(f"the {each.role} server keeps dying", engine=each.role, hint="see its log above")
         log.warning("the %s server has died", each.role)
-        each.start()  # not waited for: the other one has to be watched too
+        each.start()  # without waiting until it answers, because the other server has to be watched, too
 
 
 class _Stopped(BaseException):
-    """A signal asked to stop."""
+    """Raised in the main thread when a signal asks to stop."""
 
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an exception, wherever the main thread is."""
+    """Turn SIGINT and SIGTERM into an exception, which also ends a wait for a server that is starting."""
 
     def stop(*_: Any) -> None:
         raise _Stopped

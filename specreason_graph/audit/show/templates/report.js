@@ -1,5 +1,5 @@
 "use strict";
-// Filters, search and keys over the items of a page. It only hides, shows and moves to what is there already.
+// Filters, search and keys for the items of a page. The script only hides, shows and scrolls to what is in the page.
 {
   const find = (id) => document.getElementById(id);
   const items = [...document.querySelectorAll("[data-item]")];
@@ -7,7 +7,7 @@
   const below = find("below"), keys = find("keys");
   const boxes = [...document.querySelectorAll("[data-filter]")];
   const pieces = (item) => (item.matches("[data-search]") ? [item] : [...item.querySelectorAll("[data-search]")]);
-  const texts = new Map();
+  const texts = new Map();  // by item, because reading textContent of a thousand steps at each key press is slow
 
   const textOf = (item) => {
     if (!texts.has(item)) texts.set(item, pieces(item).map((piece) => piece.textContent).join("\n"));
@@ -20,7 +20,7 @@
   const patternOf = (wanted) => wanted && new RegExp(wanted.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "giu");
 
   const highlight = (shown, pattern) => {
-    if (!CSS.highlights) return;
+    if (!CSS.highlights) return;  // older browsers search without highlighting
     CSS.highlights.delete("found");
     if (!pattern) return;
     const found = new Highlight();
@@ -66,7 +66,7 @@
   const follow = () => {
     const target = find(location.hash.slice(1));
     if (!target) return;
-    if (target.hidden) clear();
+    if (target.hidden) clear();  // a link may lead to a step that the filters hide
     moveTo(target);
   };
   const step = (by) => {

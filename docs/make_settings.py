@@ -1,0 +1,133 @@
+"""Writes ``settings.md`` from the models that hold the settings: ``python docs/make_settings.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from specreason_graph.config import Band, SpecReasonConfig
+from specreason_graph.engines.options import CallOptions, VLLMOptions
+
+PAGE = Path(__file__).with_name("settings.md")
+INTRODUCTION = """\
+# Settings
+
+<!-- Written by docs/make_settings.py. Change the models it reads, then run: python docs/make_settings.py -->
+
+This page lists every setting of a run and every option of an engine: name, type, default and meaning. An unknown name
+or a value out of range is refused.
+
+```python
+from specreason_graph import SpecReasonConfig, create_specreason, open_pair
+
+question = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
+
+with open_pair("abacus-base", "abacus-draft") as pair:
+    graph = create_specreason(pair, threshold=8, seed=1).compile()  # for every call of the graph
+    strict = SpecReasonConfig(threshold=9)  # for one call; the seed is still 1
+    print(graph.invoke({"question": question}, context=strict)["answer"])
+```
+
+On the command line write `--set NAME=VALUE` with the value as JSON (`7.5`, `true`, `null`). The most used settings have
+a flag of their own: see `specreason solve --help`. `--config FILE` reads settings from a TOML or JSON file. The types
+and defaults below are Python's.
+"""
+RUN = {
+    "Who writes, and what is enough": (
+        "threshold", "score_reduction", "proposals", "first_steps_by_base", "review", "answer_by",
+        "continue_without_draft",
+    ),
+    "Speed and deadlines": (
+        "lookahead", "speculation_control", "deadline_seconds", "step_seconds", "threshold_floor",
+    ),
+    "Limits": (
+        "max_steps", "max_step_tokens", "min_step_tokens", "thinking_tokens", "answer_tokens", "repetition_limit",
+    ),
+    "Sampling": ("temperature", "top_p", "seed"),
+    "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
+    "Words of the judge, tags of the thinking": ("judge_instruction", "judge_prefill", "think_open", "think_close"),
+}  # fmt: skip
+"""Settings of a run by what they are about; one that is named nowhere comes last, as `OTHER`."""
+OTHER = "Other"
+OPTIONS = """\
+## Options of engines
+
+An engine option belongs to an engine and not to a run. Write `--option NAME=VALUE` for both engines and
+`--option base.NAME=VALUE` for one. A config file has the tables `base_options` and `draft_options`, and `open_pair`
+takes `base_options={...}`. The embedded engine (`transformers`) takes no options. See [Engines](engines.md).
+"""
+KINDS = {"number": "number", "integer": "whole number", "string": "text", "boolean": "bool", "object": "dict"}
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *_run(), OPTIONS, *_options()])
+
+
+def _run() -> Iterator[str]:
+    yield "## Settings of a run\n"
+    placed = {name for names in RUN.values() for name in names}
+    other = tuple(name for name in SpecReasonConfig.model_fields if name not in placed)
+    for title, names in [*RUN.items(), *([(OTHER, other)] if other else [])]:
+        yield f"### {title}\n"
+        yield _table(SpecReasonConfig, names)
+        if "review" in names:
+            yield 'The value of `review` is a band of scores, as in `{"low": 5, "high": 7.5}`:\n'
+            yield _table(Band, tuple(Band.model_fields))
+
+
+def _options() -> Iterator[str]:
+    calls = tuple(CallOptions.model_fields)
+    yield "### Calls, in `vllm` and `server`\n"
+    yield _table(CallOptions, calls)
+    yield "### Engines, in `vllm` and `serve-engines`\n"
+    yield _table(VLLMOptions, tuple(name for name in VLLMOptions.model_fields if name not in calls))
+
+
+def _table(model: type[BaseModel], names: tuple[str, ...]) -> str:
+    """One row a field."""
+    fields, schema = model.model_fields, model.model_json_schema()["properties"]
+    rows = [
+        f"| `{name}` | {_kind(schema[name])} | {_default(fields[name])} | {_meaning(fields[name])} |" for name in names
+    ]
+    return "\n".join(["| name | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """What a field holds, in words."""
+    if "anyOf" in schema:
+        return " or ".join(_kind(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(f'`"{each}"`' for each in schema["enum"])
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if schema["type"] == "array":
+        return f"list of {_kind(schema['items'])}s"
+    return "`None`" if schema["type"] == "null" else KINDS[schema["type"]] + _range(schema)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    """The allowed range, where there is one."""
+    words = {"minimum": "from {:g}", "exclusiveMinimum": "above {:g}", "maximum": "up to {:g}"}
+    return "".join(f" {form.format(schema[name])}" for name, form in words.items() if name in schema)
+
+
+def _default(field: Any) -> str:
+    """The default as Python writes it, whole numbers without a point."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value!r}`"
+
+
+def _meaning(field: Any) -> str:
+    return " ".join(field.description.split()).replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Export of runs to other tools, and pruning of threads."""

@@ -1,0 +1,40 @@
+"""A graph for the server's test: scripted engines that take their time and write down how many calls are running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from specreason_graph import create_specreason
+from specreason_graph.graph import CompiledSpecReason
+from tests.support.counting import Counting
+from tests.support.scripts import stepwise
+
+STEPS = 12
+
+
+class Noting(Counting):
+    """Notes its running calls in a file of its own."""
+
+    @asynccontextmanager
+    async def counted(self, prompt_ids: Any) -> AsyncIterator[None]:
+        try:
+            async with super().counted(prompt_ids):
+                self.note()
+                yield
+        finally:
+            self.note()
+
+    def note(self) -> None:
+        file = os.open(Path(os.environ["SPECREASON_TEST_FOLDER"]) / self.name, os.O_CREAT | os.O_WRONLY)
+        os.pwrite(file, f"{self.running:3}".encode(), 0)
+        os.close(file)
+
+
+@cache
+def make_graph() -> CompiledSpecReason:
+    return create_specreason(stepwise(STEPS, engine=Noting, draft=0.1, base=0.1), lookahead=2).compile()
