@@ -7,7 +7,7 @@ from typing import Any
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import commit
 from specreason_graph.nodes.stage import Stage, emit
-from specreason_graph.prompting.prompter import BLANK_LINE
+from specreason_graph.prompting.engine_prompts import BLANK_LINE
 from specreason_graph.record.events import Accepted
 from specreason_graph.record.progress import Pending
 from specreason_graph.record.records import Proposal, Usage

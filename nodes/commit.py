@@ -7,10 +7,10 @@ from typing import Any
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies.deadlines import slo_ratio
-from specreason_graph.policies.stopping import stop_reason
-from specreason_graph.record.ledger import head_of, seal_step
+from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Cost, Decision, Goodput, Proposal, Step
+from specreason_graph.record.seal import head_of, seal_step
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import seconds_of
 

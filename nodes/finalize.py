@@ -14,12 +14,12 @@ from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import AnswerStream
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
-from specreason_graph.prompting.prompter import Prompter
 from specreason_graph.prompting.tool_calls import ToolFormat, plan_calls, read_reply
 from specreason_graph.record.events import AnswerToken, Finished
-from specreason_graph.record.ledger import head_of, seal_answer
 from specreason_graph.record.records import Answer, Engine, Step
+from specreason_graph.record.seal import head_of, seal_answer
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import summarise
 
@@ -46,10 +46,10 @@ class Finalize(Stage):
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
         plan = self._plan(state, lookahead)
-        prompter = self.sampler.prompts.prompter(plan.role)
+        prompts = self.sampler.prompts.of(plan.role)
         context = contextvars.copy_context()  # the engine's thread knows nothing of this run
         stream = AnswerStream(
-            prompter.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
+            prompts.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
             [*self.config.stop, *([plan.form.opening] if plan.form else [])], plan.sampling.stop_token_ids,
             start=plan.start,
         )  # fmt: skip
@@ -59,7 +59,7 @@ class Finalize(Stage):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         lookahead.estimates.took("answer", time.perf_counter() - begun)
         self.registry.finished(len(state["trace"]))
-        fields = self._answer(plan, prompter, completion.generations[0], state) | timed
+        fields = self._answer(plan, prompts, completion.generations[0], state) | timed
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
         stream.finish(answer.text)
         return self._outcome(state, answer)
@@ -74,30 +74,30 @@ class Finalize(Stage):
 
     def _plan(self, state: State, lookahead: Lookahead) -> Plan:
         role, config = self._author(state, lookahead), self.config
-        engine, prompter = self.pair.engine(role), self.sampler.prompts.prompter(role)
-        form, start = plan_calls(prompter.vocabulary, engine.name, config)
+        engine, prompts = self.pair.engine(role), self.sampler.prompts.of(role)
+        form, start = plan_calls(prompts.vocabulary, engine.name, config)
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
-        closing = [*prompter.closing_ids, *prompter.vocabulary.encode_template(start)]
+        closing = [*prompts.closing_ids, *prompts.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
         # the opening of a tool call may be a special token, and must not end the answer
-        opening = set(prompter.vocabulary.encode_template(form.opening)) if form else set()
+        opening = set(prompts.vocabulary.encode_template(form.opening)) if form else set()
         sampling = Sampling(
             max_tokens=min(tokens, engine.context - len(prompt)), temperature=config.temperature,
             top_p=config.top_p, seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
-            stop_token_ids=prompter.vocabulary.special_ids - opening | prompter.vocabulary.eos_ids,
+            stop_token_ids=prompts.vocabulary.special_ids - opening | prompts.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
         )  # fmt: skip
         return Plan(role=role, form=form, start=start, prompt=prompt, sampling=sampling)
 
-    def _answer(self, plan: Plan, prompter: Prompter, written: Generation, state: State) -> dict[str, Any]:
+    def _answer(self, plan: Plan, prompts: EnginePrompts, written: Generation, state: State) -> dict[str, Any]:
         """The fields of the answer that its tokens decide."""
         stopped = written.finish == "stop_token"
         ids = written.token_ids[:-1] if stopped else written.token_ids
-        text = _before(plan.start + prompter.vocabulary.decode(ids), self.config.stop).strip()
+        text = _before(plan.start + prompts.vocabulary.decode(ids), self.config.stop).strip()
         fields: dict[str, Any] = {
             "text": text, "token_ids": ids, "forced_close": state["progress"]["stop_reason"] != "answered",
             "complete": written.finish == "stop_string"
-            or (stopped and written.token_ids[-1] in prompter.vocabulary.eos_ids),
+            or (stopped and written.token_ids[-1] in prompts.vocabulary.eos_ids),
         }  # fmt: skip
         if plan.form:
             reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.tool_calls import plan_calls
 from specreason_graph.record.manifest import Lineage, Manifest, Turn

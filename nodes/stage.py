@@ -11,7 +11,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.lookahead.registry import LookaheadRegistry
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.record.events import Event
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import State

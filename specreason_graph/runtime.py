@@ -18,7 +18,7 @@ from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.lookahead import DeadlinePassed
 from specreason_graph.lookahead.registry import LookaheadRegistry
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes import Finalize, Prepare
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.record.manifest import with_todays_names

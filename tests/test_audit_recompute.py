@@ -80,7 +80,7 @@ def test_a_record_that_says_otherwise_is_told_at_the_step() -> None:
     think(saver, "one")
     (run,) = read_runs(saver, "one")
     changes: list[tuple[str, Any]] = [
-        ("decision", {**run.trace[4]["decision"], "accepted": False}), ("seed", 5), ("author", "base"), ("room", 0),
+        ("decision", {**run.trace[4]["decision"], "accepted": False}), ("seed", 5), ("author", "base"), ("tokens_left", 0),
         ("score", {**run.trace[4]["score"], "mean": 1.0}),
     ]  # fmt: skip
     for name, value in changes:

@@ -22,7 +22,7 @@ from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.read.reader import aread_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.errors import ConfigError, ThreadError
-from specreason_graph.record.ledger import entries, head_of, seal_answer, seal_manifest, seal_step
+from specreason_graph.record.seal import entries, head_of, seal_answer, seal_manifest, seal_step
 from specreason_graph.record.signing import Signer, read_public_key
 from tests.support.audited import Meddler, meddling, recorded, scripted, think
 from tests.support.databases import opened
@@ -213,7 +213,13 @@ def test_what_stands_beside_the_steps_is_looked_at_too(part: str, change: dict[s
     assert not verify(changed).ok
 
 
-FORMS: list[dict[str, Any]] = [{"signature": "x"}, {"discarded": []}, {"score": "high"}, {"index": 1.0}, {"room": True}]
+FORMS: list[dict[str, Any]] = [
+    {"signature": "x"},
+    {"discarded": []},
+    {"score": "high"},
+    {"index": 1.0},
+    {"tokens_left": True},
+]
 
 
 @pytest.mark.parametrize("change", FORMS)

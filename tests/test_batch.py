@@ -160,7 +160,7 @@ def test_a_failure_stops_nothing_else_and_goes_on_later(
         (False, "Done."), (True, None), (False, "Done.")
     ]  # fmt: skip
     assert "the judge is ill" in lines[2]["error"]
-    assert "2 done, 1 failed, 3 in all; the same command goes on with the rest" in output.err
+    assert "2 done, 1 failed, 3 in all; run the same command again for the rest" in output.err
     before, asked = kept(database, questions), len(engine.calls)
     assert len(before[1]) == lines[2]["steps"] > 0
     broken.clear()
@@ -188,7 +188,7 @@ def test_an_interrupt_says_that_it_can_go_on(
         signal.signal(signal.SIGINT, before)
     output = capsys.readouterr()
     assert code == 130
-    assert "1 done, 0 failed, 3 in all; the same command goes on with the rest" in output.err
+    assert "1 done, 0 failed, 3 in all; run the same command again for the rest" in output.err
     steps = [len(trace) for trace in kept(database, questions)]
     assert steps[0] == 2
     assert 0 < max(steps[1:]) < 10
@@ -227,10 +227,10 @@ def tokens(result: Result) -> Any:
     return [step["token_ids"] for step in result.values["trace"]], result.values["answer"]
 
 
-def test_the_command_answers_into_a_file(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_command_answers_into_a_file(here: Callable[..., Any], tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     file = written(tmp_path, *({"question": problem.question, "id": problem.answer} for problem in EASY))
-    result = command("solve", "-f", str(file), "--temperature", "0", "--concurrency", "2", "--output", str(output))
+    result = here("solve", "-f", str(file), "--temperature", "0", "--concurrency", "2", "--output", str(output))
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert result.stderr == "3 done, 0 failed, 3 in all\n"
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -238,7 +238,7 @@ def test_the_command_answers_into_a_file(command: Callable[..., Any], tmp_path: 
     assert list(lines[0]) == [
         "id", "thread", "question", "answer", "stop_reason", "steps", "acceptance", "tokens", "seconds"
     ]  # fmt: skip
-    shown = command("resume", lines[0]["thread"], "--json")
+    shown = here("resume", lines[0]["thread"], "--json")
     assert json.loads(shown.stdout)["answer"] == lines[0]["answer"]
 
 
@@ -265,9 +265,8 @@ def test_the_thread_is_made_of_id_text_models_and_settings(
     tmp_path: Path, line: Any, launch: Any, *, same: bool
 ) -> None:
     def thread(line: Any, **launch: Any) -> str:
-        return read_questions(written(tmp_path, line), Launch(**{"question": "", "base": "m", "draft": "d", **launch}))[
-            0
-        ].thread
+        defaults = Launch(**{"question": "", "base": "m", "draft": "d", **launch})
+        return read_questions(written(tmp_path, line), defaults)[0].thread
 
     assert (thread(line, **launch) == thread({"question": "q", "id": "a"})) is same
 

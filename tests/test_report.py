@@ -112,7 +112,7 @@ def test_a_run_tells_everything(run: RecordedRun) -> None:
     words = Page(render_run(run, Checked(head=run.head, signed_by="ab" * 32))).words
     reasons = ("score_reaches_threshold", "score_below_threshold", "written_by_reviewer", "accepted_by_reviewer")
     for told in [
-        *(REASONS[reason] for reason in (*reasons, "proposal_ends_thinking")),  # type: ignore[index]
+        *(REASONS[reason].sentence for reason in (*reasons, "proposal_ends_thinking")),  # type: ignore[index]
         "25 * 18 = ", "420", "450", "⟨U+202E⟩", "⟨U+0000⟩", "⟨U+001B⟩[31m", "A human's thing.", "Ada <b>",
         "3 of 5 scored (60%)", run.head, "ab" * 32, "Verified.", STOPS["answered"],
         "Thread t<b>", "draft<b>", "max_step_tokens",

@@ -11,9 +11,9 @@ import pytest
 
 from specreason_graph.config import make_config
 from specreason_graph.engines import open_engine
-from specreason_graph.lookahead.sampler import write_steps
+from specreason_graph.lookahead.step_sampler import write_steps
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 
 pytestmark = pytest.mark.smollm2
 QUESTION = held_out()[4].question
@@ -49,10 +49,10 @@ def test_doctor_checks_it(command: Callable[..., CompletedProcess[str]], smollm2
 
 async def test_blank_lines_of_two_tokens_end_a_step(smollm2: Path) -> None:
     async with open_engine(str(smollm2)) as engine:
-        prompter = Prompter(engine.vocabulary, make_config(temperature=0, min_step_tokens=1))
-        prompt = prompter.question_ids("Write two short paragraphs about the sea.")
+        prompts = EnginePrompts(engine.vocabulary, make_config(temperature=0, min_step_tokens=1))
+        prompt = prompts.question_ids("Write two short paragraphs about the sea.")
         assert engine.vocabulary.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")
-        (step,) = await write_steps(engine, prompter, "base", prompt, limit=200, seed=0)
+        (step,) = await write_steps(engine, prompts, "base", prompt, limit=200, seed=0)
         assert step.ending == "blank_line"
         assert step.text == engine.vocabulary.decode(step.token_ids)
         assert step.text.endswith("\n\n")

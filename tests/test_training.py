@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from specreason_graph import EnginePair
 from specreason_graph.config import make_config
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import draw_training_problem, held_out
 from specreason_graph.record.records import Proposal, Usage

@@ -24,10 +24,10 @@ from specreason_graph.engines.transformers.kv_caches import CachePool
 from specreason_graph.engines.transformers.model import Model, branch
 from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError, ModelError
-from specreason_graph.judging.digit import DigitJudge
+from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from tests.support.waiting import until
 
 QUESTION = held_out()[4].question
@@ -40,11 +40,11 @@ def fresh() -> TransformersEngine:
 
 
 def prompt(engine: Engine, question: str = QUESTION) -> list[int]:
-    return Prompter(engine.vocabulary, make_config()).question_ids(question)
+    return EnginePrompts(engine.vocabulary, make_config()).question_ids(question)
 
 
 def judge(engine: Engine) -> DigitJudge:
-    return DigitJudge(Prompter(engine.vocabulary, make_config()))
+    return DigitJudge(EnginePrompts(engine.vocabulary, make_config()))
 
 
 def children() -> set[int]:

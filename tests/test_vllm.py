@@ -32,7 +32,7 @@ from specreason_graph.errors import (
     ModelError,
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from tests.support.many import assert_all_others_are_right
 from tests.support.traces import NGRAM, PROBLEMS, STAGES, Struck, Watched, around, assert_same, counted, solve, tokens
 
@@ -53,7 +53,7 @@ def ids(pair: EnginePair) -> list[int]:
 
 
 def ids_of(pair: EnginePair, question: str) -> list[int]:
-    return Prompter(pair.base.vocabulary, make_config()).question_ids(question)
+    return EnginePrompts(pair.base.vocabulary, make_config()).question_ids(question)
 
 
 def core(engine: Any) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
 from specreason_graph.models.abacus.problems import Problem, draw_training_problem
-from specreason_graph.prompting.prompter import BLANK_LINE
+from specreason_graph.prompting.engine_prompts import BLANK_LINE
 
 PROMPT_WEIGHT = 0.05
 RIGHT_DIGIT, WRONG_DIGIT = "9", "0"

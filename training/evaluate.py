@@ -19,7 +19,7 @@ from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Proposal, Score, Step
 from training.documents import Writer
@@ -94,14 +94,14 @@ def _alone(both: EnginePair, role: Role, problems: Sequence[Problem], temperatur
         model = AutoModelForCausalLM.from_pretrained(FOLDER / role, dtype=torch.float32)
         batches = [list(problems[start : start + 100]) for start in range(0, len(problems), 100)]
         return sum(share_right(model, writer, batch) * len(batch) for batch in batches) / len(problems)
-    prompter = Prompter(engine.vocabulary, make_config())
+    prompts = EnginePrompts(engine.vocabulary, make_config())
     eos = engine.vocabulary.eos_ids
 
     async def answer(problem: Problem, seed: int) -> int | None:
         sampling = Sampling(
             max_tokens=300, temperature=temperature, top_p=0.95, seed=seed, stop_token_ids=frozenset(eos)
         )
-        completion = await engine.generate(prompter.question_ids(problem.question), sampling)
+        completion = await engine.generate(prompts.question_ids(problem.question), sampling)
         return parse_answer(engine.vocabulary.decode(completion.generations[0].token_ids))
 
     async def answers() -> list[int | None]:

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from specreason_graph.models.abacus.problems import Problem, parse_answer
-from specreason_graph.prompting.prompter import BLANK_LINE
+from specreason_graph.prompting.engine_prompts import BLANK_LINE
 from training.documents import Writer
 
 

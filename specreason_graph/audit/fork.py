@@ -11,16 +11,16 @@ from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
 from specreason_graph.graph import CompiledSpecReason
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies.acceptance import decide_reviewed
-from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.prompting.engine_prompts import BLANK_LINE
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
-from specreason_graph.prompting.prompter import BLANK_LINE
-from specreason_graph.record.ledger import head_of, seal_step
 from specreason_graph.record.manifest import Lineage
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
+from specreason_graph.record.seal import head_of, seal_step
 from specreason_graph.record.state import begin
 from specreason_graph.record.summary import seconds_of
 
@@ -85,7 +85,7 @@ def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
 def _in_vocabulary_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:
     """Return the step with token ids of the engine that plays its author now; its text is encoded again if need be."""
     role: Engine = "draft" if step.author == "draft" else "base"
-    vocabulary = prompts.prompter(role).vocabulary
+    vocabulary = prompts.of(role).vocabulary
     if vocabulary.fingerprint == run.typed_manifest.engines[role].vocabulary:
         return step
     return step.model_copy(update={"token_ids": vocabulary.encode(step.text)})

@@ -12,7 +12,7 @@ from specreason_graph.engines.base import Engine, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.engines.vllm.memory import GIB, MemoryPlan
 from specreason_graph.errors import SpecReasonError
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Record, Score
 
@@ -96,8 +96,8 @@ class Diagnosis:
         return await sampler.judge.score(self.pair.base, head + sampler.prompts.base.vocabulary.encode(text))
 
     async def _cache(self, role: Role, sampler: StepSampler) -> CheckResult:
-        engine, vocabulary = self.pair.engine(role), sampler.prompts.prompter(role).vocabulary
-        prompt = sampler.prompts.prompter(role).question_ids(QUESTION)
+        engine, vocabulary = self.pair.engine(role), sampler.prompts.of(role).vocabulary
+        prompt = sampler.prompts.of(role).question_ids(QUESTION)
         await engine.next_token(prompt, [0])  # fills the cache with what the next prompt begins with
         again = await engine.next_token(prompt + vocabulary.encode(EXTENSION), [0])
         detail = f"{again.usage.cached_tokens} tokens of an extended prompt of {again.usage.prompt_tokens} were cached"

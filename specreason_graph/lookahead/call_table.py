@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from specreason_graph.lookahead.calls import InFlightCall, consume_exception, usage_of
 from specreason_graph.lookahead.commit_point import CommitPoint
-from specreason_graph.lookahead.sampler import ENGINES, StepSampler
+from specreason_graph.lookahead.step_sampler import ENGINES, StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.deadlines import proposals_in_force
 from specreason_graph.record.records import Proposal, Purpose

@@ -16,11 +16,11 @@ from specreason_graph.lookahead.calls import InFlightCall
 from specreason_graph.lookahead.commit_point import CommitPoint
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.prefetch import Prefetcher
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
-from specreason_graph.record.ledger import head_of
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Cost, Proposal, Score, Step, StepLike
+from specreason_graph.record.seal import head_of
 from specreason_graph.record.state import State
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from specreason_graph.lookahead.call_table import CallTable
 from specreason_graph.lookahead.calls import consume_exception
 from specreason_graph.lookahead.commit_point import CommitPoint
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
 from specreason_graph.policies.deadlines import threshold_in_force
-from specreason_graph.policies.stopping import stop_reason
+from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal
 

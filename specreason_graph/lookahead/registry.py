@@ -11,7 +11,7 @@ from typing import Any
 from specreason_graph.engines.pair import CALLS, EnginePair
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.lookahead import Lookahead
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.policies.speculation import SpeculationController
 from specreason_graph.record.state import State
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ModelError, QuestionError
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import StepLike
@@ -29,16 +29,16 @@ class PairPrompts:
     """Tokens of context that the judge needs behind a trace, on the base."""
 
     @cached_property
-    def base(self) -> Prompter:
+    def base(self) -> EnginePrompts:
         """Prompts of the base model."""
-        return Prompter(self.pair.base.vocabulary, self.config)
+        return EnginePrompts(self.pair.base.vocabulary, self.config)
 
     @cached_property
-    def draft(self) -> Prompter:
+    def draft(self) -> EnginePrompts:
         """Prompts of the draft model."""
-        return Prompter(self.pair.draft.vocabulary, self.config)
+        return EnginePrompts(self.pair.draft.vocabulary, self.config)
 
-    def prompter(self, role: Role) -> Prompter:
+    def of(self, role: Role) -> EnginePrompts:
         """The prompts of the engine that plays ``role``."""
         return self.base if role == "base" else self.draft
 
@@ -54,7 +54,7 @@ class PairPrompts:
         owner = "draft" if step.author == "draft" else "base"
         if owner == role or self.pair.shares_vocabulary:
             return step.token_ids
-        return self.prompter(role).vocabulary.encode(step.text)
+        return self.of(role).vocabulary.encode(step.text)
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
         """The prompts up to the opened thinking; `QuestionError` unless they leave room to think, on both engines.
@@ -75,7 +75,7 @@ class PairPrompts:
 
     def textual_closing_tags(self) -> tuple[str, ...]:
         """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
-        texts = {prompter.tags[1] for prompter in (self.base, self.draft) if len(prompter.close_ids) > 1}
+        texts = {prompts.tags[1] for prompts in (self.base, self.draft) if len(prompts.close_ids) > 1}
         return tuple(sorted(texts))
 
     @cached_property
@@ -84,18 +84,18 @@ class PairPrompts:
         return {role: self.pair.engine(role).context - self._reserve(role) for role in ROLES}
 
     def _head(self, role: Role, turns: Sequence[Turn]) -> list[int]:
-        prompter = self.prompter(role)
+        prompts = self.of(role)
         wanted = bool(self.config.tools) or any(turn.speaker == "tool" or turn.calls for turn in turns)
-        if wanted and not prompter.knows_tools:
+        if wanted and not prompts.knows_tools:
             raise ModelError(
                 f"the chat template of the {role} model {self.pair.engine(role).name!r} has no place for tools",
                 hint="choose a model whose template has one, or leave the tools out",
             )
-        return prompter.head_ids(turns)
+        return prompts.head_ids(turns)
 
     def _reserve(self, role: Role) -> int:
         """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
         context = self.pair.engine(role).context
         # at most a quarter of a short context goes to the answer: something must be left to think in
-        answer = len(self.prompter(role).closing_ids) + min(self.config.answer_tokens, context // 4)
+        answer = len(self.of(role).closing_ids) + min(self.config.answer_tokens, context // 4)
         return max(answer, self.judge_tokens)

@@ -15,10 +15,10 @@ from langgraph.types import Overwrite
 from typing_extensions import TypedDict
 
 from specreason_graph.record.channels import EphemeralText, LastText
-from specreason_graph.record.ledger import seal_manifest
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Goodput, Plain
+from specreason_graph.record.seal import seal_manifest
 
 STAGES = ("prepare", "draft", "score", "review", "accept", "regenerate", "finalize")
 """Names of the nodes; checkpoints hold them."""

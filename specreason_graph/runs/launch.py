@@ -13,7 +13,7 @@ from specreason_graph.config import make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.models.abacus.problems import knows
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.record.manifest import with_todays_names

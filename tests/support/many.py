@@ -18,7 +18,7 @@ from specreason_graph.config import make_config
 from specreason_graph.errors import EngineError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from tests.support.traces import Before, around
 
 DEFAULT_CONCURRENCY = 32
@@ -113,7 +113,7 @@ def assert_all_others_are_right(pair: EnginePair, strike: Callable[[], None]) ->
 
 def _ask_problems(pair: EnginePair, problems: Sequence[Problem], half: Callable[[], None]) -> Ended:
     base: Any = pair.base
-    prompts = Prompter(base.vocabulary, make_config())
+    prompts = EnginePrompts(base.vocabulary, make_config())
     heads = {tuple(prompts.question_ids(problem.question)) for problem in problems[7 :: round(1 / FAILING)]}
 
     def fails(prompt: Any) -> bool:

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.judging.digit import read_score
+from specreason_graph.judging.digit_judge import read_score
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored
+from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.policies.seeds import call_seed
-from specreason_graph.policies.stopping import stop_reason
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
 from specreason_graph.record.summary import Summary, seconds_of, summarise

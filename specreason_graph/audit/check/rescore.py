@@ -8,7 +8,7 @@ from specreason_graph.audit.check.rerun import changed_engines
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
-from specreason_graph.lookahead.sampler import StepSampler
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.policies.acceptance import decide
 from specreason_graph.record.records import Engine, Record, Score, Step
 

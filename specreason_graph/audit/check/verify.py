@@ -8,8 +8,8 @@ from specreason_graph.audit.check.schema_check import contradictions, malformed
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable, check_version
 from specreason_graph.audit.read.saver import Damaged
 from specreason_graph.errors import ThreadError
-from specreason_graph.record.ledger import seal_answer, seal_manifest, seal_step
 from specreason_graph.record.records import Plain, Record, Signature
+from specreason_graph.record.seal import seal_answer, seal_manifest, seal_step
 from specreason_graph.record.signing import is_signed_by
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.errors import ConfigError, ThreadError
-from specreason_graph.record.ledger import Entry, entries
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Alternative, Answer, Proposal, Record, Review, Signature, Step
+from specreason_graph.record.seal import Entry, entries
 
 ENDINGS = (".eval", ".json")
 BODIES: dict[str, type[Record]] = {

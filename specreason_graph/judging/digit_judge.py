@@ -13,7 +13,7 @@ from functools import cached_property
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.errors import ModelError
-from specreason_graph.prompting.prompter import Prompter
+from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Score, Usage
 
 DIGITS = "0123456789"
@@ -23,19 +23,19 @@ DIGITS = "0123456789"
 class DigitJudge:
     """Asks the base model for a digit behind a trace, in one forward pass; the words are settings of the run."""
 
-    prompter: Prompter
+    prompts: EnginePrompts
     """The base model's prompts."""
 
     @cached_property
     def suffix_ids(self) -> list[int]:
         """What is put behind a trace to ask: the turn's end, the instruction and the start of the reply."""
-        config = self.prompter.config
-        return self.prompter.follow_up_ids(config.judge_instruction, config.judge_prefill)
+        config = self.prompts.config
+        return self.prompts.follow_up_ids(config.judge_instruction, config.judge_prefill)
 
     @cached_property
     def digit_ids(self) -> list[int]:
         """The token of each digit as it comes behind the suffix; `ModelError` when one is several tokens."""
-        vocabulary, prefill = self.prompter.vocabulary, self.prompter.config.judge_prefill
+        vocabulary, prefill = self.prompts.vocabulary, self.prompts.config.judge_prefill
         before = vocabulary.encode(prefill)
         ids = []
         for digit in DIGITS:  # behind the prefill: some vocabularies join a digit with the space before it

@@ -20,7 +20,7 @@ BLANK_LINE = "\n\n"
 
 
 @dataclass(frozen=True)
-class Prompter:
+class EnginePrompts:
     """The prompts of one engine."""
 
     vocabulary: Vocabulary

@@ -13,11 +13,11 @@ from typing import Self
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.judging.digit import DigitJudge
+from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.seeds import call_seed
+from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
 from specreason_graph.prompting.pair_prompts import PairPrompts
-from specreason_graph.prompting.prompter import BLANK_LINE, Prompter
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
 from specreason_graph.record.records import Engine as Role
@@ -42,7 +42,7 @@ class StepSampler:
     @classmethod
     def create(cls, pair: EnginePair, config: SpecReasonConfig) -> Self:
         """The sampler of a run with these settings."""
-        judge = DigitJudge(Prompter(pair.base.vocabulary, config))
+        judge = DigitJudge(EnginePrompts(pair.base.vocabulary, config))
         return cls(pair, config, judge, PairPrompts(pair, config, judge.extra_tokens))
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
@@ -77,7 +77,7 @@ class StepSampler:
     async def _write(self, purpose: Purpose, node: SpeculationNode, count: int) -> list[Proposal]:
         role = ENGINES[purpose]
         return await write_steps(
-            self.pair.engine(role), self.prompts.prompter(role), role, node.prompts[role], count=count,
+            self.pair.engine(role), self.prompts.of(role), role, node.prompts[role], count=count,
             limit=max(1, min(self.config.max_step_tokens, node.tokens_left)),
             seed=call_seed(self.config.seed, purpose, node.index), tags=self.prompts.textual_closing_tags(),
         )  # fmt: skip
@@ -85,7 +85,7 @@ class StepSampler:
 
 async def write_steps(
     engine: Engine,
-    prompter: Prompter,
+    prompts: EnginePrompts,
     role: Role,
     prompt: list[int],
     *,
@@ -101,7 +101,7 @@ async def write_steps(
     with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
     the prompt and the time of the call that all began with.
     """
-    config, vocabulary = prompter.config, prompter.vocabulary
+    config, vocabulary = prompts.config, prompts.vocabulary
     sampling = Sampling(
         max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed, n=count,
         stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
@@ -112,7 +112,7 @@ async def write_steps(
         usage = _usage_share(begun.usage, begun.generations, number)
         written, calls = generation.token_ids, 1
         while True:
-            ids, ending = _cut(written, generation, prompter, tags)
+            ids, ending = _cut(written, generation, prompts, tags)
             if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
                 break
             # a seed of its own for each further call: the same one would draw the same words again
@@ -145,17 +145,17 @@ def _distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def _cut(
-    written: list[int], generation: Generation, prompter: Prompter, tags: tuple[str, ...]
+    written: list[int], generation: Generation, prompts: EnginePrompts, tags: tuple[str, ...]
 ) -> tuple[list[int], Ending]:
     """The tokens of the step, without what ended it, and the ending."""
     last = written[-1]
     if generation.finish == "stop_token":
-        if [last] == prompter.close_ids:
+        if [last] == prompts.close_ids:
             return written[:-1], "think_end"
-        return written[:-1], "end_of_sequence" if last in prompter.vocabulary.eos_ids else "special_token"
+        return written[:-1], "end_of_sequence" if last in prompts.vocabulary.eos_ids else "special_token"
     if generation.finish == "length":
         return written, "length"
-    return _cut_at_tag(written, prompter.vocabulary, tags)
+    return _cut_at_tag(written, prompts.vocabulary, tags)
 
 
 def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
