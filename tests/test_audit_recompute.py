@@ -61,7 +61,7 @@ def test_the_judge_says_the_same_again(runs: list[RecordedRun], abacus: EnginePa
         found = rescore(run, abacus)
         assert [step.step for step in found.steps] == [step.index for step in run.steps if step.score]
         assert found.drift < 1e-5
-        assert found.turned == []
+        assert found.flipped == []
 
 
 def test_another_threshold_parts_where_a_real_run_with_it_does(runs: list[RecordedRun], abacus: EnginePair) -> None:
@@ -80,7 +80,8 @@ def test_a_record_that_says_otherwise_is_told_at_the_step() -> None:
     think(saver, "one")
     (run,) = read_runs(saver, "one")
     changes: list[tuple[str, Any]] = [
-        ("decision", {**run.trace[4]["decision"], "accepted": False}), ("seed", 5), ("author", "base"), ("tokens_left", 0),
+        ("decision", {**run.trace[4]["decision"], "accepted": False}), ("seed", 5), ("author", "base"),
+        ("tokens_left", 0),
         ("score", {**run.trace[4]["score"], "mean": 1.0}),
     ]  # fmt: skip
     for name, value in changes:

@@ -11,7 +11,6 @@ import sys
 import threading
 from _thread import interrupt_main
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
 from specreason_graph.cli.batch import answer_file
+from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, QuestionError, UsageError
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.runs.batch import Asked, Result, answer_all, read_questions
@@ -29,6 +29,7 @@ from specreason_graph.runs.find import read_values
 from specreason_graph.runs.launch import Launch, make_launch
 from specreason_graph.runs.lock import exclusive
 from specreason_graph.runs.store import RunStore
+from tests.support.commands import work_on
 from tests.support.counting import Counting
 
 PROBLEMS = sorted(held_out()[:40], key=lambda problem: len(problem.operations))
@@ -52,11 +53,9 @@ class Thinking(Counting):
         self.at_call = at_call  # type: ignore[method-assign]
 
 
-def use(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
-    """Have every launch work with ``engine`` in both roles, or with a pair that stays open."""
-    monkeypatch.setattr(
-        Launch, "open_pair", lambda _: engine if isinstance(engine, nullcontext) else EnginePair(engine, engine)
-    )
+def use(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine | None) -> None:
+    """Have every launch work with ``engine`` in both roles."""
+    monkeypatch.setattr(Launch, "open_pair", lambda _: EnginePair(engine, engine) if engine else None)
 
 
 def written(folder: Path, *lines: Any) -> Path:
@@ -211,7 +210,7 @@ def test_kill_and_go_on(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch, tmp
         done = [values.get("stop_reason") for values in read_values(runs.saver, [each.thread for each in questions])]
     assert first["thread"] in [each.thread for each, reason in zip(questions, done, strict=True) if reason]
     assert any(trace and not reason for trace, reason in zip(before, done, strict=True)), "nothing was half finished"
-    use(monkeypatch, nullcontext(abacus))
+    work_on(abacus, monkeypatch)
     results = answered(questions, database)
     assert sorted(str(result.asked.id) for result in results) == [f"p{number}" for number in range(6)]
     after = kept(database, questions)

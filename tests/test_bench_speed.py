@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.length import length_lines, run_length
 from specreason_graph import EnginePair, Step, create_specreason, open_pair
-from specreason_graph.bench.efficiency import committed_costs, seconds_alone, seconds_measured, seconds_per_token
+from specreason_graph.bench.efficiency import committed_costs, seconds_measured, seconds_per_token, seconds_unloaded
 from specreason_graph.bench.random_draft import write_random_draft
 from specreason_graph.bench.scenarios import BASE_ONLY, SCENARIOS, SEQUENTIAL, Scenario, choose, rotated, with_draft
 from specreason_graph.bench.speed import SpeedBenchmark, make_row, parts
@@ -60,10 +62,10 @@ def test_only_committed_work_counts() -> None:
         ("draft", "draft"), ("base", "regenerate"), ("base", "answer")
     ]  # fmt: skip
     assert seconds_measured(costs) == 0.25 + 2 + 1
-    assert seconds_alone(costs, {"draft": 0.5, "base": 0.25}) == 10 * 0.5 + (20 + 10) * 0.25
+    assert seconds_unloaded(costs, {"draft": 0.5, "base": 0.25}) == 10 * 0.5 + (20 + 10) * 0.25
 
 
-def test_the_pace_is_the_median_of_an_engines_calls() -> None:
+def test_the_time_of_a_token_is_the_median_of_an_engines_calls() -> None:
     costs = [cost("draft", "draft", 1, 10), cost("draft", "draft", 9, 10), cost("draft", "draft", 2, 10),
              cost("base", "answer", 100, 1), cost("draft", "draft", 5, 0)]  # fmt: skip
     assert seconds_per_token(costs, "draft") == 0.2
@@ -71,7 +73,7 @@ def test_the_pace_is_the_median_of_an_engines_calls() -> None:
 
 
 def workload(seconds: float, needed: float, *, right: float = 1.0, proposals: int = 4, traces: str = "ab") -> Workload:
-    return Workload(seconds=seconds, running=2 * seconds, needed=needed, needed_alone=needed / 2, right=right,
+    return Workload(seconds=seconds, running=2 * seconds, needed=needed, needed_unloaded=needed / 2, right=right,
                proposals=proposals, accepted=proposals // 2, traces=list(traces))  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def test_ratios_are_taken_in_each_repeat() -> None:
     }
     row = make_row(Scenario(name="lookahead 4"), 2, workloads, 7, "given")
     assert (row.faster, row.faster_least, row.faster_most, row.faster_than_sequential) == (2.5, 2, 5, 2)
-    assert (row.seconds, row.efficiency_measured, row.efficiency_alone) == (5, 0.5, 0.25)
+    assert (row.seconds, row.efficiency_measured, row.efficiency_unloaded) == (5, 0.5, 0.25)
     assert row.right == pytest.approx(0.9)
     assert (row.base_right, row.accepted) == (1, 0.5)
     assert row.same == pytest.approx(5 / 6)
@@ -94,10 +96,10 @@ def test_ratios_are_taken_in_each_repeat() -> None:
     assert make_row(BASE_ONLY, 2, {BASE_ONLY.name: workloads[BASE_ONLY.name]}, 7, "given").same is None
     head, line = speed_lines([row])
     assert len(head) == len(line)
-    assert line.split()[:5] == ["window", "4", "2", "5.00", "2.50"]
+    assert line.split()[:5] == ["lookahead", "4", "2", "5.00", "2.50"]
 
 
-def test_ways_have_their_turns_with_parts_of_the_problems() -> None:
+def test_scenarios_take_turns_on_parts_of_the_problems() -> None:
     problems = held_out()[:100]
     for concurrency, sizes in [(1, 10 * [10]), (4, [33, 33, 34]), (16, [100]), (64, [100])]:
         found = parts(problems, concurrency)
@@ -108,7 +110,7 @@ def test_ways_have_their_turns_with_parts_of_the_problems() -> None:
     assert (whole.seconds, whole.running, whole.needed, whole.right, len(whole.traces)) == (6, 12, 3, 0.75, 4)
 
 
-def test_ways() -> None:
+def test_scenarios_are_chosen_by_name_and_by_draft() -> None:
     assert rotated(SCENARIOS, 1)[0] is SCENARIOS[1]
     assert {scenario.name for scenario in rotated(SCENARIOS, 7)} == {scenario.name for scenario in SCENARIOS}
     assert choose(None) == list(SCENARIOS)
@@ -140,17 +142,20 @@ def test_the_whole_bench_on_scripted_engines() -> None:
     assert rows["base only"].faster == rows["sequential"].faster_than_sequential == 1
     assert rows["base only"].accepted is None
     assert rows["sequential"].accepted == 3 / 4
-    assert all(0 < row.efficiency_measured <= 1 and row.efficiency_alone > 0 for row in found.rows)
-    assert found.calibration.base_seconds > 0 < found.calibration.draft_seconds
+    assert all(row.efficiency_measured and row.efficiency_unloaded for row in found.rows)
+    assert found.calibration.base_seconds
+    assert found.calibration.draft_seconds
     assert [line.partition(": base only ")[0] for line in told] == [f"2 at once, repeat {n} of 2" for n in (1, 2)]
 
 
 def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> None:
     write_random_draft("abacus-draft", tmp_path / "one")
     write_random_draft("abacus-draft", tmp_path / "two")
-    with open_pair(draft=str(tmp_path / "one")) as pair, open_pair(draft=str(tmp_path / "two")) as again:
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    with open_pair("abacus-base", str(tmp_path / "one")) as pair:
         assert pair.shares_vocabulary
-        assert pair.draft.describe().weights == again.draft.describe().weights != pair.base.describe().weights
+        assert pair.draft.describe().weights != pair.base.describe().weights
         scenarios = with_draft(SCENARIOS, "random")
         graphs = [create_specreason(pair, **scenario.settings).compile() for scenario in scenarios]
         alone, bad, guarded = [run_all(graph, held_out()[:1], 1)[1][0] for graph in graphs]
@@ -158,8 +163,8 @@ def test_a_random_draft_has_the_vocabulary_and_knows_nothing(tmp_path: Path) -> 
     assert bad.outcome["answer"] == guarded.outcome["answer"] == alone.outcome["answer"]
 
 
-def test_bench_speed_from_the_command_line(command: Command) -> None:
-    result = command("bench", "speed", "--problems", "2", "--repeats", "1", "--concurrency", "2",
+def test_bench_speed_from_the_command_line(here: Command) -> None:
+    result = here("bench", "speed", "--problems", "2", "--repeats", "1", "--concurrency", "2",
                      "--scenario", "sequential", "--scenario", "adaptive", "--json")  # fmt: skip
     lines: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["hardware", "calibration", "speed", "speed", "speed"]
@@ -169,20 +174,24 @@ def test_bench_speed_from_the_command_line(command: Command) -> None:
     assert all(line["concurrency"] == 2 for line in lines[1:])
 
 
-def test_bench_speed_refuses(command: Command) -> None:
-    assert command("bench", "speed", "--scenario", "sideways").returncode == 2
-    served = command("bench", "speed", "--engine", "server", "--base-url", "http://x", "--scenario", "bad draft")
+def test_bench_speed_refuses(here: Command) -> None:
+    assert here("bench", "speed", "--scenario", "sideways").returncode == 2
+    served = here("bench", "speed", "--engine", "server", "--base-url", "http://x", "--scenario", "bad draft")
     assert (served.returncode, "not ours to change" in served.stderr) == (2, True)
 
 
-def test_bench_length(command: Command) -> None:
-    assert run_length(30, "sqlite").steps == 30
-    result = command("bench", "length", "--steps", "6", "--steps", "3", "--json")
-    found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(row["saver"], row["steps"]) for row in found] == [
-        ("memory", 3), ("memory", 6), ("sqlite", 3), ("sqlite", 6)
-    ]  # fmt: skip
-    assert all(row["milliseconds_per_step"] > 0 < row["peak_megabytes"] for row in found)
+def test_how_the_length_and_the_overhead_of_runs_are_shown() -> None:
+    def shown(*arguments: str) -> list[str]:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    _, _, *rows = shown("length", "--steps", "3")
+    assert [row.split()[:2] for row in rows] == [["memory", "3"], ["sqlite", "3"]]
+    steps, database, text = shown("overhead", "--steps", "12")
+    assert steps.startswith("13 steps in ")
+    stored, committed = (int(line.split()[at].replace(",", "")) for line, at in ((database, 1), (text, 2)))
+    assert stored > committed > 0
 
 
 def test_lengths_stand_beside_the_shortest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.models.abacus.problems import held_out
-from tests.support.counting import QUESTION, STEPS, idle, slow_pair
-from tests.support.scripts import done
+from tests.support.counting import QUESTION, STEPS, Counting, idle, slow_pair
+from tests.support.scripts import done, writing
+from tests.support.waiting import until
 
 DEPTHS = (0, 1, 4, None)
 
@@ -141,7 +143,7 @@ def test_records_of_work_ahead_hold_in_the_audit(pair: EnginePair) -> None:
     (run,) = read_runs(saver, "one")
     assert verify(run).ok
     assert recompute(run).differences == []
-    assert all(step.elapsed and step.elapsed > 0 for step in run.steps)
+    assert None not in [step.elapsed for step in run.steps]
 
 
 def test_a_window_goes_no_farther_than_it_is_told() -> None:
@@ -163,8 +165,9 @@ def test_who_leaves_a_stream_leaves_no_work(pair: Any) -> None:
 
 async def test_a_cancelled_run_leaves_no_work() -> None:
     with slow_pair(base=0.05) as pair:
+        base: Any = pair.base
         task = asyncio.create_task(create_specreason(pair, lookahead=8).compile().ainvoke(QUESTION))
-        await asyncio.sleep(0.2)
+        await until(lambda: base.running > 0 and base.begun > 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -181,8 +184,9 @@ async def test_who_leaves_a_stream_late_does_not_end_the_run_that_was_resumed(de
         async for update in left:
             if "accept" in update:
                 break
-        resumed = asyncio.create_task(graph.ainvoke(None, config))
-        await asyncio.sleep(0.2)
+        base: Any = pair.base
+        begun, resumed = base.begun, asyncio.create_task(graph.ainvoke(None, config))
+        await until(lambda: base.begun > begun + 1)
         await left.aclose()  # type: ignore[attr-defined]
         outcome = await resumed
         assert (outcome["answer"], outcome["stop_reason"]) == ("The answer.", "answered")
@@ -202,21 +206,33 @@ def test_a_run_that_waits_for_a_human_leaves_no_work_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 8])
-def test_what_a_step_took_before_a_human_was_asked_counts(depth: int) -> None:
-    with slow_pair((9, 9, 6), draft=0.02, base=0.1) as pair:
+def test_what_a_step_took_before_a_human_was_asked_counts(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
+    monkeypatch.setattr("specreason_graph.lookahead.commit_point.time", clock)
+
+    def doubts(prompt: str) -> int:
+        if done(prompt) != 3:
+            return 9
+        now[0] = 5.0  # the score that leads to the human takes so long
+        return 6
+
+    draft, base = Counting(writing("draft", STEPS), name="draft"), Counting(writing("base", STEPS), doubts, name="base")
+    with EnginePair(draft, base) as pair:
         graph = create_specreason(pair, lookahead=depth, review=Band(low=5, high=7)).compile(
             checkpointer=InMemorySaver()
         )
         config: Any = {"configurable": {"thread_id": "one"}}
         graph.invoke(QUESTION, config)
-        begun = pair.base.begun + pair.draft.begun  # type: ignore[attr-defined]
-        time.sleep(0.5)  # that a human takes their time does not
+        begun = base.begun + draft.begun
+        now[0] += 1000.0  # the human takes their time, which does not count
         outcome = graph.invoke(Command(resume="accept"), config)
     steps = [Step.load(step) for step in outcome["trace"][:3]]
     costs = [cost for step in steps for cost in step.costs]
     assert sum(cost.usage.calls for cost in costs) == begun
     assert any(cost.wasted for cost in steps[2].costs) == (depth > 0)
-    assert depth or 0.1 < (steps[2].elapsed or 0.0) < 0.5
+    assert sum(step.elapsed or 0.0 for step in steps) == 5.0
+    assert depth or [step.elapsed for step in steps] == [0.0, 0.0, 5.0]
 
 
 async def test_a_stream_that_is_left_after_its_pair_was_closed_leaves_no_window() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from typing import Any, get_args
 
 import pytest
@@ -16,44 +15,8 @@ from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, STOPS
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.audit.show.timeline import draw_timeline
 from specreason_graph.record.records import Ending, Purpose, Reason, StopReason
+from tests.support.pages import Page
 from tests.support.recorded_runs import NASTY, Checked, changed, finished, forked, long_run, recorded, version_1
-
-VOID = {"meta", "input", "br"}
-
-
-class Page(HTMLParser):
-    """The tags, texts and attributes of a page; an end tag that fits no start is an error."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.texts: dict[str, str] = {}
-        self.words = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        assert len(attrs) == len(dict(attrs)), f"an attribute twice in {tag} {attrs}"
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open[-1:] in (["style"], ["script"]):
-            self.texts[self._open[-1]] = self.texts.get(self._open[-1], "") + data
-        else:
-            self.words += data
-
-    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        return [found for name, found in self.tags if name == tag and attributes.items() <= found.items()]
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +58,10 @@ def test_a_page_asks_for_nothing(page: Page) -> None:
 
 
 def test_ids_are_told_once_and_links_and_labels_lead_to_them(page: Page) -> None:
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
+    assert len(page.ids) == len(set(page.ids))
     inside = {attributes["href"][1:] for attributes in page.all("a") if attributes["href"].startswith("#")}
     named = {attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes}
-    assert inside | named <= set(ids)
+    assert inside | named <= set(page.ids)
 
 
 def test_what_models_wrote_is_text(page: Page) -> None:

@@ -18,13 +18,20 @@ from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.errors import ThreadError
+from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Step
 from specreason_graph.runs.launch import BUILT_IN, Launch
 from specreason_graph.runs.resume import Run
 from specreason_graph.runs.store import RunStore
+from tests.support.replayed import Recording, Replaying, Transcript
+from tests.support.traces import around
 
 INSTANTS = 20
+OWN_ENGINES = 10
+"""One in so many of the killed processes has engines of its own, which die with it."""
+ROLES: tuple[Role, ...] = ("base", "draft")
 PROBLEM = max(held_out(), key=lambda problem: len(problem.operations))
 LAUNCH = Launch(**BUILT_IN, question=PROBLEM.question, settings={"seed": 11, "temperature": 1.0})
 
@@ -55,31 +62,40 @@ def finish(run: Run) -> tuple[list[Step], str]:
     return run.steps, run.answer.text
 
 
-def _work(file: Path, thread: str, begun: Any) -> None:
-    """What the killed process does."""
-    with RunStore.open(file) as runs, LAUNCH.open_pair() as pair:
+def work(file: Path, thread: str, begun: Any, transcripts: dict[str, Transcript] | None) -> None:
+    """What the killed process does, on engines of its own or on what engines said before."""
+    pair = LAUNCH.open_pair() if transcripts is None else EnginePair(**replaying(transcripts))
+    with RunStore.open(file) as runs, pair:
         begun.set()
         finish(Run(runs, thread, pair))
 
 
+def replaying(transcripts: dict[str, Transcript]) -> dict[str, Any]:
+    return {role: Replaying(transcript) for role, transcript in transcripts.items()}
+
+
 def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: EnginePair, tmp_path: Path) -> None:
+    recorders = {role: Recording(abacus.engine(role), str(FOLDER / role)) for role in ROLES}
     with RunStore.open(tmp_path / "whole.sqlite") as runs:
-        start = time.monotonic()
-        steps, answer = finish(Run.start(runs, LAUNCH, abacus))
-        seconds = time.monotonic() - start
-    expected = [like(step) for step in steps]
+        steps, answer = finish(Run.start(runs, LAUNCH, around(abacus, **recorders)))
+        expected, transcripts = [like(step) for step in steps], {role: recorders[role].transcript for role in ROLES}
+        with EnginePair(**replaying(transcripts)) as again:
+            start = time.monotonic()
+            steps, same = finish(Run.start(runs, LAUNCH, again))
+            seconds = time.monotonic() - start
+    assert ([kept(step) for step in steps], same) == (expected, answer)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "specreason_graph.runs.store"])
+    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "tests.support.replayed"])
     rng, reached = random.Random(4), []
     for instant in range(INSTANTS):
         file = tmp_path / f"killed-{instant}.sqlite"
         with RunStore.open(file) as runs:
             thread = runs.add(LAUNCH)
-        begun = processes.Event()
-        child = processes.Process(target=_work, args=(file, thread, begun))
+        begun, own = processes.Event(), instant % OWN_ENGINES == 0
+        child = processes.Process(target=work, args=(file, thread, begun, None if own else transcripts))
         child.start()
         assert begun.wait(60)
-        time.sleep(rng.uniform(0, 1.5 * seconds))
+        time.sleep(rng.uniform(0, (3.0 if own else 1.2) * seconds))
         child.kill()
         child.join()
         with RunStore.open(file) as runs:
@@ -92,7 +108,8 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
         assert recompute(recorded).differences == []
         assert before == expected[: len(before)]
         assert ([kept(step) for step in finished], again) == (expected, answer)
-    assert any(0 < count < len(expected) for count in reached), f"no kill fell into the middle of a run: {reached}"
+    middle = sum(0 < count < len(expected) for count in reached)
+    assert middle >= INSTANTS // 4, f"few kills fell into the middle of a run: {reached}"
 
 
 def test_committed_steps_are_not_touched_by_a_resume(abacus: EnginePair, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def seconds_measured(costs: Sequence[Cost]) -> float:
     return sum(cost.usage.seconds for cost in costs)
 
 
-def seconds_alone(costs: Sequence[Cost], pace: SecondsPerToken) -> float:
+def seconds_unloaded(costs: Sequence[Cost], pace: SecondsPerToken) -> float:
     """Return the seconds that the same tokens take when nothing else is running."""
     return sum(pace[cost.engine] * cost.usage.generated_tokens for cost in costs)
 

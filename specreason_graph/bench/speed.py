@@ -82,7 +82,7 @@ class Speed(Record):
 
     A call takes longer while its engine also works on others, and that makes this figure higher.
     """
-    efficiency_alone: float
+    efficiency_unloaded: float
     """The same ratio, with the committed tokens at the speed that each engine has alone."""
     right: float
     """Fraction of right answers, 0 to 1, over all repeats, which have different seeds."""
@@ -197,7 +197,7 @@ def make_row(
         faster_than_sequential=statistics.median(_ratios(sequential, mine)) if sequential else None,
         same=_same(sequential, mine) if sequential and scenario is not BASE_ONLY else None,
         efficiency_measured=statistics.median(workload.needed / workload.running for workload in mine),
-        efficiency_alone=statistics.median(workload.needed_alone / workload.running for workload in mine),
+        efficiency_unloaded=statistics.median(workload.needed_unloaded / workload.running for workload in mine),
         right=statistics.mean(workload.right for workload in mine),
         base_right=statistics.mean(workload.right for workload in base_only),
         accepted=sum(workload.accepted for workload in mine) / proposals if proposals else None,

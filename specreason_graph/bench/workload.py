@@ -13,7 +13,7 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
-from specreason_graph.bench.efficiency import SecondsPerToken, committed_costs, seconds_alone, seconds_measured
+from specreason_graph.bench.efficiency import SecondsPerToken, committed_costs, seconds_measured, seconds_unloaded
 from specreason_graph.config import CONFIG_KEY
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason
@@ -71,7 +71,7 @@ class Workload(Record):
     """Sum of the runs' wall times in seconds; more than ``seconds`` when runs overlap."""
     needed: float
     """Measured seconds of the engine work behind the committed tokens."""
-    needed_alone: float
+    needed_unloaded: float
     """Seconds of the same tokens at the speed that each engine has alone."""
     right: float
     """Fraction of the answers that are right, 0 to 1."""
@@ -113,7 +113,7 @@ def run_workload(
     return Workload(
         seconds=seconds, running=sum(each.seconds for each in finished),
         needed=sum(seconds_measured(each.costs) for each in finished),
-        needed_alone=sum(seconds_alone(each.costs, pace) for each in finished),
+        needed_unloaded=sum(seconds_unloaded(each.costs, pace) for each in finished),
         right=sum(each.is_right for each in finished) / len(finished),
         proposals=sum(total.proposals for total in totals), accepted=sum(total.accepted for total in totals),
         traces=[each.trace for each in finished],

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import rfc8785
 
-from specreason_graph.record.records import Record
+from specreason_graph.record.records import Plain, Record
 
 LEDGER_VERSION = 1
-Plain = dict[str, Any]
 Kind = Literal["manifest", "alternative", "proposal", "review", "step", "answer"]
 
 

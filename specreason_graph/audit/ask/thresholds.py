@@ -110,7 +110,10 @@ def _margin(runs: int, error: float) -> float:
 def _point(
     threshold: float, runs: Sequence[RecordedRun], score_reduction: ScoreReduction | None, base_seconds: float
 ) -> Point:
-    found = [what_if(run, threshold=threshold, score_reduction=score_reduction, rewriting=base_seconds) for run in runs]
+    found = [
+        what_if(run, threshold=threshold, score_reduction=score_reduction, seconds_per_base_token=base_seconds)
+        for run in runs
+    ]
     return Point(
         threshold=threshold, acceptance=fmean(each.acceptance for each in found) if found else 0.0,
         seconds=fmean(each.seconds for each in found) if found else 0.0,

@@ -70,13 +70,13 @@ class WhatIf(Record):
 
 def what_if(
     run: RecordedRun, *, threshold: float | None = None, score_reduction: ScoreReduction | None = None,
-    first_steps_by_base: int | None = None, rewriting: float | None = None,
+    first_steps_by_base: int | None = None, seconds_per_base_token: float | None = None,
 ) -> WhatIf:  # fmt: skip
     """Decide every step of a run again under another policy.
 
-    Settings that are not given stay as recorded, and so do the decisions of humans. ``rewriting``: seconds that the
-    base model takes for a token, for the estimate; None measures it in this run. Raises `ThreadError` when the record
-    is damaged, and `ConfigError` for a threshold outside 0 to 9.
+    Settings that are not given stay as recorded, and so do the decisions of humans. ``seconds_per_base_token`` serves
+    the estimate of seconds; None measures it in this run. Raises `ThreadError` when the record is damaged, and
+    `ConfigError` for a threshold outside 0 to 9.
     """
     config, given = check_readable(run).typed_manifest.config, threshold is not None
     policy = Policy(
@@ -93,7 +93,7 @@ def what_if(
     scored = [verdict for step, verdict in zip(run.steps, verdicts, strict=True) if step.score and verdict is not None]
     return WhatIf(
         policy=policy, steps=len(run.steps), changed=changed, acceptance=fmean(scored) if scored else 0.0,
-        seconds=_seconds(run.steps, verdicts, rewriting or seconds_per_token([run])),
+        seconds=_seconds(run.steps, verdicts, seconds_per_base_token or seconds_per_token([run])),
         recorded_seconds=sum(cost.usage.seconds for step in run.steps for cost in step.costs),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ class Rescored(Record):
     """The new score, 0 to 9."""
     drift: float
     """Largest change of a digit's probability, 0 to 1."""
-    turned: bool
+    flipped: bool
     """Whether the new score would change the decision."""
 
 
@@ -42,9 +42,9 @@ class Rescoring(Record):
         return max((step.drift for step in self.steps), default=0.0)
 
     @property
-    def turned(self) -> list[int]:
+    def flipped(self) -> list[int]:
         """Positions of the steps whose decision would change, from 0."""
-        return [step.step for step in self.steps if step.turned]
+        return [step.step for step in self.steps if step.flipped]
 
 
 def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
@@ -91,7 +91,7 @@ def _compare(step: Step, now: Score) -> Rescored:
     masses = zip(_masses(recorded), _masses(now), strict=True)
     return Rescored(
         step=step.index, recorded=then.number or 0.0, now=again.number or 0.0,
-        drift=max(abs(one - other) for one, other in masses), turned=then.accepted != again.accepted,
+        drift=max(abs(one - other) for one, other in masses), flipped=then.accepted != again.accepted,
     )  # fmt: skip
 
 

@@ -11,9 +11,7 @@ from pydantic import ValidationError
 from specreason_graph.audit.read.saver import Damaged
 from specreason_graph.errors import ThreadError
 from specreason_graph.record.manifest import Manifest
-from specreason_graph.record.records import SCHEMA_VERSION, Answer, Record, Step, StopReason
-
-Plain = dict[str, Any]
+from specreason_graph.record.records import SCHEMA_VERSION, Answer, Plain, Record, Step, StopReason
 
 
 class Finding(Record):

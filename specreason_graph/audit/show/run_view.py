@@ -160,7 +160,8 @@ class RunView:
             return None
         proposal = _typed(Proposal, waiting["proposal"])
         score = _typed(Score, waiting.get("score"))
-        return (proposal, score, bool(waiting.get("uncertain"))) if proposal else None
+        needs_review = bool(waiting.get("needs_review") or waiting.get("uncertain"))  # the name before schema 4
+        return (proposal, score, needs_review) if proposal else None
 
 
 def _typed(kind: type[R], plain: Any) -> R | None:

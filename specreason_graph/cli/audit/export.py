@@ -18,7 +18,7 @@ from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
-from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, find_run, place, say
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
 from specreason_graph.cli.options import JsonOption
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
@@ -67,7 +67,7 @@ def export(
     db: DatabaseOption = None,
 ) -> None:
     """Export the records of runs for other tools."""
-    with open_database(place(db)) as saver:
+    with open_database(database_of(db)) as saver:
         runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
     if form == "inspect":
         if output is None:
@@ -94,7 +94,7 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove the checkpoints of finished runs that audits do not need. This command writes to the database."""
-    with _writable(place(db)) as saver:
+    with _writable(database_of(db)) as saver:
         found = prune_thread(saver, thread, dry_run=dry_run)
     if as_json:
         say(found)
@@ -116,7 +116,7 @@ def _checked(run: RecordedRun) -> Verification | None:
 
 def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
     """Write a page for each run of a database, and an index page."""
-    with open_database(place(db)) as saver:
+    with open_database(database_of(db)) as saver:
         runs = read_all_runs(saver)
     if folder.suffix == ".html":  # the option's default is a file name
         folder = folder.with_suffix("")

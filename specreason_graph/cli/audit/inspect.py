@@ -17,8 +17,8 @@ from specreason_graph.cli.audit.locate import (
     DatabaseOption,
     RunOption,
     ThreadArgument,
+    database_of,
     find_run,
-    place,
     say,
 )
 from specreason_graph.cli.live_view import LiveView, printable, visible
@@ -34,7 +34,7 @@ SHOWN = ("threshold", "score_reduction", "temperature", "top_p", "seed", "first_
 
 def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """List all runs of a database, the latest first."""
-    with open_database(place(db)) as saver:
+    with open_database(database_of(db)) as saver:
         runs = read_all_runs(saver)
     if as_json:
         typer.echo(json.dumps([_row(run) for run in runs], ensure_ascii=False))
@@ -115,7 +115,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> int:
     """Compare two runs: steps side by side, the first difference, authors and costs. Exit code 1 if they differ."""
-    with open_database(place(db)) as saver:
+    with open_database(database_of(db)) as saver:
         one, two = choose_run(read_runs(saver, thread), run), choose_run(read_runs(saver, other), other_run)
     found = compare(one, two)
     if as_json:

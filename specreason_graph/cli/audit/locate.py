@@ -29,14 +29,14 @@ DatabaseOption = Annotated[
 ]
 
 
-def place(db: str | None) -> str:
+def database_of(db: str | None) -> str:
     """Return the given database, or else the default one."""
     return db or str(default_database())
 
 
 def find_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
     """Read the run that a command is about; the database is only read."""
-    with open_database(place(db)) as saver:
+    with open_database(database_of(db)) as saver:
         return choose_run(read_runs(saver, thread), run)
 
 
@@ -59,10 +59,10 @@ def say(record: Record, **more: Any) -> None:
 
 def _launched(run: RecordedRun, db: str | None) -> Launch | None:
     # Only the command line stores launches: in its SQLite file, for runs at the root of a thread.
-    if "://" in place(db) or run.namespace:
+    if "://" in database_of(db) or run.namespace:
         return None
     try:
-        return read_launch(Path(place(db)).expanduser(), run.thread_id)
+        return read_launch(Path(database_of(db)).expanduser(), run.thread_id)
     except (sqlite3.Error, ThreadError):
         return None
 

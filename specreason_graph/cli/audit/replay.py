@@ -19,9 +19,9 @@ from specreason_graph.cli.audit.locate import (
     DatabaseOption,
     RunOption,
     ThreadArgument,
+    database_of,
     engines_of,
     find_run,
-    place,
     say,
 )
 from specreason_graph.cli.solve import work
@@ -102,7 +102,7 @@ def fork(
 
 def _own(db: str | None) -> Path:
     """Return the file for a fork: that of the forked run, or the default one where that run is in PostgreSQL."""
-    return default_database() if "://" in place(db) else Path(place(db)).expanduser()
+    return default_database() if "://" in database_of(db) else Path(database_of(db)).expanduser()
 
 
 def _recorded(run: RecordedRun, *, as_json: bool) -> int:
@@ -119,16 +119,18 @@ def _recorded(run: RecordedRun, *, as_json: bool) -> int:
 def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     found = rescore(run, pair)
     if as_json:
-        say(found, drift=found.drift, turned=found.turned)
+        say(found, drift=found.drift, flipped=found.flipped)
     else:
         for step in found.steps:
-            turned = "  the decision would change" if step.turned else ""
+            flipped = "  the decision would change" if step.flipped else ""
             typer.echo(
-                f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{turned}"
+                f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{flipped}"
             )
-        typer.echo(f"largest drift {found.drift:.1e}; {len(found.turned)} of {len(found.steps)} decisions would change")
+        typer.echo(
+            f"largest drift {found.drift:.1e}; {len(found.flipped)} of {len(found.steps)} decisions would change"
+        )
         _show_changed(found.changed_engines)
-    return 1 if found.turned or found.drift > DRIFT else 0
+    return 1 if found.flipped or found.drift > DRIFT else 0
 
 
 def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:

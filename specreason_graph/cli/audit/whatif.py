@@ -13,7 +13,7 @@ from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
-from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, find_run, place, say
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_run, say
 from specreason_graph.errors import ConfigError, ThreadError
 
 
@@ -45,7 +45,7 @@ def whatif(
             "--threshold and --first-steps-by-base are for one run, and no thread is named", hint="name its thread"
         )
     if thread is None or target is not None:
-        with open_database(place(db)) as saver:
+        with open_database(database_of(db)) as saver:
             runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
         _many(runs, reduction, target, confidence, as_json=as_json)
         return

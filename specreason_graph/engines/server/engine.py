@@ -36,9 +36,9 @@ from specreason_graph.engines.server.requests import (
     events,
     generation,
     logprobs,
+    sampling_fields,
     scoring,
     speculation,
-    writing,
 )
 from specreason_graph.errors import (
     ConfigError,
@@ -82,7 +82,7 @@ class ServerEngine:
         """Generate continuations of a prompt."""
         check_room(self, prompt_ids)
         begun, forwarder = time.perf_counter(), TokenForwarder(on_token)
-        body = {**self.body(prompt_ids), **writing(sampling)}
+        body = {**self.body(prompt_ids), **sampling_fields(sampling)}
         call = partial(self._stream, body, forwarder) if on_token else partial(self._complete, body)
         made, answer = await with_retries(call, self.options)
         written = sum(len(each.token_ids) for each in made)

@@ -16,7 +16,7 @@ TOP = 20
 """How many of the likeliest tokens are asked for where the server gives no log-probabilities of chosen tokens."""
 
 
-def writing(sampling: Sampling) -> dict[str, Any]:
+def sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """Return sampling settings as fields of a completion request."""
     greedy = sampling.temperature == 0
     # vLLM refuses n above 1 at temperature 0, where all samples would be the same.
