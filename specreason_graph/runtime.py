@@ -45,22 +45,20 @@ class StageRunner:
         """What a stage does for a run, to be awaited on the engines' loop; settings are checked here, in the caller."""
         configurable = config.get("configurable", {})
         thread = configurable.get("thread_id")
-        SESSION.set(
-            str(thread) if thread is not None else None
-        )  # a router in front of servers keeps a run together by it
+        SESSION.set(None if thread is None else str(thread))  # by it a router in front of servers keeps a run together
         if issubclass(stage, Prepare):
-            asked = self._settings_asked_for(configurable.get(CONFIG_KEY))
-            prepare = stage(self._sampler(asked.model_dump_json()), self._registry)
-            return lambda: prepare(state)
+            settings = self._settings_asked_for(configurable.get(CONFIG_KEY)).model_dump_json()
+            return lambda: stage(self._sampler(settings), self._registry)(state)
         # the manifest's settings and not today's: a resumed run goes on under those it began with
-        recorded = SpecReasonConfig.model_validate(with_todays_names(state["manifest"]["config"]))
-        ready = stage(self._sampler(recorded.model_dump_json()), self._registry, self._signer)
-        return lambda: self._run(ready, state)
+        settings = SpecReasonConfig.model_validate(with_todays_names(state["manifest"]["config"])).model_dump_json()
+        return lambda: self._run(stage, settings, state)
 
-    async def _run(self, stage: Stage, state: State) -> dict[str, Any]:
+    async def _run(self, kind: type[Stage], settings: str, state: State) -> dict[str, Any]:
         """Do a stage's work; when it ends the run, or the run is left, nothing goes on behind it."""
         progress = Progress.load(state["progress"])
         try:
+            # made here and not in the caller, whose event loop must not wait for a tokenizer to load
+            stage = kind(self._sampler(settings), self._registry, self._signer)
             changes = await stage(state, self._registry.find(state, stage.sampler))
         except DeadlinePassed as late:
             stopped = progress.model_copy(update={"seconds": late.seconds_used, "stop_reason": "deadline"})
@@ -69,7 +67,7 @@ class StageRunner:
             if ending := self._registry.leave(progress.run, CALLS.get()):
                 await asyncio.wait(ending, timeout=CANCELLING)
             raise
-        if isinstance(stage, Finalize):
+        if kind is Finalize:
             self._registry.leave(progress.run, CALLS.get())
         return changes
 

@@ -116,7 +116,7 @@ def test_the_text_of_a_step_is_what_the_model_wrote(opened: Any, run: RecordedRu
     page = opened(render_run(run))
     assert page.locator("#step-1 .text").inner_text() == NASTY
     assert page.locator("#step-3 .text").inner_text() == LONG_WORD
-    assert page.locator("#step-2 .wasted .text").inner_text() == "25 * 18 = 420, I think."
+    assert page.locator("#step-2 .discarded .text").inner_text() == "25 * 18 = 420, I think."
 
 
 def test_the_policy_stops_what_would_slip_through_the_escaping(opened: Any, run: RecordedRun) -> None:
