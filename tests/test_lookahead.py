@@ -78,7 +78,7 @@ def test_the_draft_writes_while_the_base_judges(pair: Any) -> None:
     ("runs", "room", "depth", "goes_ahead"),
     [(1, 1, None, False), (1, 2, None, True), (3, 2, None, False), (3, 2, 4, True), (3, 4, None, True)],
 )
-def test_work_that_may_be_in_vain_takes_no_place_from_other_runs(
+def test_work_that_may_be_wasted_takes_no_slot_from_other_runs(
     pair: Any, runs: int, room: int, depth: int | None, goes_ahead: bool
 ) -> None:
     unverified: list[bool] = []
@@ -116,21 +116,21 @@ def test_no_call_is_made_twice(pair: Any) -> None:
         assert len(asked) == len(set(asked))
 
 
-def test_work_done_in_vain_is_charged_to_the_step_that_made_it_so(pair: Any) -> None:
+def test_wasted_work_is_charged_to_the_step_that_made_it_so(pair: Any) -> None:
     outcome = create_specreason(pair, lookahead=4).compile().invoke(QUESTION)
     steps = [Step.load(step) for step in outcome["trace"]]
-    lost = {step.index: [cost for cost in step.costs if cost.wasted] for step in steps}
-    assert any(lost.values())
-    for index, costs in lost.items():  # where the draft got in, only what the base had begun was for nothing
+    wasted = {step.index: [cost for cost in step.costs if cost.wasted] for step in steps}
+    assert any(wasted.values())
+    for index, costs in wasted.items():  # where the draft got in, only what the base had begun was for nothing
         assert steps[index].author == "base" or {cost.purpose for cost in costs} <= {"regenerate"}
     paid = sum(cost.usage.calls for step in steps for cost in step.costs) + 1  # the answer
     assert paid == len(pair.base.calls) + len(pair.draft.calls)
     totals = outcome["trace_summary"]
     assert totals["discarded"]["calls"] == sum(step.discarded is not None for step in steps)
-    assert totals["wasted"]["calls"] == sum(map(len, lost.values()))
+    assert totals["wasted"]["calls"] == sum(map(len, wasted.values()))
 
 
-def test_without_rejections_nothing_is_in_vain() -> None:
+def test_without_rejections_nothing_is_wasted() -> None:
     with slow_pair((9,)) as pair:
         outcome = create_specreason(pair, lookahead=8).compile().invoke(QUESTION)
     assert not any(cost["wasted"] for step in outcome["trace"] for cost in step["costs"])
@@ -146,7 +146,7 @@ def test_records_of_work_ahead_hold_in_the_audit(pair: EnginePair) -> None:
     assert None not in [step.elapsed for step in run.steps]
 
 
-def test_a_window_goes_no_farther_than_it_is_told() -> None:
+def test_a_lookahead_goes_no_farther_than_it_is_told() -> None:
     for depth in (1, 2, 5):
         with slow_pair((9,), draft=0.0, base=0.05) as pair:
             create_specreason(pair, lookahead=depth).compile().invoke(QUESTION)
@@ -235,7 +235,7 @@ def test_what_a_step_took_before_a_human_was_asked_counts(depth: int, monkeypatc
     assert depth or [step.elapsed for step in steps] == [0.0, 0.0, 5.0]
 
 
-async def test_a_stream_that_is_left_after_its_pair_was_closed_leaves_no_window() -> None:
+async def test_a_stream_that_is_left_after_its_pair_was_closed_leaves_no_lookahead() -> None:
     async with slow_pair() as pair:
         stream = create_specreason(pair, lookahead=8).compile().astream(QUESTION, stream_mode="updates")
         async for update in stream:

@@ -51,10 +51,10 @@ def solved(pair: EnginePair, **settings: Any) -> Any:
     return record(pair, proposals=3, **settings)
 
 
-@pytest.mark.parametrize("window", [0, 4, None])
-def test_the_best_is_taken_and_all_stay_in_the_evidence(window: int | None) -> None:
+@pytest.mark.parametrize("lookahead", [0, 4, None])
+def test_the_best_is_taken_and_all_stay_in_the_evidence(lookahead: int | None) -> None:
     with varied() as pair:
-        run = solved(pair, lookahead=window)
+        run = solved(pair, lookahead=lookahead)
     *steps, last = run.steps
     assert [step.text.strip() for step in steps] == [f"Version 1 of step {number}." for number in range(3)]
     for step in steps:

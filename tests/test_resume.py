@@ -32,6 +32,7 @@ INSTANTS = 20
 OWN_ENGINES = 10
 """One in so many of the killed processes has engines of its own, which die with it."""
 ROLES: tuple[Role, ...] = ("base", "draft")
+Transcripts = dict[Role, Transcript]
 PROBLEM = max(held_out(), key=lambda problem: len(problem.operations))
 LAUNCH = Launch(**BUILT_IN, question=PROBLEM.question, settings={"seed": 11, "temperature": 1.0})
 
@@ -62,7 +63,7 @@ def finish(run: Run) -> tuple[list[Step], str]:
     return run.steps, run.answer.text
 
 
-def work(file: Path, thread: str, begun: Any, transcripts: dict[str, Transcript] | None) -> None:
+def work(file: Path, thread: str, begun: Any, transcripts: Transcripts | None) -> None:
     """What the killed process does, on engines of its own or on what engines said before."""
     pair = LAUNCH.open_pair() if transcripts is None else EnginePair(**replaying(transcripts))
     with RunStore.open(file) as runs, pair:
@@ -70,7 +71,7 @@ def work(file: Path, thread: str, begun: Any, transcripts: dict[str, Transcript]
         finish(Run(runs, thread, pair))
 
 
-def replaying(transcripts: dict[str, Transcript]) -> dict[str, Any]:
+def replaying(transcripts: Transcripts) -> dict[str, Any]:
     return {role: Replaying(transcript) for role, transcript in transcripts.items()}
 
 
@@ -79,9 +80,9 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
     with RunStore.open(tmp_path / "whole.sqlite") as runs:
         steps, answer = finish(Run.start(runs, LAUNCH, around(abacus, **recorders)))
         expected, transcripts = [like(step) for step in steps], {role: recorders[role].transcript for role in ROLES}
-        with EnginePair(**replaying(transcripts)) as again:
+        with EnginePair(**replaying(transcripts)) as replay:
             start = time.monotonic()
-            steps, same = finish(Run.start(runs, LAUNCH, again))
+            steps, same = finish(Run.start(runs, LAUNCH, replay))
             seconds = time.monotonic() - start
     assert ([kept(step) for step in steps], same) == (expected, answer)
     processes = multiprocessing.get_context("forkserver")
@@ -124,9 +125,11 @@ def test_committed_steps_are_not_touched_by_a_resume(abacus: EnginePair, tmp_pat
         assert again.steps[:2] == first
 
 
-def test_kill_and_resume_on_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_kill_and_resume_on_the_command_line(
+    command: Callable[..., Any], here: Callable[..., Any], tmp_path: Path
+) -> None:
     arguments = ["solve", "--seed", "11", "--temperature", "1", PROBLEM.question, "--db"]
-    whole = command(*arguments, str(tmp_path / "a.sqlite"))
+    whole = here(*arguments, str(tmp_path / "a.sqlite"))
     module = [sys.executable, "-u", "-m", "specreason_graph"]
     child = subprocess.Popen([*module, *arguments, str(tmp_path / "b.sqlite")], stdout=subprocess.PIPE, text=True)
     assert child.stdout

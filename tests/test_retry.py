@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specreason_graph.engines.base import Forward
+from specreason_graph.engines.base import TokenForwarder
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.errors import EngineBusyError, EngineError, EngineRequestError
@@ -61,7 +61,7 @@ async def test_the_time_for_trying_again_is_limited(seconds: float) -> None:
 
 def test_tokens_of_a_second_try_are_not_told_twice() -> None:
     seen: list[int] = []
-    told = Forward(seen.append)
+    told = TokenForwarder(seen.append)
     for written in ([1], [1, 2], [1], [1, 2, 3], []):
         told.tokens(written)
     assert seen == [1, 2, 3]

@@ -20,15 +20,21 @@ QUESTION = held_out()[4].question
 SHORT = ["--max-steps", "3", "--set", "max_step_tokens=32", "--answer-tokens", "24", "--threshold", "4", "--json"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others test at the same time, and threads of one model that wait for each other on a busy core take for ever."""
+    monkeypatch.setattr("specreason_graph.engines.cores", lambda: 1)
+
+
 @pytest.mark.parametrize(
     ("base", "draft", "shares"),
     [("smol", "smol", True), ("smol", "abacus-draft", False), ("abacus-base", "smol", False)],
 )
 def test_it_runs_in_both_roles(
-    command: Callable[..., CompletedProcess[str]], smollm2: Path, base: str, draft: str, *, shares: bool
+    here: Callable[..., CompletedProcess[str]], smollm2: Path, base: str, draft: str, *, shares: bool
 ) -> None:
     names = {"smol": str(smollm2)}
-    result = command("solve", "--base", names.get(base, base), "--draft", names.get(draft, draft), *SHORT, QUESTION)
+    result = here("solve", "--base", names.get(base, base), "--draft", names.get(draft, draft), *SHORT, QUESTION)
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     engines = document["engines"]
@@ -39,8 +45,8 @@ def test_it_runs_in_both_roles(
     assert "".join(step["text"] for step in document["steps"]).strip()
 
 
-def test_doctor_checks_it(command: Callable[..., CompletedProcess[str]], smollm2: Path) -> None:
-    result = command("doctor", "--base", str(smollm2), "--json")
+def test_doctor_checks_it(here: Callable[..., CompletedProcess[str]], smollm2: Path) -> None:
+    result = here("doctor", "--base", str(smollm2), "--json")
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert result.returncode == 0
     assert findings["digits"]["status"] == findings["base cache"]["status"] == "ok"
@@ -48,7 +54,7 @@ def test_doctor_checks_it(command: Callable[..., CompletedProcess[str]], smollm2
 
 
 async def test_blank_lines_of_two_tokens_end_a_step(smollm2: Path) -> None:
-    async with open_engine(str(smollm2)) as engine:
+    async with open_engine(str(smollm2), threads=1) as engine:
         prompts = EnginePrompts(engine.vocabulary, make_config(temperature=0, min_step_tokens=1))
         prompt = prompts.question_ids("Write two short paragraphs about the sea.")
         assert engine.vocabulary.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")

@@ -150,11 +150,15 @@ def test_one_slow_step_does_not_speak_against_a_draft_that_pays() -> None:
 
 
 def test_a_draft_that_is_dead_does_not_stop_the_runs() -> None:
-    controller = SpeculationController()
+    controller, told = SpeculationController(), list[Goodput | None]()
     for _ in range(4 * INTERVAL):
-        controller.figures_for_base(1)
+        told.append(controller.figures_for_base(1))
         controller.committed(committed(drafted=False, seconds=0.1), 1)  # whoever was asked
-    assert isinstance(controller.figures_for_base(1), Goodput | None)
+    figures = [each for each in told if each]
+    assert figures
+    assert None in told[len(told) // 2 :]  # the draft is asked again and again
+    assert {each.drafting for each in figures} == {None}
+    assert figures[-1].base_only == pytest.approx(0.01)
 
 
 def test_many_runs_change_together() -> None:

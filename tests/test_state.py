@@ -81,14 +81,14 @@ def test_a_crash_in_any_node_loses_no_step() -> None:
         left = 10**6
 
         async def generate(self, *arguments: Any, **named: Any) -> Any:
-            self._count()
+            self.count()
             return await super().generate(*arguments, **named)
 
         async def next_token(self, *arguments: Any, **named: Any) -> Any:
-            self._count()
+            self.count()
             return await super().next_token(*arguments, **named)
 
-        def _count(self) -> None:
+        def count(self) -> None:
             self.left -= 1
             if self.left == -1:
                 raise OSError("engine gone")
