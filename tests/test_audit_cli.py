@@ -29,8 +29,8 @@ from specreason_graph.runs.store import RunStore
 from tests.support.audited import meddling, think
 from tests.support.commands import work_on
 from tests.support.databases import opened
+from tests.support.old_runs import FIRST, copied
 
-OLD = Path(__file__).parent / "data" / "schema1.sqlite"
 QUESTION = "Zoe has 25 boxes with 18 coins in each box. Zoe sells 65 coins. How many coins does Zoe have now?"
 
 
@@ -207,7 +207,7 @@ def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
         yield [verb, "t", "--db", str(foreign)], "holds no run of specreason"
         yield [verb, "x", "--db", str(foreign)], "no thread 'x' in this database"
         yield [verb, thread, "--db", str(begun)], "no thread"
-    yield ["verify", "schema-one", "--db", str(folder / "old.db")], "it has no ledger"
+    yield ["verify", FIRST, "--db", str(folder / "old.db")], "it has no ledger"
     yield ["show", "ours", "--run", "zzz", "--db", str(foreign)], "no run 'zzz'"
     yield ["verify", "ours", "--key", "zzz", "--db", str(foreign)], "cannot read the key file zzz"
     yield ["verify", "ours", "--signature", "zzz", "--db", str(foreign)], "cannot read the signature zzz"
@@ -220,7 +220,7 @@ def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
 def test_what_cannot_be_audited_is_said_in_one_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(OLD, tmp_path / "old.db")
+    shutil.move(copied(1, tmp_path), tmp_path / "old.db")
     cases = list(_bad(tmp_path))
     before = _contents(tmp_path)
     for arguments, problem in cases:
@@ -238,14 +238,14 @@ def _contents(folder: Path) -> dict[str, str]:
 
 
 def test_runs_of_the_first_schema_are_still_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(shutil.copy(OLD, tmp_path / "old.sqlite"))
+    file = copied(1, tmp_path)
     for command in (
         ["list"],
-        ["show", "schema-one"],
-        ["replay", "schema-one"],
-        ["whatif", "schema-one", "--threshold", "9"],
+        ["show", FIRST],
+        ["replay", FIRST],
+        ["whatif", FIRST, "--threshold", "9"],
     ):
         assert run(["audit", *command, "--db", file]) == 0
         assert capsys.readouterr().out
-    assert run(["resume", "schema-one", "--db", file]) == 0
+    assert run(["resume", FIRST, "--db", file]) == 0
     assert "385" in capsys.readouterr().out

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +174,7 @@ def test_an_interrupt_says_that_it_can_go_on(
 ) -> None:
     def interrupt(prompt: str) -> None:
         if "Think 9" in prompt and "Step 5" in prompt:
-            interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     use(monkeypatch, Thinking(at_call=interrupt))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

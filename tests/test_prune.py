@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from specreason_graph.errors import ConfigError, EngineError, ThreadError
 from specreason_graph.runs.find import find_runs
 from tests.support.databases import TABLES, connected, opened, rows, stored
 from tests.support.encryption import Aes
+from tests.support.old_runs import FIRST, copied
 from tests.support.parents import WRAPS, parent
 from tests.support.scripts import ANSWER, stepwise, writing
 
@@ -331,10 +331,9 @@ def test_other_savers_are_refused(pair: EnginePair) -> None:
         prune(cast("Any", saver), "memory")
 
 
-def test_a_run_of_the_first_schema_version_is_pruned_too(tmp_path: Path) -> None:
-    place = str(shutil.copy(Path(__file__).parent / "data" / "schema1.sqlite", tmp_path))
-    with opened(place) as saver:
-        thread = saver.conn.execute("select thread_id from checkpoints").fetchone()[0]
+@pytest.mark.parametrize(("version", "thread"), [(1, FIRST), (2, "plain"), (3, "plain"), (3, "forked")])
+def test_a_run_of_an_earlier_schema_version_is_pruned_too(version: int, thread: str, tmp_path: Path) -> None:
+    with opened(copied(version, tmp_path)) as saver:
         runs, found = read_runs(saver, thread), find_runs(saver, thread)
         assert prune(saver, thread).checkpoints > 0
         assert read_runs(saver, thread) == runs
