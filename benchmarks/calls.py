@@ -69,7 +69,7 @@ def _bare_vllm(engine: VLLMEngine, prompt: list[int]) -> Callable[[], Awaitable[
 
     from specreason_graph.engines.vllm.requests import scoring_params
 
-    client: Any = engine._client  # the engine has no public access to vLLM, and the measurement needs it
+    client: Any = engine._client  # noqa: SLF001 - no public access to vLLM, and the measurement needs it
     params = scoring_params(DIGITS, chosen=True)
 
     async def call() -> None:

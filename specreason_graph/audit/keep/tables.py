@@ -129,12 +129,12 @@ class PostgresTables:
 
     def size(self, thread_id: str, namespaces: Sequence[str]) -> int:
         """Return the bytes that are stored in these namespaces."""
-        with self._saver._cursor() as cursor:
+        with self._saver._cursor() as cursor:  # noqa: SLF001 - the saver has no public one
             return self._size(cursor, thread_id, namespaces)
 
     def remove(self, thread_id: str, doomed: Mapping[str, Doomed], *, dry_run: bool) -> tuple[Removed, int]:
         """Remove rows by namespace in one transaction."""
-        with self._saver._cursor() as cursor, cursor.connection.transaction(force_rollback=dry_run):
+        with self._saver._cursor() as cursor, cursor.connection.transaction(force_rollback=dry_run):  # noqa: SLF001
             removed = [self.remove_rows(cursor, (thread_id, namespace), each) for namespace, each in doomed.items()]
             return _total(removed), self._size(cursor, thread_id, list(doomed))
 

@@ -163,7 +163,7 @@ class VLLMEngine:
             async with AsyncExitStack() as undo:  # closes the engine again when a step below fails or is cancelled
                 undo.push_async_callback(self.__aexit__)
                 if self._after:
-                    await self._after._started.wait()
+                    await self._after._started.wait()  # noqa: SLF001 - of its own class
                 await self._running()
                 self._started.set()
                 await asyncio.to_thread(self.describe)  # hashing the weights takes long and would block the loop
