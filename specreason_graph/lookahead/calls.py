@@ -34,7 +34,7 @@ class InFlightCall:
 
     def give_up(self) -> Cost | None:
         """Stop it; what it cost, unless that is in the evidence."""
-        cut = self.task.cancel()
+        cut = self.task.cancel()  # False where it had ended: then its own usage is known
         if self.used or self.started is None or not (cut or self.is_usable):
             return None
         seconds = time.time() - self.started

@@ -49,7 +49,7 @@ class CommitPoint:
     def announce(self) -> None:
         """Wake all that wait for a change."""
         self.changed.set()
-        self.changed = asyncio.Event()
+        self.changed = asyncio.Event()  # who waits from now on waits for the next change
 
     def end_step(self) -> float:
         """Count the step in flight as over; the seconds it took."""
@@ -86,4 +86,5 @@ class CommitPoint:
         if self.thinking_seconds_left is not None:
             patience = min(patience, self.thinking_seconds_left)
         due = time.monotonic() + patience
+        # a function and no number: the commit point comes nearer while the call waits for its slot
         return lambda: due + LATER * (node.index - self.node.index)

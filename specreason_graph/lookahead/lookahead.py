@@ -76,7 +76,7 @@ class Lookahead:
 
     async def regenerate(self) -> Proposal:
         """The next step as the base writes it."""
-        self.node.decided = True
+        self.node.decided = True  # the prefetcher may still wait for a score, which no longer matters
         self._prefetcher.start(self.node)
         written: Proposal = await self._outcome(self._calls.regenerate_at(self.node))
         return written
@@ -128,9 +128,8 @@ class Lookahead:
         """The outcome of a call, which from now on is evidence."""
         try:
             async with asyncio.timeout(self.commit_point.thinking_seconds_left) as limit:
-                outcome = await asyncio.shield(
-                    call.task
-                )  # who stops waiting does not stop the call: others may need it
+                # who stops waiting does not stop the call: others may need it
+                outcome = await asyncio.shield(call.task)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -34,7 +34,7 @@ class Prefetcher:
         self._estimates, self._config = commit_point.estimates, sampler.config
         self._farthest = FARTHEST if self._config.lookahead is None else self._config.lookahead
         if sampler.pair.base.order_dependent or sampler.pair.draft.order_dependent:
-            self._farthest = 0
+            self._farthest = 0  # work ahead changes the order of calls, and with it what such an engine answers
 
     def start(self, node: SpeculationNode) -> None:
         """Do what the stages will do from a node on, unless that is under way."""
@@ -59,7 +59,7 @@ class Prefetcher:
         if not proposals:
             return False
         scoring = [self._calls.score_at(node, each).task for each in proposals]
-        if len(proposals) == 1:
+        if len(proposals) == 1:  # of several nobody knows yet which one is the best
             self._speculate_behind(node, proposals[0])
         scores = await asyncio.gather(*scoring)
         if not self._is_open(node):  # decided by who waits for the base's version meanwhile

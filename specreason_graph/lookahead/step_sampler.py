@@ -50,7 +50,7 @@ class StepSampler:
 
         `QuestionError` unless they leave room to think, `ModelError` when the judge or a chat template cannot work.
         """
-        _ = self.judge.digit_ids
+        _ = self.judge.digit_ids  # raises now what would otherwise end the run at its first score
         return self.prompts.check(turns)
 
     async def draft(self, node: SpeculationNode, count: int) -> list[Proposal]:

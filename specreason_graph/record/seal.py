@@ -27,7 +27,7 @@ class Entry(Record):
     version: int = LEDGER_VERSION
     """Version of the form of the ledger."""
     kind: Kind
-    """The run's ``manifest``, an ``alternative`` to a better proposal, a lost ``proposal``, a human's ``review``, a
+    """The run's ``manifest``, an ``alternative`` to a better proposal, a rejected ``proposal``, a human's ``review``, a
     committed ``step``, or the ``answer``."""
     step: int | None
     """Position of the step it belongs to, from 0; None for the manifest and the answer."""
@@ -80,7 +80,7 @@ def head_of(manifest: Plain, trace: Sequence[Plain]) -> str | None:
 
 
 def _parts(step: Plain) -> Iterator[tuple[Kind, Plain]]:
-    """What a step is made of: the proposals that lost, the human's word, and the step itself."""
+    """What a step is made of: the proposals that were not taken, the human's word, and the step itself."""
     body, decision = _unsealed(step), dict(step["decision"])
     for each in body.pop("alternatives", ()):
         yield "alternative", each
