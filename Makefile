@@ -17,7 +17,7 @@ test:  ## All tests, two files at a time
 	$(PYTHON) -m pytest -n 2 --dist loadfile --durations=25
 
 docs:  ## The documentation as a site, in the folder site
-	$(PYTHON) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 coverage:  ## All tests with branch coverage of the package and the stages
 	$(PYTHON) -m pytest -n 2 --dist loadfile --cov --cov-report=term
