@@ -44,7 +44,7 @@ class Served:
     urls: dict[str, Any]
 
     def open_pair(self, **more: Any) -> EnginePair:
-        return open_pair("abacus-base", "abacus-draft", kind="server", **self.urls, **more)
+        return open_pair(**{"base": "abacus-base", "draft": "abacus-draft", "kind": "server", **self.urls, **more})
 
     def core(self, role: str) -> int:
         """Process id of the core behind a server."""

@@ -267,7 +267,7 @@ def test_a_full_queue_is_back_pressure() -> None:
 def test_a_real_chat_model_beside_one_with_another_vocabulary(smollm2: Path, role: str) -> None:
     models = {"base": "abacus-base", "draft": "abacus-draft", role: str(smollm2)}
     options = {f"{role}_options": {"context": 1024, "sequences": 4}}
-    with open_pair("abacus-base", "abacus-draft", kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
+    with open_pair(kind="vllm", **models, **options) as pair:  # type: ignore[arg-type]
         assert not pair.shares_vocabulary
         outcome = solve(pair, PROBLEMS[0].question, max_steps=3, max_step_tokens=40, answer_tokens=20, threshold=5)
         if role == "base":
@@ -352,7 +352,7 @@ def test_every_error_of_vllm_has_a_name_here() -> None:
 def test_bad_input_is_one_line(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with (
         pytest.raises(error, match=message) as caught,
-        open_pair("abacus-base", "abacus-draft", kind="vllm", **settings),
+        open_pair(**{"base": "abacus-base", "draft": "abacus-draft", "kind": "vllm", **settings}),
     ):
         pass
     assert "\n" not in str(caught.value)
