@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.length import length_lines, run_length
+from benchmarks.overhead import overhead_lines, run_overhead
 from specreason_graph import EnginePair, Step, create_specreason, open_pair
 from specreason_graph.bench.efficiency import committed_costs, seconds_measured, seconds_per_token, seconds_unloaded
 from specreason_graph.bench.random_draft import write_random_draft
@@ -180,21 +180,24 @@ def test_bench_speed_refuses(here: Command) -> None:
     assert (served.returncode, "not ours to change" in served.stderr) == (2, True)
 
 
-def test_how_the_length_and_the_overhead_of_runs_are_shown() -> None:
-    def shown(*arguments: str) -> list[str]:
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        return result.output.splitlines()
-
-    _, _, *rows = shown("length", "--steps", "3")
+def test_the_overhead_of_runs_is_shown() -> None:
+    result = CliRunner().invoke(app, ["overhead", "--steps", "3"])
+    assert result.exit_code == 0, result.output
+    _, heads, *rows = result.output.splitlines()
+    assert heads.split()[:2] == ["saver", "steps"]
     assert [row.split()[:2] for row in rows] == [["memory", "3"], ["sqlite", "3"]]
-    steps, database, text = shown("overhead", "--steps", "12")
-    assert steps.startswith("13 steps in ")
-    stored, committed = (int(line.split()[at].replace(",", "")) for line, at in ((database, 1), (text, 2)))
-    assert stored > committed > 0
 
 
-def test_lengths_stand_beside_the_shortest() -> None:
-    short = run_length(3, "memory")
-    long = short.model_copy(update={"steps": 6, "milliseconds_per_step": 2 * short.milliseconds_per_step})
-    assert [line.split()[3] for line in length_lines([short, long])][1:] == ["1.00", "2.00"]
+def test_the_overhead_is_measured_on_postgresql(postgres: str) -> None:
+    found = run_overhead(4, postgres)
+    assert (found.saver, found.steps) == ("postgresql", 4)
+    assert found.stored_bytes > 4 * len("Step 1 by the draft, with some words.")
+
+
+def test_the_overhead_is_given_for_a_step() -> None:
+    found = run_overhead(4, "sqlite")
+    assert found.stored_bytes > 4 * len("Step 1 by the draft, with some words.")
+    assert found.verify_seconds > 0
+    told = found.model_copy(update={"seconds": 0.008, "cpu_seconds": 0.004, "stored_bytes": 4000, "peak_bytes": 10**6})
+    (_, row) = overhead_lines([told])
+    assert row.split()[:5] == ["sqlite", "4", "2.00", "1.00", "1.00"]

@@ -14,7 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Overwrite
 
-from benchmarks.overhead import measure_overhead
+from benchmarks.overhead import run_overhead
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine
 from specreason_graph.record.state import extend
@@ -124,8 +124,8 @@ def test_the_trace_can_be_overwritten_by_a_fork() -> None:
 
 
 def test_the_database_grows_with_the_steps() -> None:
-    short, long = measure_overhead(50), measure_overhead(200)
-    assert long.database_bytes / long.steps < 1.3 * short.database_bytes / short.steps
+    short, long = run_overhead(50, "sqlite"), run_overhead(200, "sqlite")
+    assert long.stored_bytes / long.steps < 1.3 * short.stored_bytes / short.steps
 
 
 def test_a_resumed_run_sends_the_prompt_it_began_with() -> None:
