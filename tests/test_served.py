@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.engines import locate
 from specreason_graph.engines.base import SESSION, Sampling
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.vllm.supervisor import Server, check_free, flags
@@ -119,6 +121,33 @@ def test_a_server_that_is_not_ours(
     monkeypatch.setenv("SPECREASON_API_KEY", key)
     with pytest.raises(ConfigError, match=message), served.open_pair(**settings):
         pass
+
+
+def recommending(role: str, folder: Path) -> str:
+    """A model of the reference pair whose makers recommend to sample in a way that changes every text."""
+    shutil.copytree(locate(f"abacus-{role}"), folder)
+    file = folder / "generation_config.json"
+    wanted = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.9, "top_k": 20, "top_p": 0.8, "min_p": 0.1}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wanted}))
+    return str(folder)
+
+
+@needs_vllm
+@pytest.mark.parametrize("server", ["vllm", "auto"])  # as our servers start, and as those of others do
+def test_what_the_makers_of_a_model_recommend_changes_no_token(
+    server: str, tmp_path: Path, abacus: EnginePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECREASON_API_KEY", "sesame")
+    models = {role: recommending(role, tmp_path / role) for role in ("base", "draft")}
+    options = [f"{role}.arguments={json.dumps({'generation_config': server})}" for role in models]
+    names = [part for role in models for part in (f"--{role}", models[role])]
+    served = serve(*names, *(part for option in options for part in ("--option", option)))
+    try:
+        with served.open_pair(**models) as pair:
+            for problem in PROBLEMS[:3]:
+                assert_same(solve(pair, problem.question), solve(abacus, problem.question))
+    finally:
+        served.stop()
 
 
 @needs_vllm
@@ -309,6 +338,29 @@ def test_a_proxy_that_answers_something_else_is_tried_again(page: str, message: 
         answers = iter([httpx.Response(200, text=page)])
         with pytest.raises(EngineDeadError, match=message):
             pair.run(lambda: pair.base.next_token([1, 2], [5, 6]))
+
+
+NEUTRAL = {
+    "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0,
+    "frequency_penalty": 0,
+}  # fmt: skip
+"""What a request must say, because the server may go by what the model's makers recommend."""
+
+
+def test_every_request_names_every_sampling_field() -> None:
+    bodies: list[Any] = []
+
+    async def note(request: httpx.Request) -> None:
+        bodies.append(json.loads(request.content))
+
+    with open_stub() as pair:
+        engine: Any = pair.base
+        engine.client.event_hooks["request"] = [note]
+        pair.run(lambda: pair.base.next_token([1, 2], [5, 6]))
+        pair.run(lambda: pair.base.generate([1, 2], Sampling(max_tokens=1, temperature=0.6, top_p=0.9)))
+    scored, written = bodies
+    assert {name: scored[name] for name in NEUTRAL} == {**NEUTRAL, "temperature": 0, "top_p": 1}
+    assert {name: written[name] for name in NEUTRAL} == {**NEUTRAL, "temperature": 0.6, "top_p": 0.9}
 
 
 def test_a_run_names_itself_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

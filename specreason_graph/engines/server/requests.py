@@ -12,6 +12,11 @@ from httpx_sse import EventSource
 from specreason_graph.engines.base import Generation, Sampling, finish_of
 from specreason_graph.errors import EngineDeadError
 
+NEUTRAL = {
+    "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+    "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+"""What changes no sampling. A server takes a field that a request does not name from ``generation_config.json``."""
 TOP = 20
 """How many of the likeliest tokens are asked for where the server gives no log-probabilities of chosen tokens."""
 
@@ -21,7 +26,7 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
     greedy = sampling.temperature == 0
     # vLLM refuses n above 1 at temperature 0, where all samples would be the same.
     return {
-        "n": 1 if greedy else sampling.n, "temperature": sampling.temperature, "seed": sampling.seed,
+        **NEUTRAL, "n": 1 if greedy else sampling.n, "temperature": sampling.temperature, "seed": sampling.seed,
         "top_p": 1.0 if greedy else sampling.top_p, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop),
         "stop_token_ids": sorted(sampling.stop_token_ids), "include_stop_str_in_output": True,
         "skip_special_tokens": False,
@@ -35,7 +40,7 @@ def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
     ``chosen``: whether to ask for exactly the ``candidates``; else the likeliest tokens are asked for.
     """
     wanted = {"logprobs": len(candidates), "logprob_token_ids": list(candidates)} if chosen else {"logprobs": TOP}
-    return {"temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
+    return {**NEUTRAL, "temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
 
 
 async def events(response: httpx.Response, name: str) -> Any:

@@ -108,7 +108,9 @@ def server(
     role: str, name: str, path: str, options: VLLMOptions, share: Share, *, host: str, port: int, key: str | None
 ) -> Server:
     """Return the server for one role of a pair."""
-    given = {**arguments(path, share.context, options, share), "served_model_name": name, "host": host, "port": port}
+    # By default a server samples, and ends its answers, as the model's generation_config.json says.
+    given = {"generation_config": "vllm", **arguments(path, share.context, options, share)}
+    given |= {"served_model_name": name, "host": host, "port": port}
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details"]
     program += ["--uvicorn-log-level", "warning"]
     quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
