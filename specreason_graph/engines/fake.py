@@ -20,6 +20,7 @@ from specreason_graph.engines.base import (
     Sampling,
     StopWatcher,
     TokenCallback,
+    Vocabulary,
     check_room,
 )
 from specreason_graph.errors import EngineError
@@ -111,7 +112,7 @@ class FakeEngine:
         name: str = "fake",
         context: int = 100_000,
         delay: float = 0.0,
-        vocabulary: ByteVocabulary | None = None,
+        vocabulary: Vocabulary | None = None,
         max_concurrency: int | None = None,
         failure: Callable[[str], Exception | None] | None = None,
     ) -> None:

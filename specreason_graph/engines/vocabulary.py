@@ -28,19 +28,25 @@ class HuggingFaceVocabulary:
         self._tokenizer = tokenizer
         self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
         self.eos_ids = frozenset(eos_ids) | ({tokenizer.eos_token_id} - {None})
+        marked = (token.content for token in self._added.values() if token.special)
+        spoken = next((text for text in marked if tokenizer.convert_tokens_to_ids(text) in self.encode(text)), None)
+        if spoken is not None:
+            raise ModelError(
+                f"tokenizer {tokenizer.name_or_path!r} reads {spoken!r} in any text as its control token",
+                hint="use a model whose control tokens cannot be written by its users",
+            )
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Tokens marked as special, and added tokens that the chat template or the thinking tags consist of."""
+        """Tokens marked as special, and other control tokens that the chat template or the thinking tags consist of."""
         # Tokenizers do not mark all control tokens: "<think>" is often an added token that is not special.
         written = self.render(SAMPLE) + "".join(tag for tags in THINK_TAGS for tag in tags)
-        added = self._tokenizer.added_tokens_decoder
-        return frozenset(i for i, token in added.items() if token.special or token.content in written)
+        return frozenset(i for i, token in self._control.items() if token.special or token.content in written)
 
     @cached_property
     def control_texts(self) -> frozenset[str]:
-        """All added tokens."""
-        return frozenset(token.content for token in self._tokenizer.added_tokens_decoder.values())
+        """The texts of all control tokens."""
+        return frozenset(token.content for token in self._control.values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,6 +83,17 @@ class HuggingFaceVocabulary:
         except Exception as error:  # a template is code of the model's author, and may raise anything
             raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error
         return text
+
+    @property
+    def _added(self) -> dict[int, Any]:
+        added: dict[int, Any] = self._tokenizer.added_tokens_decoder
+        return added
+
+    @cached_property
+    def _control(self) -> dict[int, Any]:
+        """Added tokens that no content becomes. Of the others, as Gemma's line break, every text may consist."""
+        named = ((i, token) for i, token in self._added.items() if token.content.strip())
+        return {i: token for i, token in named if i not in self.encode(token.content)}
 
 
 def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -88,7 +88,9 @@ def encode_pieces(vocabulary: Vocabulary, pieces: Sequence[Piece]) -> list[int]:
 
 def knows_tools(vocabulary: Vocabulary) -> bool:
     """Whether the chat template shows tools to the model."""
-    probe = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {}}}
+    # with a parameter: some templates raise where a tool has none
+    schema = {"type": "object", "properties": {"text": {"type": "string", "description": "x"}}, "required": ["text"]}
+    probe = {"type": "function", "function": {"name": "probe", "description": "x", "parameters": schema}}
     turns = [{"role": "user", "content": "x"}]
     return vocabulary.render(turns, [probe]) != vocabulary.render(turns)
 

@@ -1,0 +1,68 @@
+"""Which tokens of a real tokenizer control something, and which are text."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.errors import ModelError
+
+tokenizers = pytest.importorskip("tokenizers", reason="the extra `local` brings tokenizers")
+transformers = pytest.importorskip("transformers", reason="the extra `local` brings transformers")
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}"
+)
+CONTROL = ("<end>", "<user>", "<assistant>", "<system>")
+
+
+def vocabulary(
+    *, added: Sequence[str] = (), special: Sequence[str] = (), merged: Sequence[tuple[str, str]] = ()
+) -> HuggingFaceVocabulary:
+    """A tokenizer of single characters, and of what ``merged`` joins."""
+    pieces = [*string.printable, *("".join(pair) for pair in merged)]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merged)))
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE)
+    made.add_special_tokens({"eos_token": "<end>", "additional_special_tokens": [*CONTROL[1:], *special]})
+    made.add_tokens(["<think>", "</think>", *added])
+    return HuggingFaceVocabulary(made)
+
+
+def text_of(vocabulary: HuggingFaceVocabulary, tokens: frozenset[int]) -> set[str]:
+    return {vocabulary.decode([token]) for token in tokens}
+
+
+def test_an_added_token_that_every_text_may_hold_controls_nothing() -> None:
+    found = vocabulary(added=["\n", "\n\n", "  ", "<table>"])
+    assert text_of(found, found.special_ids) == {*CONTROL, "<think>", "</think>"}
+    assert found.control_texts == {*CONTROL, "<think>", "</think>", "<table>"}
+
+
+def test_a_step_of_several_lines_stays_one() -> None:
+    words = vocabulary(added=["\n", "\n\n"])
+    draft = FakeEngine(["First line.\nSecond line.\n\n", "</think>"], vocabulary=words)
+    base = FakeEngine(["</think>", "x"], [9], vocabulary=words)
+    with EnginePair(draft, base) as pair:
+        outcome: Any = create_specreason(pair).compile().invoke({"question": "What is it?"})
+    assert outcome["trace"][0]["text"] == "First line.\nSecond line.\n\n"
+
+
+@pytest.mark.parametrize("where", ["", "Say ", "<user>"])
+def test_control_tokens_that_are_written_stay_text(where: str) -> None:
+    words = vocabulary(added=["\n"])
+    for text in (*CONTROL, "<think>", "</think>"):
+        assert not words.special_ids & set(words.encode(where + text))
+        assert words.decode(words.encode(where + text)) == where + text
+
+
+def test_a_tokenizer_whose_users_can_write_its_control_tokens_is_refused() -> None:
+    with pytest.raises(ModelError, match="reads '<!>' in any text as its control token; use a model"):
+        vocabulary(special=["<!>"], merged=[("<", "!"), ("<!", ">")])
