@@ -116,9 +116,10 @@ class SpecReasonConfig(BaseModel):
     judge_prefill: str = JUDGE_PREFILL
     """Start of the judge's reply; the next token is the score."""
     think_open: str | None = None
-    """Tag that opens the thinking; None finds it in the chat template or vocabulary, else ``<think>``."""
+    """Tag that opens the thinking, given with ``think_close``; None finds both in the chat template or vocabulary,
+    else ``<think>``."""
     think_close: str | None = None
-    """Tag that closes the thinking; None finds it in the chat template or vocabulary, else ``</think>``."""
+    """Tag that closes the thinking, given with ``think_open``."""
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:

@@ -9,7 +9,7 @@ import pytest
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.config import JUDGE_INSTRUCTION, make_config
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, PlainText
-from specreason_graph.errors import ModelError
+from specreason_graph.errors import ConfigError, ModelError
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 
@@ -122,3 +122,66 @@ def test_thinking_is_opened_where_the_template_does_not() -> None:
             return super().render(messages).removesuffix("<think>\n")
 
     assert EnginePrompts(Open(), make_config()).question_ids("What is it?") == ids(HEAD)
+
+
+TAGS: Any = {"think_open": "<r>", "think_close": "</r>"}
+"""Tags that are text to the scripted engine."""
+
+
+def steps_of(drafts: list[str], bases: list[str], scores: list[int], **settings: Any) -> list[str]:
+    with EnginePair(FakeEngine(drafts, name="draft"), FakeEngine(bases, scores, name="base")) as pair:
+        outcome = create_specreason(pair, min_step_tokens=1, **settings).compile().invoke({"question": "What is it?"})
+    assert outcome["stop_reason"] == "answered"
+    return [step["text"] for step in outcome["trace"]]
+
+
+@pytest.mark.parametrize("shown", range(1, 4))
+def test_a_closing_tag_that_the_limit_of_a_step_cuts_in_two_is_left_to_the_next(shown: int) -> None:
+    limit = len("It is 3.") + shown
+    drafts = ["It is 3.</r>", "</r>"]
+    assert steps_of(drafts, ["</r>", "So."], [9], max_step_tokens=limit, **TAGS)[0] == "It is 3."
+
+
+@pytest.mark.parametrize("shown", range(1, 4))
+def test_a_character_that_the_limit_of_a_step_cuts_in_two_is_left_to_the_next(shown: int) -> None:
+    limit = len("Hot ") + shown
+    drafts = ["Hot \N{FIRE}", "\N{FIRE}\n\n", CLOSE]
+    assert steps_of(drafts, [CLOSE, "So."], [9, 9], max_step_tokens=limit)[:1] == ["Hot "]
+
+
+def test_a_closing_tag_that_is_one_ordinary_token_is_seen() -> None:
+    class Ordinary(ByteVocabulary):
+        """One more token than there are special ones, for the closing tag."""
+
+        def encode_template(self, text: str) -> list[int]:
+            head, *rest = text.split("</r>")
+            tail = [[300, *super(Ordinary, self).encode_template(part)] for part in rest]
+            return [*super().encode_template(head), *(token for part in tail for token in part)]
+
+        def decode(self, ids: Any) -> str:
+            parts: list[str] = []
+            part: list[int] = []
+            for token in ids:
+                if token == 300:
+                    parts.append(super().decode(part) + "</r>")
+                    part = []
+                else:
+                    part.append(token)
+            return "".join(parts) + super().decode(part)
+
+    vocabulary = Ordinary()
+    assert vocabulary.encode_template("a</r>b") == [97, 300, 98]
+    draft = FakeEngine(["It is 3.</r> So"], name="draft", vocabulary=vocabulary)
+    base = FakeEngine(["</r>", "So."], [9], name="base", vocabulary=vocabulary)
+    with EnginePair(draft, base) as pair:
+        outcome = create_specreason(pair, **TAGS).compile().invoke({"question": "What is it?"})
+    assert (outcome["stop_reason"], [step["text"] for step in outcome["trace"]]) == ("answered", ["It is 3."])
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_a_tag_that_is_given_alone_is_refused(name: str) -> None:
+    with (
+        EnginePair(FakeEngine(["x"]), FakeEngine(["x"], [9])) as pair,
+        pytest.raises(ConfigError, match=f"{name} = .* is given alone; give both tags, or neither"),
+    ):
+        create_specreason(pair, **{name: TAGS[name]}).compile().invoke({"question": "What is it?"})

@@ -16,6 +16,7 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.seeds import call_seed
+from specreason_graph.prompting.answer_stream import UNFINISHED, overlap
 from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
 from specreason_graph.prompting.pair_prompts import PairPrompts
 from specreason_graph.record.manifest import Turn
@@ -97,7 +98,8 @@ async def write_steps(
     """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
 
     A step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing tag,
-    before any special token, or at the limit. ``tags`` are closing tags to look for in the text. Version ``i`` is drawn
+    before any special token, or at the limit; a tag or a character that the limit cuts in two is left to the next step.
+    ``tags`` are closing tags to look for in the text. Version ``i`` is drawn
     with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
     the prompt and the time of the call that all began with.
     """
@@ -154,7 +156,7 @@ def _cut(
             return written[:-1], "think_end"
         return written[:-1], "end_of_sequence" if last in prompts.vocabulary.eos_ids else "special_token"
     if generation.finish == "length":
-        return written, "length"
+        return _whole(written, prompts.vocabulary, tags), "length"
     return _cut_at_tag(written, prompts.vocabulary, tags)
 
 
@@ -167,6 +169,13 @@ def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...
     kept = _longest_prefix(written, before, vocabulary.decode)
     rest = before[len(vocabulary.decode(kept)) :]  # the tag may begin in the middle of a token
     return kept + vocabulary.encode(rest), "think_end"
+
+
+def _whole(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> list[int]:
+    """The tokens without a tag or a character at their end that the limit cut in two: the next step has it whole."""
+    text = vocabulary.decode(written)
+    begun = max((overlap(text, tag) for tag in tags), default=0)
+    return _longest_prefix(written, text[: len(text) - begun].rstrip(UNFINISHED), vocabulary.decode) or written
 
 
 def _longest_prefix(ids: list[int], text: str, decode: Callable[[Sequence[int]], str]) -> list[int]:

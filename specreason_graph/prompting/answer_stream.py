@@ -58,10 +58,10 @@ class AnswerStream:
         """The part of the answer that later tokens cannot change."""
         found = [self._text.find(end) for end in self._ends if end in self._text]
         text = self._text[: min(found, default=len(self._text))]
-        held = max((_overlap(text, end) for end in self._ends), default=0)
+        held = max((overlap(text, end) for end in self._ends), default=0)
         return text[: len(text) - held].strip()
 
 
-def _overlap(text: str, end: str) -> int:
+def overlap(text: str, end: str) -> int:
     """Length of the longest start of ``end`` that ``text`` ends with."""
     return next((size for size in range(min(len(text), len(end) - 1), 0, -1) if text.endswith(end[:size])), 0)

@@ -42,6 +42,11 @@ class EnginePrompts:
         return self.vocabulary.encode_template(self.tags[1])
 
     @property
+    def closes_with_text(self) -> bool:
+        """Whether the closing tag is looked for in the text, as it is no token that ends a step by itself."""
+        return not (len(self.close_ids) == 1 and self.close_ids[0] in self.vocabulary.special_ids)
+
+    @property
     def closing_ids(self) -> list[int]:
         """What is put behind the last step to start the answer."""
         return self.close_ids + self.vocabulary.encode(BLANK_LINE)

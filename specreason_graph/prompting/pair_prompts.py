@@ -8,7 +8,7 @@ from functools import cached_property
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.errors import ModelError, QuestionError
+from specreason_graph.errors import ConfigError, ModelError, QuestionError
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Engine as Role
@@ -59,8 +59,11 @@ class PairPrompts:
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
         """The prompts up to the opened thinking; `QuestionError` unless they leave room to think, on both engines.
 
-        `ModelError` when a chat template lacks what is needed.
+        `ModelError` when a chat template lacks what is needed, `ConfigError` when one think tag is given alone.
         """
+        tags = {"think_open": self.config.think_open, "think_close": self.config.think_close}
+        if len(given := [name for name, tag in tags.items() if tag]) == 1:  # not for runs that were recorded with one
+            raise ConfigError(f"{given[0]} = {tags[given[0]]!r} is given alone", hint="give both tags, or neither")
         heads = {role: self._head(role, turns) for role in ROLES}
         for role, head in heads.items():
             length, reserve = len(head), self._reserve(role)
@@ -75,7 +78,7 @@ class PairPrompts:
 
     def textual_closing_tags(self) -> tuple[str, ...]:
         """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
-        texts = {prompts.tags[1] for prompts in (self.base, self.draft) if len(prompts.close_ids) > 1}
+        texts = {prompts.tags[1] for prompts in (self.base, self.draft) if prompts.closes_with_text}
         return tuple(sorted(texts))
 
     @cached_property
