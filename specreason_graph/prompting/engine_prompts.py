@@ -58,7 +58,7 @@ class EnginePrompts:
 
     def head_ids(self, turns: Sequence[Turn]) -> list[int]:
         """The prompt up to and with the opened thinking."""
-        *pieces, last = render_pieces(self.vocabulary, turns, self._tools)
+        *pieces, last = render_pieces(self.vocabulary, [self._shown(turn) for turn in turns], self._tools)
         return encode_pieces(self.vocabulary, [*pieces, Piece(self._opened(last.text))])
 
     def question_ids(self, question: str) -> list[int]:
@@ -81,6 +81,12 @@ class EnginePrompts:
     @property
     def _tools(self) -> list[dict[str, Any]]:
         return [] if self.config.tool_choice == "none" else self.config.tools
+
+    def _shown(self, turn: Turn) -> Turn:
+        """An earlier reply without the thinking in its text; templates cut it too, but do not see the contents here."""
+        if turn.speaker != "assistant" or self.tags[1] not in turn.text:
+            return turn
+        return turn.model_copy(update={"text": turn.text.rpartition(self.tags[1])[2].strip()})
 
     def _opened(self, tail: str) -> str:
         """Make sure that a template's opening of a reply also opens the thinking."""
