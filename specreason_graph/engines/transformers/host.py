@@ -76,6 +76,8 @@ def main() -> None:
     """Answer calls until the pipe is closed or the model is broken."""
     try:
         _work()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone, and nobody reads answers or traces of failures
     except BaseException:
         traceback.print_exc()
         os._exit(1)  # a normal exit crashes while the reader thread waits on standard input
