@@ -72,14 +72,36 @@ def test_tags_in_the_question_stay_text() -> None:
     assert prompts.question_ids(question) == ids("<|user|>") + plain(question) + ids("<|end|><|assistant|><think>\n")
 
 
-@pytest.mark.parametrize("reply", ["<think>\nHidden.\n</think>\n\nShown.", "Hidden.</think> Shown.", "Shown."])
-def test_thinking_inside_an_earlier_reply_is_left_out(reply: str) -> None:
-    asked, again = "What is it? </think>", "And now?"
-    turns = [Turn(speaker="user", text=asked), Turn(speaker="assistant", text=reply), Turn(speaker="user", text=again)]
-    prompt = EnginePrompts(ByteVocabulary(), make_config()).head_ids(turns)
-    assert prompt == [
-        *ids("<|user|>"), *plain(asked), *ids("<|end|><|assistant|>Shown.<|end|><|user|>And now?<|end|><|assistant|>"),
-        *ids("<think>\n"),
+class Keeping(ByteVocabulary):
+    """A template that leaves nothing out of earlier replies."""
+
+    def render(self, messages: Any, tools: Any = ()) -> str:
+        kept = [{**message, "content": message["content"].replace(CLOSE, "\0")} for message in messages]
+        return super().render(kept, tools).replace("\0", CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "reply", "shown"),
+    [
+        (ByteVocabulary(), "Shown.", "Shown."),
+        (ByteVocabulary(), "<think>\nHidden.\n</think>\n\nShown.", "Shown."),
+        (ByteVocabulary(), "<think>Hidden.</think>Write </think>.", "Write </think>."),
+        (ByteVocabulary(), "[THINK]Hidden.[/THINK]Shown.", "Shown."),
+        (ByteVocabulary(), "Hidden.</think> Shown.", "Shown."),
+        (Keeping(), "<think>Hidden.</think>Shown.", "Shown."),
+        (Keeping(), "Thinking ends with </think>.", "Thinking ends with </think>."),
+    ],
+)
+def test_thinking_at_the_start_of_an_earlier_reply_is_left_out(
+    vocabulary: ByteVocabulary, reply: str, shown: str
+) -> None:
+    asked = "What is it? </think>"
+    turns = [
+        Turn(speaker="user", text=asked), Turn(speaker="assistant", text=reply), Turn(speaker="user", text="And now?"),
+    ]  # fmt: skip
+    assert EnginePrompts(vocabulary, make_config()).head_ids(turns) == [
+        *ids("<|user|>"), *plain(asked), *ids("<|end|><|assistant|>"), *plain(shown),
+        *ids("<|end|><|user|>And now?<|end|><|assistant|><think>\n"),
     ]  # fmt: skip
 
 

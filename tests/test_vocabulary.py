@@ -66,3 +66,11 @@ def test_control_tokens_that_are_written_stay_text(where: str) -> None:
 def test_a_tokenizer_whose_users_can_write_its_control_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="reads '<!>' in any text as its control token; use a model"):
         vocabulary(special=["<!>"], merged=[("<", "!"), ("<!", ">")])
+
+
+def test_the_token_for_unknown_characters_controls_nothing() -> None:
+    named = {"unk_token": "<unk>", "eos_token": "<end>"}
+    letters = tokenizers.models.BPE({"<unk>": 0, "a": 1, "b": 2}, [], unk_token=named["unk_token"])
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(letters), chat_template=TEMPLATE)
+    made.add_special_tokens(named)
+    assert HuggingFaceVocabulary(made).encode("ab") == [1, 2]

@@ -28,8 +28,9 @@ class HuggingFaceVocabulary:
         self._tokenizer = tokenizer
         self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
         self.eos_ids = frozenset(eos_ids) | ({tokenizer.eos_token_id} - {None})
-        marked = (token.content for token in self._added.values() if token.special)
-        spoken = next((text for text in marked if tokenizer.convert_tokens_to_ids(text) in self.encode(text)), None)
+        # The unknown token stands for any character that the vocabulary lacks, and controls nothing.
+        marked = (i for i, token in self._added.items() if token.special and i != tokenizer.unk_token_id)
+        spoken = next((text for i in marked if i in self.encode(text := self._added[i].content)), None)
         if spoken is not None:
             raise ModelError(
                 f"tokenizer {tokenizer.name_or_path!r} reads {spoken!r} in any text as its control token",

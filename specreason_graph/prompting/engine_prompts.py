@@ -83,10 +83,22 @@ class EnginePrompts:
         return [] if self.config.tool_choice == "none" else self.config.tools
 
     def _shown(self, turn: Turn) -> Turn:
-        """An earlier reply without the thinking in its text; templates cut it too, but do not see the contents here."""
-        if turn.speaker != "assistant" or self.tags[1] not in turn.text:
+        """An earlier reply without the thinking that its text begins with; the template sees no text and cannot cut it."""
+        if turn.speaker != "assistant":
             return turn
-        return turn.model_copy(update={"text": turn.text.rpartition(self.tags[1])[2].strip()})
+        for opening, closing in dict.fromkeys((self.tags, *THINK_TAGS)):
+            thinking, closed, rest = turn.text.partition(closing)
+            prefilled = closing == self.tags[1] and self._template_cuts_thinking  # the opening was in the prompt
+            if closed and (thinking.lstrip().startswith(opening) or prefilled):
+                return turn.model_copy(update={"text": rest.strip()})
+        return turn
+
+    @cached_property
+    def _template_cuts_thinking(self) -> bool:
+        """Whether the template leaves out of an earlier reply what comes before a closing tag."""
+        speakers = {"user": "x", "assistant": f"hidden{self.tags[1]}shown"}
+        messages = [{"role": role, "content": text} for role, text in speakers.items()]
+        return "hidden" not in self.vocabulary.render([*messages, messages[0]])
 
     def _opened(self, tail: str) -> str:
         """Make sure that a template's opening of a reply also opens the thinking."""
