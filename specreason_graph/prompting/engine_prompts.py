@@ -83,7 +83,7 @@ class EnginePrompts:
         return [] if self.config.tool_choice == "none" else self.config.tools
 
     def _shown(self, turn: Turn) -> Turn:
-        """An earlier reply without the thinking that its text begins with; the template sees no text and cannot cut it."""
+        """An earlier reply without the thinking that its text begins with; the template sees no text to cut."""
         if turn.speaker != "assistant":
             return turn
         for opening, closing in dict.fromkeys((self.tags, *THINK_TAGS)):
