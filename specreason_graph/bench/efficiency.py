@@ -39,4 +39,4 @@ def seconds_unloaded(costs: Sequence[Cost], pace: SecondsPerToken) -> float:
 def seconds_per_token(costs: Sequence[Cost], engine: Engine) -> float:
     """Return the median seconds per token over an engine's calls; 0 where it generated nothing."""
     usages = [cost.usage for cost in costs if cost.engine == engine and cost.usage.generated_tokens]
-    return statistics.median(usage.seconds / usage.generated_tokens for usage in usages) if usages else 0.0
+    return statistics.median(usage.seconds_per_token for usage in usages) if usages else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import exp
 from statistics import median
 from typing import Literal
@@ -68,28 +69,14 @@ class Diagnosis:
             f"right step {right.mean:.2f}, wrong step {wrong.mean:.2f} (mean score); distributions differ by "
             f"{distance:.3f}; mass outside the digits {right.other_mass:.2f} and {wrong.other_mass:.2f}"
         )
+        judged = partial(CheckResult, name="judge", detail=detail)
         if distance < BLIND:
-            return CheckResult(
-                name="judge",
-                status="failed",
-                detail=detail,
-                advice="the judge does not see the step: check the chat template",
-            )
+            return judged(status="failed", advice="the judge does not see the step: check the chat template")
         if right.mean <= wrong.mean:
-            return CheckResult(
-                name="judge",
-                status="warning",
-                detail=detail,
-                advice="use a stronger base model, or change judge_instruction",
-            )
+            return judged(status="warning", advice="use a stronger base model, or change judge_instruction")
         if max(right.other_mass, wrong.other_mass) > 0.5:
-            return CheckResult(
-                name="judge",
-                status="warning",
-                detail=detail,
-                advice="the judge seldom answers with a digit: change judge_prefill",
-            )
-        return CheckResult(name="judge", status="ok", detail=detail)
+            return judged(status="warning", advice="the judge seldom answers with a digit: change judge_prefill")
+        return judged(status="ok")
 
     async def _opinion(self, sampler: StepSampler, text: str) -> Score:
         head = sampler.prompts.base.question_ids(QUESTION)

@@ -85,7 +85,7 @@ class HuggingFaceVocabulary:
             raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error
         return text
 
-    @property
+    @cached_property
     def _added(self) -> dict[int, Any]:
         added: dict[int, Any] = self._tokenizer.added_tokens_decoder
         return added
