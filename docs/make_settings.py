@@ -48,7 +48,9 @@ RUN = {
     ),
     "Sampling": ("temperature", "top_p", "seed"),
     "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
-    "Words of the judge, tags of the thinking": ("judge_instruction", "judge_prefill", "think_open", "think_close"),
+    "Words of the judge, form of the thinking": (
+        "judge_instruction", "judge_prefill", "thinking", "template", "think_open", "think_close",
+    ),
 }  # fmt: skip
 """Settings of a run by what they are about; one that is named nowhere comes last, as `OTHER`."""
 OTHER = "Other"

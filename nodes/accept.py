@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specreason_graph.lookahead.lookahead import Lookahead
-from specreason_graph.nodes.commit import commit
+from specreason_graph.nodes.commit import commit, emit_reply
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.prompting.engine_prompts import BLANK_LINE
 from specreason_graph.record.events import Accepted
@@ -27,6 +27,7 @@ class Accept(Stage):
             proposal = self._edited(proposal, decision.review.text)
         step, changes = commit(self, state, lookahead, proposal, decision)
         emit(Accepted(step=step))
+        emit_reply(self, state, step)
         return changes
 
     def _edited(self, proposal: Proposal, text: str) -> Proposal:

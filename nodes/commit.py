@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from specreason_graph.lookahead.lookahead import Lookahead
-from specreason_graph.nodes.stage import Stage
+from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import slo_ratio
 from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.prompting.answer_stream import plain_reply, settled
+from specreason_graph.record.events import AnswerToken
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Cost, Decision, Goodput, Proposal, Step
 from specreason_graph.record.seal import head_of, seal_step
@@ -38,6 +40,18 @@ def commit(
     return step, {"trace": [sealed], "pending": {}, "progress": progress.dump()}
 
 
+def emit_reply(stage: Stage, state: State, step: Step) -> None:
+    """Emit what a step adds to a plain reply, as far as nothing later can change it."""
+    prompts, config = stage.sampler.prompts, stage.config
+    if not prompts.is_plain:
+        return
+    before = plain_reply(state["trace"])
+    form = prompts.of(config.answer_by).tool_format
+    old, new = [settled(text, config.stop, form) for text in (before, before + step.text)]
+    if len(new) > len(old):
+        emit(AnswerToken(text=new[len(old) :]))
+
+
 def _progress(stage: Stage, before: Progress, lookahead: Lookahead, step: Step) -> Progress:
     """How far the run is with one more step."""
     config, registry = stage.config, stage.registry
@@ -52,7 +66,7 @@ def _progress(stage: Stage, before: Progress, lookahead: Lookahead, step: Step) 
     ratio = slo_ratio(
         config, counted, step_seconds=lookahead.estimates.step_seconds, average_steps=registry.average_steps
     )
-    stop = stop_reason(step, counted, config)
+    stop = stop_reason(step, counted, config, is_plain=stage.sampler.prompts.is_plain)
     drafts_next = not (stop or counted.draft_failed) and counted.steps >= config.first_steps_by_base
     goodput = _goodput(stage, step, drafts_next=drafts_next)
     return counted.model_copy(update={"slo_ratio": ratio, "stop_reason": stop, "goodput": goodput})

@@ -1,4 +1,4 @@
-"""Close the thinking and write the answer."""
+"""Close the thinking and write the answer; a plain reply is there already, but for a call of a tool at its end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.engines.base import Generation, Sampling
+from specreason_graph.engines.base import Completion, Generation, Sampling
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.policies.seeds import call_seed
-from specreason_graph.prompting.answer_stream import AnswerStream
+from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
-from specreason_graph.prompting.tool_calls import ToolFormat, plan_calls, read_reply
+from specreason_graph.prompting.tool_calls import ToolFormat, read_reply
 from specreason_graph.record.events import AnswerToken, Finished
-from specreason_graph.record.records import Answer, Engine, Step
+from specreason_graph.record.records import Answer, Engine, Step, Usage
 from specreason_graph.record.seal import head_of, seal_answer
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import summarise
@@ -33,11 +33,13 @@ class Plan:
     form: ToolFormat | None
     """How it may call tools."""
     start: str
-    """What it is made to begin with."""
+    """What it begins with: the plain reply so far, or what forces a call."""
     prompt: list[int]
     """The thinking, closed, and the start."""
     sampling: Sampling
     """How it is written."""
+    writes: bool
+    """Whether there is something to write: a plain reply is whole, unless it ends with the beginning of a call."""
 
 
 class Finalize(Stage):
@@ -49,20 +51,25 @@ class Finalize(Stage):
         prompts = self.sampler.prompts.of(plan.role)
         context = contextvars.copy_context()  # the engine's thread knows nothing of this run
         stream = AnswerStream(
-            prompts.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
-            [*self.config.stop, *([plan.form.opening] if plan.form else [])], plan.sampling.stop_token_ids,
-            start=plan.start,
+            prompts.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)), self.config.stop,
+            plan.sampling.stop_token_ids, form=plan.form, start=plan.start,
+            emitted=self.sampler.prompts.is_plain and bool(state["trace"]),
         )  # fmt: skip
         timed = self._timing(lookahead)
+        completion = await self._written(plan, lookahead, stream) if plan.writes else None
+        self.registry.finished(len(state["trace"]))
+        fields = self._answer(plan, prompts, completion.generations[0] if completion else None, state) | timed
+        usage = completion.usage if completion else Usage()
+        answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=usage, **fields)
+        stream.finish(answer.text)
+        return self._outcome(state, answer)
+
+    async def _written(self, plan: Plan, lookahead: Lookahead, stream: AnswerStream) -> Completion:
         begun = time.perf_counter()
         async with self.pair.slot(plan.role, lookahead.commit_point.priority(lookahead.node)):
             completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
         lookahead.estimates.took("answer", time.perf_counter() - begun)
-        self.registry.finished(len(state["trace"]))
-        fields = self._answer(plan, prompts, completion.generations[0], state) | timed
-        answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=completion.usage, **fields)
-        stream.finish(answer.text)
-        return self._outcome(state, answer)
+        return completion
 
     def _timing(self, lookahead: Lookahead) -> dict[str, Any]:
         """What was wasted before the answer and, where there is a deadline, the time at which it is begun."""
@@ -75,30 +82,32 @@ class Finalize(Stage):
     def _plan(self, state: State, lookahead: Lookahead) -> Plan:
         role, config = self._author(state, lookahead), self.config
         engine, prompts = self.pair.engine(role), self.sampler.prompts.of(role)
-        form, start = plan_calls(prompts.vocabulary, engine.name, config)
-        tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
-        closing = [*prompts.closing_ids, *prompts.vocabulary.encode_template(start)]
+        steps, form, start = state["trace"], prompts.tool_format, prompts.answer_start
+        called = bool(steps) and steps[-1]["ending"] == "tool_call"
+        if called and form:  # the call is written anew from its first token, whoever began it
+            start = form.openings[0]
+        closing = [*prompts.closing_ids(lookahead.node.text), *prompts.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
-        # the opening of a tool call may be a special token, and must not end the answer
-        opening = set(prompts.vocabulary.encode_template(form.opening)) if form else set()
+        tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
         sampling = Sampling(
-            max_tokens=min(tokens, engine.context - len(prompt)), temperature=config.temperature,
+            max_tokens=max(1, min(tokens, engine.context - len(prompt))), temperature=config.temperature,
             top_p=config.top_p, seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
-            stop_token_ids=prompts.vocabulary.special_ids - opening | prompts.vocabulary.eos_ids,
+            # control tokens that a call is written with must not end the answer
+            stop_token_ids=prompts.vocabulary.special_ids - prompts.call_control_ids | prompts.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
         )  # fmt: skip
-        return Plan(role=role, form=form, start=start, prompt=prompt, sampling=sampling)
+        is_plain = self.sampler.prompts.is_plain
+        return Plan(
+            role=role, form=form, start=plain_reply(steps) * is_plain + start, prompt=prompt, sampling=sampling,
+            writes=called or not (is_plain and steps),
+        )  # fmt: skip
 
-    def _answer(self, plan: Plan, prompts: EnginePrompts, written: Generation, state: State) -> dict[str, Any]:
-        """The fields of the answer that its tokens decide."""
-        stopped = written.finish == "stop_token"
-        ids = written.token_ids[:-1] if stopped else written.token_ids
-        text = _before(plan.start + prompts.vocabulary.decode(ids), self.config.stop).strip()
-        fields: dict[str, Any] = {
-            "text": text, "token_ids": ids, "forced_close": state["progress"]["stop_reason"] != "answered",
-            "complete": written.finish == "stop_string"
-            or (stopped and written.token_ids[-1] in prompts.vocabulary.eos_ids),
-        }  # fmt: skip
+    def _answer(self, plan: Plan, prompts: EnginePrompts, written: Generation | None, state: State) -> dict[str, Any]:
+        """The fields of the answer that its tokens decide, and those of the plain reply before it."""
+        forced = state["progress"]["stop_reason"] != "answered"
+        ids, complete = _without_end(written, prompts) if written else ([], not forced)
+        text = before_stop(plan.start + prompts.vocabulary.decode(ids), self.config.stop).strip()
+        fields: dict[str, Any] = {"text": text, "token_ids": ids, "forced_close": forced, "complete": complete}
         if plan.form:
             reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])
             fields |= {"text": reply.text, "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
@@ -130,6 +139,8 @@ class Finalize(Stage):
         return "base" if failed or lookahead.node.tokens_left_on[chosen] < 0 else chosen
 
 
-def _before(text: str, stops: list[str]) -> str:
-    """The text up to the first of the stop strings."""
-    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+def _without_end(written: Generation, prompts: EnginePrompts) -> tuple[list[int], bool]:
+    """The tokens without the one that ended them, and whether the model ended the answer itself."""
+    if written.finish != "stop_token":
+        return written.token_ids, written.finish == "stop_string"
+    return written.token_ids[:-1], written.token_ids[-1] in prompts.vocabulary.eos_ids

@@ -14,8 +14,10 @@ from uuid import uuid4
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.nodes.stage import emit
 from specreason_graph.prompting.conversation import read_conversation
-from specreason_graph.prompting.tool_calls import plan_calls
+from specreason_graph.prompting.pair_prompts import ROLES
+from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
 from specreason_graph.record.records import SCHEMA_VERSION
 from specreason_graph.record.state import State, begin
@@ -43,13 +45,15 @@ class Prepare:
             made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)
             self._check_answer()
             chooses = config.speculation_control and not config.first_steps_by_base
-            return begin(made, registry.controller.figures_for_base(registry.runs) if chooses else None)
+            goodput = registry.controller.figures_for_base(registry.runs) if chooses else None
+            emit(Started(thinking=made.thinking))
+            return begin(made, goodput, at_once=self.sampler.prompts.answers_at_once)
 
     def _check_answer(self) -> None:
         """Whether the answer can be as it is wanted: known before the thinking, not behind it."""
-        config = self.sampler.config
+        config, prompts = self.sampler.config, self.sampler.prompts
         engine = self.sampler.pair.engine(config.answer_by)
-        plan_calls(engine.vocabulary, engine.name, config)
+        _ = prompts.of(config.answer_by).answer_start
         if config.answer_schema and not engine.supports_json_schema:
             raise ConfigError(
                 f"{engine.name!r} runs on an engine that cannot make an answer follow a JSON schema",
@@ -67,6 +71,7 @@ def make_manifest(
         started=datetime.now(UTC).isoformat(),
         question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=list(turns),
         asked_by_messages=asked_by_messages, config=sampler.config, engines=pair.describe(),
-        shares_vocabulary=pair.shares_vocabulary, head_ids=heads, judge_ids=sampler.judge.suffix_ids,
+        shares_vocabulary=pair.shares_vocabulary, head_ids=heads,
+        thinking={role: sampler.prompts.of(role).format for role in ROLES}, judge_ids=sampler.judge.suffix_ids,
         digit_ids=sampler.judge.digit_ids, forked_from=forked_from,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specreason_graph.lookahead.lookahead import Lookahead
-from specreason_graph.nodes.commit import commit
+from specreason_graph.nodes.commit import commit, emit_reply
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.acceptance import decide_unscored
 from specreason_graph.record.events import Regenerated, Rejected
@@ -26,6 +26,7 @@ class Regenerate(Stage):
         written = await lookahead.regenerate()
         step, changes = commit(self, state, lookahead, written, decision)
         emit(Regenerated(step=step))
+        emit_reply(self, state, step)
         return changes
 
     def _unscored(self, pending: Pending, progress: Progress) -> Decision:

@@ -18,9 +18,28 @@ CONFIG_KEY = "specreason"
 Count = Annotated[int, Field(ge=1)]
 ScoreReduction = Literal["mean", "greedy"]
 Author = Literal["base", "draft"]
+Thinking = Literal["auto", "none", "tags"]
 
 JUDGE_INSTRUCTION = "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
 JUDGE_PREFILL = "Score: "
+
+
+RENDERED = {
+    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
+"""Arguments of a chat template that this package gives itself."""
+ANSWER_TOKENS = 1024
+"""Most tokens of an answer behind a thinking, where the settings do not say."""
+
+
+def _free(template: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Template arguments that may be given."""
+    for role, arguments in template.items():
+        if taken := sorted(RENDERED & arguments.keys()):
+            raise ValueError(f"{role}.template.{taken[0]} is given by this package; leave it out")
+    return template
 
 
 def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,8 +100,9 @@ class SpecReasonConfig(BaseModel):
     """A blank line before this many tokens does not end a step, so that a bare "Wait." is not scored alone."""
     thinking_tokens: Count = 8192
     """Committed thinking tokens after which the thinking ends."""
-    answer_tokens: Count = 1024
-    """Most tokens of the answer."""
+    answer_tokens: Count | None = None
+    """Most tokens of the answer, and of a reply that is itself the trace; None for 1024 behind a thinking, and for
+    ``thinking_tokens`` where the reply is the trace."""
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds in which a run is to have its answer, waiting for engines included; the thinking is cut short for it."""
     step_seconds: Annotated[float, Field(gt=0)] | None = None
@@ -115,6 +135,11 @@ class SpecReasonConfig(BaseModel):
     """User turn put behind the trace to ask for a score; short, because it is the cost of a score."""
     judge_prefill: str = JUDGE_PREFILL
     """Start of the judge's reply; the next token is the score."""
+    thinking: Thinking = "auto"
+    """How the models think: ``auto`` goes by their chat templates, ``tags`` makes them think between tags, ``none``
+    makes the reply itself the trace."""
+    template: Annotated[dict[Author, dict[str, Any]], AfterValidator(_free)] = Field(default_factory=dict)
+    """Arguments of the chat templates by role, as in ``{"base": {"enable_thinking": true}}``."""
     think_open: str | None = None
     """Tag that opens the thinking, given with ``think_close``; None finds both in the chat template or vocabulary,
     else ``<think>``."""

@@ -50,7 +50,11 @@ class StageRunner:
             settings = self._settings_asked_for(configurable.get(CONFIG_KEY)).model_dump_json()
             return lambda: stage(self._sampler(settings), self._registry)(state)
         # the manifest's settings and not today's: a resumed run goes on under those it began with
-        settings = SpecReasonConfig.model_validate(with_todays_names(state["manifest"]["config"])).model_dump_json()
+        manifest = state["manifest"]
+        recorded = with_todays_names(manifest["config"])
+        if not manifest.get("thinking"):  # a run of schema version 4 and before: all models thought between tags
+            recorded = {**recorded, "thinking": "tags"}
+        settings = SpecReasonConfig.model_validate(recorded).model_dump_json()
         return lambda: self._run(stage, settings, state)
 
     async def _run(self, kind: type[Stage], settings: str, state: State) -> dict[str, Any]:

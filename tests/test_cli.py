@@ -129,7 +129,17 @@ def test_doctor_finds_the_pair_in_order(here: Command) -> None:
     result = here("doctor", "--json")
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert result.returncode == 0
-    assert {"vocabularies", "digits", "judge", "base cache", "draft cache", "speed", "break-even"} == findings.keys()
+    assert {
+        "vocabularies",
+        "base thinking",
+        "draft thinking",
+        "digits",
+        "judge",
+        "base cache",
+        "draft cache",
+        "speed",
+        "break-even",
+    } == findings.keys()
     assert {findings[name]["status"] for name in ("digits", "judge", "base cache", "draft cache")} == {"ok"}
 
 

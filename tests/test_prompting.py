@@ -75,7 +75,7 @@ def test_tags_in_the_question_stay_text() -> None:
 class Keeping(ByteVocabulary):
     """A template that leaves nothing out of earlier replies."""
 
-    def render(self, messages: Any, tools: Any = ()) -> str:
+    def render(self, messages: Any, tools: Any = (), **_: Any) -> str:
         kept = [{**message, "content": message["content"].replace(CLOSE, "\0")} for message in messages]
         return super().render(kept, tools).replace("\0", CLOSE)
 
@@ -134,7 +134,7 @@ def test_other_vocabulary_gets_the_text() -> None:
 
 def test_template_that_drops_a_message_is_refused() -> None:
     class Dropping(ByteVocabulary):
-        def render(self, messages: Any, tools: Any = ()) -> str:
+        def render(self, messages: Any, tools: Any = (), **_: Any) -> str:
             return super().render(messages[:1])
 
     with pytest.raises(ModelError, match="shows 1 of 3 messages"):
@@ -152,10 +152,10 @@ def test_digits_of_several_tokens_are_refused() -> None:
 
 def test_thinking_is_opened_where_the_template_does_not() -> None:
     class Open(ByteVocabulary):
-        def render(self, messages: Any, tools: Any = ()) -> str:
+        def render(self, messages: Any, tools: Any = (), **_: Any) -> str:
             return super().render(messages).removesuffix("<think>\n")
 
-    assert EnginePrompts(Open(), make_config()).question_ids("What is it?") == ids(HEAD)
+    assert EnginePrompts(Open(), make_config(thinking="tags")).question_ids("What is it?") == ids(HEAD)
 
 
 TAGS: Any = {"think_open": "<r>", "think_close": "</r>"}

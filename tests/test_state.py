@@ -134,7 +134,7 @@ def test_a_resumed_run_sends_the_prompt_it_began_with() -> None:
 
         today = "Monday"
 
-        def render(self, messages: Any, tools: Any = ()) -> str:
+        def render(self, messages: Any, tools: Any = (), **_: Any) -> str:
             return f"<|system|>{self.today}<|end|>" + super().render(messages)
 
     draft = FakeEngine(["one is fine.\n\n", "two is bad.\n\n", CLOSE], vocabulary=Dated())

@@ -59,7 +59,7 @@ def plan_fork(
         raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
     if edit and (edit.verdict != "edit" or not edit.text or not at):
         raise ThreadError("an edit needs a text and a step that it takes the place of", hint="fork at 1 or later")
-    sampler = StepSampler.create(pair, overridden(run.typed_manifest.config, settings))
+    sampler = StepSampler.create(pair, overridden(run.typed_manifest.settings, settings))
     taken = [_in_vocabulary_of(sampler.prompts, step, run) for step in steps[:at]]
     if edit:
         taken[-1] = _edited(sampler.prompts, taken[-1], edit)
@@ -67,7 +67,8 @@ def plan_fork(
         sampler, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
         forked_from=_lineage(run, at, edited=edit is not None),
     )  # fmt: skip
-    return _channels(sampler.prompts, begin(manifest), taken)
+    begun = begin(manifest, at_once=sampler.prompts.answers_at_once)
+    return _channels(sampler.prompts, begun, taken)
 
 
 def _check_new(created: str | None, thread_id: str) -> None:
@@ -115,7 +116,9 @@ def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str
     for step in taken:  # the ledger of a fork is a chain of its own, from its own manifest on
         trace.append(seal_step(step.model_copy(update={"hash": None}).dump(), head_of(manifest, trace)))
     progress = _progress(prompts, manifest, taken)
-    reason = stop_reason(taken[-1], progress, prompts.config) if taken else None
+    reason = begun["progress"]["stop_reason"]
+    if taken:
+        reason = stop_reason(taken[-1], progress, prompts.config, is_plain=prompts.is_plain)
     return {**begun, "trace": trace, "progress": progress.model_copy(update={"stop_reason": reason}).dump()}
 
 

@@ -8,12 +8,15 @@ from math import exp
 from statistics import median
 from typing import Literal
 
+from specreason_graph.cli.live_view import describe_format
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.engines.vllm.memory import GIB, MemoryPlan
 from specreason_graph.errors import SpecReasonError
 from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.prompting.engine_prompts import EnginePrompts
+from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Record, Score
 
@@ -55,6 +58,7 @@ class Diagnosis:
         sampler = StepSampler.create(self.pair, self.config)
         found = [_vocabularies(self.pair)]
         try:
+            found += [_format(sampler.prompts.of(role)) for role in ROLES]
             found += [_digits(sampler), await self._judge(sampler)]
             found += [await self._cache("base", sampler), await self._cache("draft", sampler)]
             found += await self._speed(sampler)
@@ -126,6 +130,10 @@ def memory(plan: MemoryPlan) -> list[CheckResult]:
 def _vocabularies(pair: EnginePair) -> CheckResult:
     detail = "equal: token ids pass over unchanged" if pair.shares_vocabulary else "different: steps pass over as text"
     return CheckResult(name="vocabularies", status="ok", detail=detail)
+
+
+def _format(prompts: EnginePrompts) -> CheckResult:
+    return CheckResult(name=f"{prompts.role} thinking", status="ok", detail=describe_format(prompts.format))
 
 
 def _digits(sampler: StepSampler) -> CheckResult:

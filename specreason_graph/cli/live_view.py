@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 
 from specreason_graph.audit.show.labels import REASONS
-from specreason_graph.record.events import Accepted, AnswerToken, Event, Finished, Regenerated
-from specreason_graph.record.records import Answer, Step, StopReason
+from specreason_graph.record.events import Accepted, AnswerToken, Event, Finished, Regenerated, Started
+from specreason_graph.record.manifest import ThinkingFormat
+from specreason_graph.record.records import Answer, Engine, Step, StopReason
 from specreason_graph.record.summary import Summary, seconds_of
 
 COLOURS = {"draft": typer.colors.GREEN, "base": typer.colors.YELLOW, "human": typer.colors.CYAN}
@@ -17,20 +20,32 @@ class LiveView:
 
     def __init__(self) -> None:
         self.finished = False
-        self._answering = False
+        self._answering = self._is_plain = False
 
     def show(self, event: Event | None) -> None:
         """Print a committed step as one line, the answer token by token, and the totals at the end."""
         match event:
+            case Started():
+                self.head(event.thinking)
             case Accepted() | Regenerated():
                 self.step(event.step)
-            case AnswerToken():
+            case AnswerToken() if not self._is_plain:
                 typer.echo("" if self._answering else "\n", nl=False)
                 typer.echo(printable(event.text), nl=False)
                 self._answering = True
             case Finished():
-                typer.echo("\n" * self._answering)
+                typer.echo(f"\n{printable(event.answer.text)}\n" if self._is_plain else "\n" * self._answering)
                 self.closing(event.answer, event.stop_reason, event.summary)
+
+    def head(self, thinking: Mapping[Engine, ThinkingFormat]) -> None:
+        """Print how each model thinks, once where both do it in the same way."""
+        self._is_plain = bool(thinking) and thinking["base"].kind == "none"
+        lines = {role: describe_format(form) for role, form in thinking.items()}
+        same = len(set(lines.values())) == 1
+        for role, line in lines.items():
+            if role == "base" or not same:
+                typer.echo(f"thinking {'' if same else f'of the {role} '}{line}")
+        typer.echo()
 
     def step(self, committed: Step) -> None:
         """Print one line: author, score of the draft's version, tokens, seconds and text."""
@@ -63,6 +78,12 @@ class LiveView:
         if (wasted := totals.wasted).calls:
             figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
             typer.echo(f"  wasted speculation: {figures}")
+
+
+def describe_format(form: ThinkingFormat) -> str:
+    """Say in one line how a model thinks, and by what that was chosen."""
+    tags = f" {visible(form.tags[0])} ... {visible(form.tags[1])}" if form.tags else ", the reply is the trace"
+    return f"{form.kind}{tags} ({form.source})"
 
 
 def visible(text: str) -> str:

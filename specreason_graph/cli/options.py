@@ -108,8 +108,19 @@ def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Read settings from NAME=VALUE pairs; a value that is no JSON is text."""
-    return _pairs("--set", pairs, SpecReasonConfig.model_fields)
+    """Read settings from NAME=VALUE pairs; a value that is no JSON is text.
+
+    ``ROLE.template.NAME`` is an argument of one model's chat template, ``template.NAME`` one of both.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in _pairs("--set", pairs, SpecReasonConfig.model_fields).items():
+        role, found, argument = name.rpartition("template.")
+        if not found or role not in ("", *(f"{each}." for each in TABLES)):
+            settings[name] = value
+            continue
+        for each in [role.rstrip(".")] if role else TABLES:
+            settings.setdefault("template", {}).setdefault(each, {})[argument] = value
+    return settings
 
 
 def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from specreason_graph.cli.document import document
 from specreason_graph.cli.live_view import LiveView, printable
 from specreason_graph.errors import EngineError, QuestionError
 from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.summary import summarise
 from specreason_graph.runs.batch import DEFAULT_CONCURRENCY
 from specreason_graph.runs.launch import Launch
@@ -145,7 +146,9 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     if show_question:
         typer.echo(f"{launch.question}\n")
     view = LiveView()
-    for step in run.steps:  # of a run that is resumed
+    if "manifest" in run.values:  # of a run that is resumed
+        view.head(Manifest.load(run.values["manifest"]).thinking)
+    for step in run.steps:
         view.step(step)
     for event in run.events():
         view.show(event)

@@ -18,6 +18,8 @@ Message = dict[str, Any]
 """A chat message as chat templates take it: ``role`` and ``content``, and the fields that tool calls add."""
 THINK_TAGS = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"), ("<thought>", "</thought>"), ("<|channel>thought", "<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )  # fmt: skip
 """Pairs of tags that are known to open and close the thinking, the most common ones first."""
 Finish = Literal["stop_string", "stop_token", "length"]
@@ -119,10 +121,13 @@ class Vocabulary(Protocol):
         """The text of token ids, special tokens included."""
         ...
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **arguments: Any
+    ) -> str:  # fmt: skip
         """Render the messages with the chat template, up to where the assistant's reply starts.
 
-        ``tools`` are OpenAI function definitions; a template without support for tools ignores them.
+        ``tools`` are OpenAI function definitions; a template without support for tools ignores them. ``arguments`` are
+        the template's own, as ``enable_thinking``; none are given where the settings have none.
         """
         ...
 

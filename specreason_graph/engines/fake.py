@@ -66,7 +66,7 @@ class ByteVocabulary:
         raw = b"".join(bytes([i]) if i < 256 else SPECIAL[i - 256].encode() for i in ids)
         return raw.decode(errors="replace")
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **_: Any) -> str:
         """Render messages and tools; earlier thinking is dropped, as templates of reasoning models do."""
         listed = f"<|system|>Tools: {json.dumps(list(tools), ensure_ascii=False)}<|end|>" if tools else ""
         return listed + "".join(map(_turn, messages)) + "<|assistant|><think>\n"
@@ -74,7 +74,9 @@ class ByteVocabulary:
 
 def _turn(message: Message) -> str:
     calls = (json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ()))
-    text = message["content"].split("</think>")[-1] + "".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+    text = (message["content"] or "").split("</think>")[-1] + "".join(
+        f"<tool_call>\n{call}\n</tool_call>" for call in calls
+    )
     if message["role"] == "tool":
         return f"<|user|><tool_response>\n{text}\n</tool_response><|end|>"
     return f"<|{message['role']}|>{text}<|end|>"

@@ -70,7 +70,9 @@ class HuggingFaceVocabulary:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **arguments: Any
+    ) -> str:  # fmt: skip
         """Render the messages with the model's own chat template, up to where the assistant's reply starts."""
         if not self._tokenizer.chat_template:
             raise ModelError(
@@ -79,7 +81,7 @@ class HuggingFaceVocabulary:
             )
         try:
             text: str = self._tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **arguments
             )
         except Exception as error:  # a template is code of the model's author, and may raise anything
             raise ModelError(f"the chat template of {self._tokenizer.name_or_path!r} fails: {error}") from error

@@ -11,7 +11,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from specreason_graph.prompting.messages import reasoning_block
-from specreason_graph.record.events import AnswerToken, read_event
+from specreason_graph.record.events import AnswerToken, Started, read_event
 from specreason_graph.record.records import Step
 
 
@@ -19,16 +19,18 @@ class Chunks:
     """Turns what the graph streams into chunks of one message; a step or a word once emitted is never taken back."""
 
     def __init__(self) -> None:
-        self._steps, self._emitted = 0, ""
+        self._steps, self._emitted, self._is_plain = 0, "", False
 
     def take(self, mode: str, part: Any) -> Iterator[ChatGenerationChunk]:
         """The chunks of a part: steps as they are committed, the answer as it is written, the rest at the end."""
         if mode == "custom":
             event = read_event(part)
+            if isinstance(event, Started):
+                self._is_plain = event.is_plain
             if isinstance(event, AnswerToken):
                 yield self._text(event.text)
             return
-        trace = part.get("trace", ())
+        trace = () if self._is_plain else part.get("trace", ())  # a plain reply has no reasoning blocks
         for step in map(Step.load, trace[self._steps :]):
             if step.text:
                 yield _chunk([reasoning_block(step)])

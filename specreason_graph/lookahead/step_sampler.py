@@ -6,8 +6,9 @@ What comes out depends on the node, the settings and nothing else, so a call may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Self
 
 from specreason_graph.config import SpecReasonConfig
@@ -15,9 +16,11 @@ from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabula
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.policies.end_of_thinking import token_budget
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import UNFINISHED, overlap
 from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
+from specreason_graph.prompting.open_blocks import open_block
 from specreason_graph.prompting.pair_prompts import PairPrompts
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
@@ -43,7 +46,7 @@ class StepSampler:
     @classmethod
     def create(cls, pair: EnginePair, config: SpecReasonConfig) -> Self:
         """The sampler of a run with these settings."""
-        judge = DigitJudge(EnginePrompts(pair.base.vocabulary, config))
+        judge = DigitJudge(EnginePrompts(pair.base.vocabulary, config, name=pair.base.name))
         return cls(pair, config, judge, PairPrompts(pair, config, judge.extra_tokens))
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
@@ -77,10 +80,13 @@ class StepSampler:
 
     async def _write(self, purpose: Purpose, node: SpeculationNode, count: int) -> list[Proposal]:
         role = ENGINES[purpose]
+        limits = [self.config.max_step_tokens, node.tokens_left]
+        if self.prompts.is_plain:  # the reply keeps to its limit to the token; a thinking may end behind it
+            limits.append(token_budget(self.config, is_plain=True) - node.tokens)
         return await write_steps(
             self.pair.engine(role), self.prompts.of(role), role, node.prompts[role], count=count,
-            limit=max(1, min(self.config.max_step_tokens, node.tokens_left)),
-            seed=call_seed(self.config.seed, purpose, node.index), tags=self.prompts.textual_closing_tags(),
+            limit=max(1, min(limits)), seed=call_seed(self.config.seed, purpose, node.index),
+            endings=self.prompts.endings(), within=node.block,
         )  # fmt: skip
 
 
@@ -92,30 +98,37 @@ async def write_steps(
     *,
     limit: int,
     seed: int,
-    tags: tuple[str, ...] = (),
+    endings: Mapping[str, Ending] = MappingProxyType({}),
+    within: str = "",
     count: int = 1,
 ) -> list[Proposal]:
     """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
 
-    A step ends with the token that completes a blank line (once it has ``min_step_tokens``), before the closing tag,
-    before any special token, or at the limit; a tag or a character that the limit cuts in two is left to the next step.
-    ``tags`` are closing tags to look for in the text. Version ``i`` is drawn
+    A step ends with the token that completes a blank line (once it has ``min_step_tokens``, and outside code fences and
+    LaTeX environments; ``within`` is one that is open before it), before the closing tag, before any special token, or
+    at the limit; a tag or a character that the limit cuts in two is left to the next step. ``endings`` are texts that
+    end it as well, by the name of the ending. Version ``i`` is drawn
     with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
     the prompt and the time of the call that all began with.
     """
     config, vocabulary = prompts.config, prompts.vocabulary
     sampling = Sampling(
         max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed, n=count,
-        stop=(BLANK_LINE, *tags), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids,
+        stop=(BLANK_LINE, *endings), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids | prompts.call_ids,
     )  # fmt: skip
     begun = await engine.generate(prompt, sampling)
+
+    def is_whole(ids: list[int]) -> bool:
+        if len(ids) >= limit:
+            return True
+        return len(ids) >= config.min_step_tokens and not open_block(vocabulary.decode(ids), within)
 
     async def finished(number: int, generation: Generation) -> Proposal:
         usage = _usage_share(begun.usage, begun.generations, number)
         written, calls = generation.token_ids, 1
         while True:
-            ids, ending = _cut(written, generation, prompts, tags)
-            if ending != "blank_line" or len(ids) >= min(config.min_step_tokens, limit):
+            ids, ending = _cut(written, generation, prompts, endings)
+            if ending != "blank_line" or is_whole(ids):
                 break
             # a seed of its own for each further call: the same one would draw the same words again
             left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
@@ -147,31 +160,36 @@ def _distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def _cut(
-    written: list[int], generation: Generation, prompts: EnginePrompts, tags: tuple[str, ...]
+    written: list[int], generation: Generation, prompts: EnginePrompts, endings: Mapping[str, Ending]
 ) -> tuple[list[int], Ending]:
     """The tokens of the step, without what ended it, and the ending."""
     last = written[-1]
     if generation.finish == "stop_token":
         if [last] == prompts.close_ids:
             return written[:-1], "think_end"
+        if last in prompts.call_ids:
+            return written[:-1], "tool_call"
         return written[:-1], "end_of_sequence" if last in prompts.vocabulary.eos_ids else "special_token"
     if generation.finish == "length":
-        return _whole(written, prompts.vocabulary, tags), "length"
-    return _cut_at_tag(written, prompts.vocabulary, tags)
+        return _whole(written, prompts.vocabulary, endings), "length"
+    return _cut_at_text(written, prompts.vocabulary, endings)
 
 
-def _cut_at_tag(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> tuple[list[int], Ending]:
+def _cut_at_text(
+    written: list[int], vocabulary: Vocabulary, endings: Mapping[str, Ending]
+) -> tuple[list[int], Ending]:  # fmt: skip
+    """The tokens in front of the first text that ends the step."""
     text = vocabulary.decode(written)
-    tag = next((tag for tag in tags if tag in text), None)
-    if tag is None:
+    first = min((tag for tag in endings if tag in text), key=text.find, default=None)
+    if first is None:
         return written, "blank_line"
-    before = text.partition(tag)[0]
+    before = text.partition(first)[0]
     kept = _longest_prefix(written, before, vocabulary.decode)
     rest = before[len(vocabulary.decode(kept)) :]  # the tag may begin in the middle of a token
-    return kept + vocabulary.encode(rest), "think_end"
+    return kept + vocabulary.encode(rest), endings[first]
 
 
-def _whole(written: list[int], vocabulary: Vocabulary, tags: tuple[str, ...]) -> list[int]:
+def _whole(written: list[int], vocabulary: Vocabulary, tags: Iterable[str]) -> list[int]:
     """The tokens without a tag or a character at their end that the limit cut in two: the next step has it whole."""
     text = vocabulary.decode(written)
     begun = max((overlap(text, tag) for tag in tags), default=0)

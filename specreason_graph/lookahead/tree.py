@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from specreason_graph.lookahead.calls import InFlightCall
+from specreason_graph.prompting.open_blocks import open_block
 from specreason_graph.prompting.pair_prompts import PairPrompts
 from specreason_graph.record.records import Author, StepLike
 from specreason_graph.record.records import Engine as Role
@@ -20,7 +21,7 @@ class SpeculationNode:
     """The place behind some steps."""
 
     __slots__ = (
-        "author", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
+        "author", "block", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
         "tokens_left_on", "verified",
     )  # fmt: skip
 
@@ -36,6 +37,8 @@ class SpeculationNode:
         """Tokens of those."""
         self.text = ""
         """The last of them."""
+        self.block = ""
+        """The code fence or LaTeX environment that is open behind it."""
         self.author: Author | None = None
         """Who wrote it; None where there is none."""
         self.verified = True
@@ -66,6 +69,7 @@ class SpeculationNode:
             node = SpeculationNode({role: self.prompts[role] + ids[role] for role in ids}, left, self)
             node.text, node.author = step.text.strip(), step.author
             node.tokens = self.tokens + len(step.token_ids)
+            node.block = open_block(step.text, self.block)
             self.children[key] = node  # found again by whoever asks for the same step: stages, prefetcher, commit
         return self.children[key]
 

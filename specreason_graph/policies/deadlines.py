@@ -6,7 +6,7 @@ that is late drafts one proposal a step and, where the caller allows it, asks fo
 
 from __future__ import annotations
 
-from specreason_graph.config import SpecReasonConfig
+from specreason_graph.config import ANSWER_TOKENS, SpecReasonConfig
 from specreason_graph.record.progress import Progress
 
 SHORTEST_ANSWER = 16
@@ -45,5 +45,5 @@ def proposals_in_force(config: SpecReasonConfig, ratio: float) -> int:
 def answer_tokens(config: SpecReasonConfig, seconds_left: float | None, token_seconds: float | None) -> int:
     """How many tokens an answer may have for which ``seconds_left`` are left, at ``token_seconds`` a token."""
     if seconds_left is None or not token_seconds:
-        return config.answer_tokens
-    return min(config.answer_tokens, max(SHORTEST_ANSWER, int(seconds_left / token_seconds)))
+        return config.answer_tokens or ANSWER_TOKENS
+    return min(config.answer_tokens or ANSWER_TOKENS, max(SHORTEST_ANSWER, int(seconds_left / token_seconds)))

@@ -7,13 +7,23 @@ from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal, Step, StopReason
 
 
-def stop_reason(last: Step | Proposal, progress: Progress, config: SpecReasonConfig) -> StopReason | None:
-    """Why the thinking ends behind the step ``last``, or None while it goes on."""
+def token_budget(config: SpecReasonConfig, *, is_plain: bool) -> int:
+    """Tokens after which the thinking ends, or the reply where it is itself the trace."""
+    return min(config.thinking_tokens, (is_plain and config.answer_tokens) or config.thinking_tokens)
+
+
+def stop_reason(
+    last: Step | Proposal, progress: Progress, config: SpecReasonConfig, *, is_plain: bool = False
+) -> StopReason | None:
+    """Why the thinking ends behind the step ``last``, or None while it goes on.
+
+    ``is_plain``: whether the reply itself is the trace.
+    """
     if last.closes_thinking:
         return "answered"
     if progress.repeats >= config.repetition_limit:
         return "repetition"
-    if progress.thinking_tokens >= config.thinking_tokens:
+    if progress.thinking_tokens >= token_budget(config, is_plain=is_plain):
         return "token_budget"
     if progress.steps >= config.max_steps:
         return "step_limit"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from specreason_graph.engines.base import Vocabulary
+from specreason_graph.prompting.tool_calls import ToolFormat
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What the bytes of a character that is not complete are decoded to."""
@@ -13,23 +15,28 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 class AnswerStream:
     """Takes token ids and emits text.
 
-    ``ends`` are texts behind which nothing belongs to the answer; what may become one is held back, and so is white
-    space that may turn out to be the last. ``hidden`` tokens are not text. ``start`` was written for the model.
+    ``stops`` are texts behind which nothing belongs to the answer; what may become one, or a call of ``form``, is held
+    back, and so is white space that may turn out to be the last. ``hidden`` tokens are not text. ``start`` was written
+    before; ``emitted`` tells whether what is settled of it was emitted, too.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         emit: Callable[[str], None],
-        ends: Sequence[str],
+        stops: Sequence[str],
         hidden: frozenset[int],
         *,
+        form: ToolFormat | None = None,
         start: str = "",
+        emitted: bool = False,
     ) -> None:
-        self._decode, self._emit, self._ends, self._hidden = vocabulary.decode, emit, tuple(ends), hidden
+        self._decode, self._emit, self._stops, self._hidden = vocabulary.decode, emit, tuple(stops), hidden
+        self._form = form
         self._ids: list[int] = []
         self._anchor = self._read = 0
-        self._text, self._emitted = start, 0
+        self._text = start
+        self._emitted = len(settled(start, self._stops, form)) if emitted else 0
 
     def token(self, token: int) -> None:
         """Take the next token."""
@@ -43,7 +50,7 @@ class AnswerStream:
             return
         self._text += text[len(before) :]
         self._anchor, self._read = self._read, len(self._ids)
-        self._send(self._settled())
+        self._send(settled(self._text, self._stops, self._form))
 
     def finish(self, answer: str) -> None:
         """Emit the rest of the whole answer."""
@@ -54,12 +61,23 @@ class AnswerStream:
             self._emit(answer[self._emitted :])
             self._emitted = len(answer)
 
-    def _settled(self) -> str:
-        """The part of the answer that later tokens cannot change."""
-        found = [self._text.find(end) for end in self._ends if end in self._text]
-        text = self._text[: min(found, default=len(self._text))]
-        held = max((overlap(text, end) for end in self._ends), default=0)
-        return text[: len(text) - held].strip()
+
+def settled(text: str, stops: Sequence[str], form: ToolFormat | None) -> str:
+    """The part of an answer that begins with ``text`` which later tokens cannot change."""
+    shown = before_stop(text, stops)
+    shown = form.visible(shown) if form else shown
+    held = max((overlap(shown, end) for end in (*stops, *(form.openings if form else ()))), default=0)
+    return shown[: len(shown) - held].strip()
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of the stop strings."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def plain_reply(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What the steps of a plain reply say together."""
+    return "".join(step["text"] for step in steps)
 
 
 def overlap(text: str, end: str) -> int:

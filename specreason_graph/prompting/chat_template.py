@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from specreason_graph.engines.base import Message, Vocabulary
 from specreason_graph.errors import ModelError
-from specreason_graph.record.manifest import ToolCall, Turn
+from specreason_graph.prompting.tool_calls import ToolFormat, as_template_takes_it
+from specreason_graph.record.manifest import ThinkingFormat, ToolCall, Turn
 
 Mark = Callable[[str], str]
 """Puts something in the place of a text while a template is rendered."""
-MARK = "\u2063content {}\u2063"
-"""Stands for a content while the template is rendered; made of characters no template trims."""
-MARKS = re.compile(MARK.format(r"(\d+)"))
+MARK = '\u2063content {}"\u2063'
+"""Stands for a content while the template is rendered; made of characters no template trims, and a quotation mark."""
+MARKS = re.compile(MARK.format(r"(\d+)(\\*)"))
+"""Finds a mark: its number, and the backslashes that a template put before the quotation mark."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +46,48 @@ class Marks:
     def content(self, text: str) -> str:
         """A mark for a message's text."""
         self.contents.add(len(self.texts))
-        return self._mark(text)
+        return self.thought(text)
 
-    def argument(self, text: str) -> str:
-        """A text in a tool or call: as it is, unless it spells a control token; then a mark for it, as JSON has it."""
-        if any(control in text for control in self._control_texts):
-            return self._mark(json.dumps(text, ensure_ascii=False)[1:-1])
-        return text
-
-    def _mark(self, text: str) -> str:
+    def thought(self, text: str) -> str:
+        """A mark for a text that the template may leave out."""
         self.texts.append(text)
         return MARK.format(len(self.texts) - 1)
 
+    def argument(self, text: str) -> str:
+        """A text in a tool or call: as it is, unless it spells a control token; then a mark for it."""
+        return self.thought(text) if any(control in text for control in self._control_texts) else text
 
-def render_pieces(vocabulary: Vocabulary, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> list[Piece]:
+    def read(self, number: str, backslashes: str) -> str:
+        """The text of a mark; where the template wrote it as JSON, so is the text, as often as the template did."""
+        text = self.texts[int(number)]
+        for _ in range(len(backslashes).bit_length()):  # 1 backslash where it was encoded once, 3 where twice
+            text = json.dumps(text, ensure_ascii=False)[1:-1]
+        return text
+
+
+def render_pieces(
+    vocabulary: Vocabulary, turns: Sequence[Turn], tools: Sequence[dict[str, Any]], thinking: ThinkingFormat,
+    calling: ToolFormat | None = None,
+) -> list[Piece]:  # fmt: skip
     """The template's text around the contents, in order; it begins and ends with template text.
 
-    `ModelError` for a template that leaves a message out, or shows it twice.
+    ``thinking`` has the arguments of the template, and where it takes the reasoning between calls; ``calling`` how it
+    takes the calls themselves. `ModelError` for a template that leaves a message out, or shows it twice.
     """
     marks = Marks(vocabulary.control_texts)
-    messages = [_message(turn, marks.content, marks.argument) for turn in turns]
-    text = vocabulary.render(messages, [_marked(tool, marks.argument) for tool in tools])
-    first, *rest = MARKS.split(text)  # template, number, template, number, ..., template
-    shown = [int(number) for number in rest[::2]]
+    ids = _call_ids(turns, calling.id_form) if calling else {}
+    messages = [_message(turn, marks, thinking, calling, ids) for turn in turns]
+    text = vocabulary.render(messages, [_marked(tool, marks.argument) for tool in tools], **thinking.arguments)
+    first, *rest = MARKS.split(text)  # template, number, backslashes, template, number, ..., template
+    shown = [int(number) for number in rest[::3]]
     if sorted(set(shown) & marks.contents) != sorted(marks.contents) or len(set(shown)) != len(shown):
         raise ModelError(
             f"the chat template shows {len(set(shown) & marks.contents)} of {len(marks.contents)} messages once",
             hint="use another chat template, or leave out what it does not show",
         )
     pieces = [Piece(first)]
-    for number, template in zip(shown, rest[1::2], strict=True):
-        pieces += [Piece(marks.texts[number], plain=True), Piece(template)]
+    for number, backslashes, template in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        pieces += [Piece(marks.read(number, backslashes), plain=True), Piece(template)]
     return pieces
 
 
@@ -95,18 +108,44 @@ def knows_tools(vocabulary: Vocabulary) -> bool:
     return vocabulary.render(turns, [probe]) != vocabulary.render(turns)
 
 
-def _message(turn: Turn, content: Mark, argument: Mark) -> Message:
+def _call_ids(turns: Sequence[Turn], form: str) -> dict[str, str]:
+    """The ids of all calls as the template needs them, by the ids that they have."""
+    calls = [call for turn in turns for call in turn.calls] if form else []
+    return {call.id: form.format(name=call.name, index=index) for index, call in enumerate(calls)}
+
+
+def _message(
+    turn: Turn, marks: Marks, thinking: ThinkingFormat, calling: ToolFormat | None, ids: Mapping[str, str]
+) -> Message:
     """A turn as chat templates take it, with a mark in the place of each text that must stay text."""
-    message: Message = {"role": turn.speaker, "content": content(turn.text) if turn.text else ""}
-    if turn.calls:
-        message["tool_calls"] = [_call(call, argument) for call in turn.calls]
-    named = {"tool_call_id": turn.call_id, "name": turn.name}
-    return message | {key: argument(value) for key, value in named.items() if value}
+    message: Message = {"role": turn.speaker, **_contents(turn, marks, thinking)}
+    named = {"tool_call_id": ids.get(turn.call_id or "", turn.call_id), "name": turn.name}
+    message |= {key: marks.argument(value) for key, value in named.items() if value}
+    if not turn.calls:
+        return message
+    message["tool_calls"] = [_call(call, ids.get(call.id, call.id)) for call in turn.calls]
+    if calling:
+        message = as_template_takes_it(message, calling)
+    return {**message, "tool_calls": _marked(message["tool_calls"], marks.argument)}
 
 
-def _call(call: ToolCall, mark: Mark) -> dict[str, Any]:
-    function = {"name": mark(call.name), "arguments": _marked(call.arguments, mark)}
-    return {"id": mark(call.id), "type": "function", "function": function}
+def _contents(turn: Turn, marks: Marks, form: ThinkingFormat) -> Message:
+    """What is said in a turn, and the reasoning before it in the field in which the template takes it."""
+    if not (turn.reasoning and form.reasoning_field):
+        return {"content": marks.content(turn.text) if turn.text else ""}
+    if form.kind == "channels":  # a call has one message before it, in the channel of the thinking
+        return {"content": "", "thinking": marks.thought("\n\n".join(filter(None, (turn.reasoning, turn.text))))}
+    thought = marks.thought(turn.reasoning)
+    said = marks.content(turn.text) if turn.text else ""
+    if form.reasoning_field == "thinking_blocks":
+        blocks = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": said}]
+        return {"content": blocks if said else blocks[:1]}
+    return {"content": said, form.reasoning_field: thought}
+
+
+def _call(call: ToolCall, name: str) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": name, "type": "function", "function": function}
 
 
 def _marked(value: Any, mark: Mark) -> Any:

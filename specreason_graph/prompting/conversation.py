@@ -30,7 +30,9 @@ def read_conversation(question: object, messages: object) -> list[Turn]:
     else:
         turns = [_turn(index, message) for index, message in enumerate(_messages(messages))]
     _check(turns, asked=bool(messages))
-    return turns
+    # a template takes the reasoning between the calls of one turn; what was thought in earlier turns is left out
+    asked = max(index for index, turn in enumerate(turns) if turn.speaker == "user")
+    return [*(turn.model_copy(update={"reasoning": ""}) for turn in turns[:asked]), *turns[asked:]]
 
 
 def _messages(messages: Any) -> list[BaseMessage]:
@@ -62,10 +64,19 @@ def _turn(index: int, message: BaseMessage) -> Turn:
             return Turn(speaker="tool", text=text, call_id=message.tool_call_id, name=message.name)
         case AIMessage():
             calls = [ToolCall(id=c["id"] or "", name=c["name"], arguments=c["args"]) for c in message.tool_calls]
-            return Turn(speaker="assistant", text=text, calls=calls)
+            return Turn(speaker="assistant", text=text, calls=calls, reasoning=_reasoning(message))
     raise QuestionError(
         f"message {index} is a {type(message).__name__}", hint="give system, user, assistant and tool messages"
     )
+
+
+def _reasoning(message: AIMessage) -> str:
+    """What the assistant thought, from this package or another, where the message has it."""
+    blocks = (
+        [block for block in message.content if isinstance(block, dict)] if isinstance(message.content, list) else []
+    )
+    texts = [str(block.get("reasoning") or block.get("thinking") or "") for block in blocks]
+    return ("".join(texts) or str(message.additional_kwargs.get("reasoning_content") or "")).strip()
 
 
 def _text(index: int, message: BaseMessage) -> str:

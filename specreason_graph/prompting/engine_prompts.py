@@ -14,9 +14,14 @@ from typing import Any
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, render_pieces
-from specreason_graph.record.manifest import Turn
+from specreason_graph.prompting.thinking_format import find_format
+from specreason_graph.prompting.tool_calls import ToolFormat, find_tool_format, forced_start
+from specreason_graph.record.manifest import ThinkingFormat, Turn
+from specreason_graph.record.records import Engine as Role
 
 BLANK_LINE = "\n\n"
+HEADER = "<|start|>assistant"
+"""Begins any message of a model that answers in channels."""
 
 
 @dataclass(frozen=True)
@@ -26,39 +31,77 @@ class EnginePrompts:
     vocabulary: Vocabulary
     """How the engine's text becomes tokens."""
     config: SpecReasonConfig
-    """Think tags and tools."""
+    """Thinking, tools and template arguments."""
+    role: Role = "base"
+    """What the engine is asked for."""
+    name: str = "the model"
+    """Its name, for messages."""
+    follows: str = ""
+    """How the base thinks, for the draft."""
 
     @cached_property
-    def tags(self) -> tuple[str, str]:
-        """The tags around the thinking: configured, else found in the template, else in the vocabulary."""
-        template = self.vocabulary.render([{"role": "user", "content": "?"}])
-        found = next((tags for tags in THINK_TAGS if tags[0] in template), None)
-        found = found or next((tags for tags in THINK_TAGS if self._is_token(tags[1])), THINK_TAGS[0])
-        return self.config.think_open or found[0], self.config.think_close or found[1]
+    def format(self) -> ThinkingFormat:
+        """How the model thinks."""
+        return find_format(self.vocabulary, self.config, self.role, follows=self.follows)
 
     @cached_property
     def close_ids(self) -> list[int]:
-        """The tokens of the tag that ends the thinking."""
-        return self.vocabulary.encode_template(self.tags[1])
+        """The tokens of the text that ends the thinking; none where there is no thinking."""
+        return self.vocabulary.encode_template(self.format.tags[1]) if self.format.tags else []
 
     @property
-    def closes_with_text(self) -> bool:
-        """Whether the closing tag is looked for in the text, as it is no token that ends a step by itself."""
-        return not (len(self.close_ids) == 1 and self.close_ids[0] in self.vocabulary.special_ids)
+    def textual_close(self) -> str | None:
+        """The closing text where it must be looked for in what is written, as no control token stands for it."""
+        special = len(self.close_ids) == 1 and self.close_ids[0] in self.vocabulary.special_ids
+        return self.format.tags[1] if self.format.tags and not special else None
 
-    @property
-    def closing_ids(self) -> list[int]:
-        """What is put behind the last step to start the answer."""
-        return self.close_ids + self.vocabulary.encode(BLANK_LINE)
+    def closing_ids(self, last: str = BLANK_LINE) -> list[int]:
+        """What is put behind the last step, whose text is ``last``, to start the answer."""
+        if self.format.tags is None:
+            return []
+        # with tools a model of channels writes the header of its message itself: an answer, or a call of a tool
+        answer = HEADER if self.format.kind == "channels" and self.tool_format else self.format.answer_start
+        glue = "" if last.endswith("\n") else self.format.before_close
+        return self.vocabulary.encode_template(glue + self.format.tags[1] + answer)
 
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the chat template shows tools to the model."""
         return knows_tools(self.vocabulary)
 
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How an answer may call tools; None where it may not. `ModelError` for a format that cannot be read back."""
+        return self._call_format if self._tools else None
+
+    @cached_property
+    def _call_format(self) -> ToolFormat:
+        return find_tool_format(self.vocabulary, self.name, self.format)
+
+    @cached_property
+    def answer_start(self) -> str:
+        """What an answer is made to begin with, as a call is forced; `ConfigError` for one of an unknown tool."""
+        form = self.tool_format
+        return forced_start(form, self.config.tool_choice, self.config.tools) if form else ""
+
+    @cached_property
+    def call_ids(self) -> frozenset[int]:
+        """Control tokens that begin a call of a tool; a plain reply ends there, and the answer goes on."""
+        openings = self.tool_format.openings if self.tool_format and self.format.kind == "none" else ()
+        first = [self.vocabulary.encode_template(text)[0] for text in openings]
+        return frozenset(token for token in first if self.vocabulary.decode([token]) in self.vocabulary.control_texts)
+
+    @cached_property
+    def call_control_ids(self) -> frozenset[int]:
+        """Control tokens that an answer may hold, as calls are written with them."""
+        return self.tool_format.control_ids if self.tool_format else frozenset()
+
     def head_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """The prompt up to and with the opened thinking."""
-        *pieces, last = render_pieces(self.vocabulary, [self._shown(turn) for turn in turns], self._tools)
+        """The prompt up to and with the opened thinking, or up to where the reply starts."""
+        shown = [self._shown(turn) for turn in turns]
+        calls = any(turn.calls for turn in turns)
+        form = self._call_format if calls else None
+        *pieces, last = render_pieces(self.vocabulary, shown, self._tools, self.format, form)
         return encode_pieces(self.vocabulary, [*pieces, Piece(self._opened(last.text))])
 
     def question_ids(self, question: str) -> list[int]:
@@ -73,10 +116,16 @@ class EnginePrompts:
         """
         speakers = ("user", "assistant", "user")
         turns = [Turn(speaker=speaker, text=str(number)) for number, speaker in enumerate(speakers)]
-        pieces = render_pieces(self.vocabulary, turns, [])
+        pieces = render_pieces(self.vocabulary, turns, [], self.format)
         _, _, turn_end, reply = (piece for piece in pieces if not piece.plain)
         asked = [turn_end, Piece(instruction, plain=True), Piece(self._opened(reply.text)), Piece(prefill, plain=True)]
         return encode_pieces(self.vocabulary, asked)
+
+    def _opened(self, start: str) -> str:
+        """A template's start of a reply with what the format opens it with, where the template has not opened it."""
+        tags = self.format.tags
+        opened = tags is not None and start.rstrip().endswith(tags[0].rstrip())
+        return start if opened else start + self.format.opening
 
     @property
     def _tools(self) -> list[dict[str, Any]]:
@@ -86,24 +135,18 @@ class EnginePrompts:
         """An earlier reply without the thinking that its text begins with; the template sees no text to cut."""
         if turn.speaker != "assistant":
             return turn
-        for opening, closing in dict.fromkeys((self.tags, *THINK_TAGS)):
+        own = self.format.tags
+        for opening, closing in dict.fromkeys((*([own] if own else []), *THINK_TAGS)):
             thinking, closed, rest = turn.text.partition(closing)
-            prefilled = closing == self.tags[1] and self._template_cuts_thinking  # the opening was in the prompt
-            if closed and (thinking.lstrip().startswith(opening) or prefilled):
+            prefilled = own and closing == own[1] and self._template_cuts_thinking  # the opening was in the prompt
+            if closed and (thinking.lstrip().startswith(opening.strip()) or prefilled):
                 return turn.model_copy(update={"text": rest.strip()})
         return turn
 
     @cached_property
     def _template_cuts_thinking(self) -> bool:
         """Whether the template leaves out of an earlier reply what comes before a closing tag."""
-        speakers = {"user": "x", "assistant": f"hidden{self.tags[1]}shown"}
+        closing = self.format.tags[1] if self.format.tags else ""
+        speakers = {"user": "x", "assistant": f"hidden{closing}shown"}
         messages = [{"role": role, "content": text} for role, text in speakers.items()]
-        return "hidden" not in self.vocabulary.render([*messages, messages[0]])
-
-    def _opened(self, tail: str) -> str:
-        """Make sure that a template's opening of a reply also opens the thinking."""
-        opening = self.tags[0]
-        return tail if tail.rstrip().endswith(opening) else f"{tail}{opening}\n"
-
-    def _is_token(self, tag: str) -> bool:
-        return len(self.vocabulary.encode_template(tag)) == 1
+        return "hidden" not in self.vocabulary.render([*messages, messages[0]], **self.format.arguments)

@@ -1,4 +1,7 @@
-"""A finished run as LangChain's message: each step a reasoning block, then the answer and its tool calls."""
+"""A finished run as LangChain's message: each step a reasoning block, then the answer and its tool calls.
+
+Where the reply itself is the trace the steps are the answer, and there are no reasoning blocks.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
 
+from specreason_graph.record.manifest import is_plain
 from specreason_graph.record.records import Answer, Plain, Step, StopReason, Usage
 from specreason_graph.record.summary import Summary
 
@@ -16,7 +20,7 @@ def reply_message(
     manifest: Plain, steps: Sequence[Step], answer: Answer, reason: StopReason, summary: Summary
 ) -> AIMessage:
     """The reply to a conversation."""
-    blocks = [reasoning_block(step) for step in steps if step.text]
+    blocks = [] if is_plain(manifest) else [reasoning_block(step) for step in steps if step.text]
     if answer.text:
         blocks.append({"type": "text", "text": answer.text, "index": len(blocks)})
     return AIMessage(
@@ -36,8 +40,9 @@ def reasoning_block(step: Step) -> dict[str, Any]:
 def usage_metadata(manifest: Plain, steps: Sequence[Step], answer: Answer) -> UsageMetadata:
     """Tokens of the conversation, the committed thinking and the answer; what the models did is in the metadata."""
     asked = len(manifest["head_ids"]["base"])
-    reasoning = sum(len(step.token_ids) for step in steps)
-    written = reasoning + answer.usage.generated_tokens
+    committed = sum(len(step.token_ids) for step in steps)
+    written = committed + answer.usage.generated_tokens
+    reasoning = 0 if is_plain(manifest) else committed
     return UsageMetadata(
         input_tokens=asked, output_tokens=written, total_tokens=asked + written,
         output_token_details=OutputTokenDetails(reasoning=reasoning),

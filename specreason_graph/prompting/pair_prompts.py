@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from specreason_graph.config import SpecReasonConfig
+from specreason_graph.config import ANSWER_TOKENS, SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError, ModelError, QuestionError
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.manifest import Turn
+from specreason_graph.record.records import Ending, StepLike
 from specreason_graph.record.records import Engine as Role
-from specreason_graph.record.records import StepLike
 
 ROLES: tuple[Role, ...] = ("base", "draft")
 
@@ -31,12 +31,13 @@ class PairPrompts:
     @cached_property
     def base(self) -> EnginePrompts:
         """Prompts of the base model."""
-        return EnginePrompts(self.pair.base.vocabulary, self.config)
+        return EnginePrompts(self.pair.base.vocabulary, self.config, "base", self.pair.base.name)
 
     @cached_property
     def draft(self) -> EnginePrompts:
         """Prompts of the draft model."""
-        return EnginePrompts(self.pair.draft.vocabulary, self.config)
+        draft = self.pair.draft
+        return EnginePrompts(draft.vocabulary, self.config, "draft", draft.name, self.base.format.kind)
 
     def of(self, role: Role) -> EnginePrompts:
         """The prompts of the engine that plays ``role``."""
@@ -76,10 +77,25 @@ class PairPrompts:
                 )
         return heads
 
-    def textual_closing_tags(self) -> tuple[str, ...]:
-        """Closing tags that are text to one of the models: the other must not write them in mid-step either."""
-        texts = {prompts.tags[1] for prompts in (self.base, self.draft) if prompts.closes_with_text}
-        return tuple(sorted(texts))
+    @property
+    def is_plain(self) -> bool:
+        """Whether the reply itself is the trace."""
+        return self.base.format.kind == "none"
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether nothing comes before the answer: a plain reply that is a forced call or must follow a schema."""
+        return self.is_plain and bool(self.of(self.config.answer_by).answer_start or self.config.answer_schema)
+
+    def endings(self) -> dict[str, Ending]:
+        """Texts that end a step wherever they are written, and under which name.
+
+        A closing tag may be text to one of the models only: the other must not write it in mid-step either.
+        """
+        tags = {prompts.textual_close for prompts in (self.base, self.draft)}
+        stops = self.config.stop if self.is_plain else []
+        found: dict[str, Ending] = dict.fromkeys(sorted(filter(None, tags)), "think_end")
+        return found | dict.fromkeys(stops, "stop_string")
 
     @cached_property
     def capacities(self) -> dict[Role, int]:
@@ -99,6 +115,9 @@ class PairPrompts:
     def _reserve(self, role: Role) -> int:
         """Tokens of the context kept free behind the thinking: the judge's prompt, or the closing and the answer."""
         context = self.pair.engine(role).context
+        prompts = self.of(role)
+        if self.is_plain and not prompts.tool_format:
+            return self.judge_tokens
         # at most a quarter of a short context goes to the answer: something must be left to think in
-        answer = len(self.of(role).closing_ids) + min(self.config.answer_tokens, context // 4)
+        answer = len(prompts.closing_ids()) + min(self.config.answer_tokens or ANSWER_TOKENS, context // 4)
         return max(answer, self.judge_tokens)

@@ -1,68 +1,335 @@
-"""Tool calls in a model's reply: how its chat template writes them, and reading them with transformers' parser.
+"""Tool calls in a model's reply: how its chat template writes them, and reading them back.
 
-The parser is that of `transformers.utils.chat_parsing`, with response templates for the formats of common models.
+A format counts as known only if a probe call, rendered by the model's own template, is read back. JSON values are
+decoded one at a time, with Python's decoder; parameters that are written as elements get their types from the tool's
+schema.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import InvalidToolCall, ToolCall
 
-from specreason_graph.config import SpecReasonConfig
-from specreason_graph.engines.base import Vocabulary
+from specreason_graph.engines.base import Message, Vocabulary
 from specreason_graph.errors import ConfigError, ModelError
+from specreason_graph.record.manifest import ThinkingFormat
 
-_JSON = {"content": "json", "content_args": {"allow_non_json": True}, "repeats": True}
+Tools = Sequence[Mapping[str, Any]]
+"""OpenAI function definitions."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something in a reply that is a call, or looks like one."""
+
+    start: int
+    """Where it begins in the text."""
+    end: int
+    """Where it ends; what is between the calls is the reply's text."""
+    name: str | None
+    """The tool; None where it cannot be read."""
+    arguments: Any
+    """Its arguments, or the text that cannot be read."""
+
+
+Reader = Callable[[str, Tools], Iterator[Found]]
 
 
 @dataclass(frozen=True)
 class ToolFormat:
     """How a family of models writes tool calls."""
 
-    sign: str
-    """What shows in a rendered call."""
-    opening: str
-    """What a call begins with."""
-    field: Mapping[str, Any]
-    """The calls as a field of a response template of transformers."""
+    name: str
+    """Which family."""
+    openings: tuple[str, ...]
+    """What a call may begin with; from there on a reply is not streamed before it is whole."""
     start: str
     """Put before a reply, it forces a call."""
     named: str
     """The same for the tool ``{name}``."""
+    read: Reader
+    """Finds the calls in a reply to somebody with these tools."""
+    id_form: str = ""
+    """How ids of calls are made of ``{name}`` and ``{index}``, where the template writes the id and not the name."""
+    arguments_as_text: bool = False
+    """Whether the template takes arguments as JSON text."""
+    needs_null: bool = False
+    """Whether the template shows the calls only of a message whose content is None."""
+    control_ids: frozenset[int] = frozenset()
+    """Control tokens that a call is written with."""
+
+    def visible(self, text: str) -> str:
+        """The part of an unfinished reply that is no call, whatever comes."""
+        found = [at for opening in self.openings if (at := text.find(opening)) >= 0]
+        return text[: min(found, default=len(text))]
 
 
+@dataclass(frozen=True)
+class ChannelFormat(ToolFormat):
+    """Calls of models that write every message with a header (https://github.com/openai/harmony)."""
+
+    def visible(self, text: str) -> str:
+        """The part of an unfinished reply that is in the channel of the answer."""
+        return text.partition("<|channel|>final<|message|>")[2].partition("<|end|>")[0]
+
+
+def _json_value(text: str, position: int) -> tuple[Any, int]:
+    """The JSON value at a position, behind white space, and where it ends; `ValueError` where there is none."""
+    begin = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
+    return json.JSONDecoder().raw_decode(text, begin)
+
+
+def _marked_json(opening: str, closing: str) -> Reader:
+    """Reads JSON objects, or lists of them, behind a mark."""
+    close = re.compile(r"\s*" + closing)
+
+    def read(text: str, tools: Tools) -> Iterator[Found]:
+        for mark in re.finditer(opening + r"(?=\s*[\[{])", text):
+            try:
+                value, end = _json_value(text, mark.end())
+            except ValueError:
+                shut = re.compile(closing).search(text, mark.end()) if closing else None
+                end = shut.end() if shut else len(text)
+                yield Found(mark.start(), end, None, text[mark.end() : shut.start() if shut else end].strip())
+                continue
+            end = shut.end() if (shut := close.match(text, end)) else end
+            for call in value if isinstance(value, list) else [value]:
+                yield _of_object(mark.start(), end, call, tools)
+
+    return read
+
+
+def _of_object(start: int, end: int, call: Any, tools: Tools) -> Found:
+    """A call that is written as an object with a name and arguments."""
+    function = call.get("function", call) if isinstance(call, dict) else {}
+    function = function if isinstance(function, dict) else call  # {"type": "function", "function": "name", ...}
+    name = function.get("name", call.get("function") if isinstance(call, dict) else None)
+    arguments = _decoded(function.get("arguments", function.get("parameters", {})))
+    if name in _names(tools) and isinstance(arguments, dict):
+        return Found(start, end, name, arguments)
+    return Found(start, end, None, json.dumps(call, ensure_ascii=False))
+
+
+def _decoded(arguments: Any) -> Any:
+    """Some models write the arguments as a JSON text."""
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _headed_json(head: str, tail: str = "") -> Reader:
+    """Reads calls whose name stands in a head, before the arguments."""
+    close = re.compile(tail)
+
+    def read(text: str, tools: Tools) -> Iterator[Found]:
+        for found in re.finditer(head, text):
+            try:
+                value, end = _json_value(text, found.end())
+            except ValueError:
+                value, end = text[found.end() :], len(text)
+            end = shut.end() if (shut := close.match(text, end)) else end
+            readable = found["name"] in _names(tools) and isinstance(value, dict)
+            raw = text[found.start() : end].strip()
+            yield Found(found.start(), end, found["name"] if readable else None, value if readable else raw)
+
+    return read
+
+
+def _elements(call: str, parameter: str) -> Reader:
+    """Reads calls whose parameters are elements; ``call`` has groups ``name`` and ``body``."""
+
+    def read(text: str, tools: Tools) -> Iterator[Found]:
+        for found in re.finditer(call, text, re.DOTALL):
+            name, known = found["name"].strip(), _names(tools)
+            if name not in known:
+                yield Found(found.start(), found.end(), None, found[0].strip())
+                continue
+            kinds = (known[name].get("parameters") or {}).get("properties") or {}
+            pairs = re.finditer(parameter, found["body"], re.DOTALL)
+            arguments = {each["key"]: _typed(each["value"], kinds.get(each["key"])) for each in pairs}
+            yield Found(found.start(), found.end(), name, arguments)
+
+    return read
+
+
+def _typed(text: str, schema: Any) -> Any:
+    """A parameter's text as a value: a string where the schema has one, else the JSON value that it spells."""
+    kinds = json.dumps(schema or {})
+    if (
+        isinstance(schema, dict)
+        and '"string"' in kinds
+        and not re.search(r'"(integer|number|boolean|array|object)"', kinds)
+    ):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _bare_json(text: str, tools: Tools) -> Iterator[Found]:
+    """Reads objects that name a tool, wherever they stand: other objects are text."""
+    position = 0
+    lead, gap = re.compile(r"(<\|python_tag\|>\s*)?"), re.compile(r"\s*;?\s*")
+    named = re.compile(r"<function=(?P<name>[\w.-]+)>")
+    while (begin := re.compile(r"<\|python_tag\|>|<function=|\{").search(text, position)) is not None:
+        start = begin.start()
+        value_at = lead.match(text, start).end()  # type: ignore[union-attr]
+        head = named.match(text, value_at)
+        try:
+            value, end = _json_value(text, head.end() if head else value_at)
+        except ValueError:
+            position = begin.end()
+            continue
+        call = {"name": head["name"], "arguments": value} if head else value
+        if head and text.startswith("</function>", end):
+            end += len("</function>")
+        found = _of_object(start, gap.match(text, end).end(), call, tools)  # type: ignore[union-attr]
+        if found.name is not None:
+            yield found
+        position = end
+
+
+def _mistral(text: str, tools: Tools) -> Iterator[Found]:
+    """Reads a list behind the mark, as old models write it, or a name and arguments, as new ones do."""
+    yield from _marked_json(r"\[TOOL_CALLS\]", "")(text, tools)
+    head = r"\[TOOL_CALLS\]\s*(?P<name>[\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?(?=\s*\{)"
+    yield from _headed_json(head)(text, tools)
+
+
+HEADER = re.compile(r"(?:<\|start\|>assistant)?(?P<head>(?:[^<]|<\|channel\|>|<\|constrain\|>)*)<\|message\|>")
+RECIPIENT = re.compile(r"to=functions\.(?P<name>[\w.-]+)")
+
+
+def _channels(text: str, tools: Tools) -> Iterator[Found]:
+    """Reads messages to functions; the headers and the thinking of other messages are left out of the text."""
+    position = 0
+    while (header := HEADER.search(text, position)) is not None:
+        ends = re.compile(r"<\|(end|call|return)\|>|(?=<\|start\|>)").search(text, header.end())
+        end, body = (ends.end(), ends.start()) if ends else (len(text), len(text))
+        to = RECIPIENT.search(header["head"])
+        if to:
+            value = _decoded(text[header.end() : body])
+            readable = to["name"] in _names(tools) and isinstance(value, dict)
+            raw = text[header.start() : end]
+            yield Found(header.start(), end, to["name"] if readable else None, value if readable else raw)
+        elif "<|channel|>analysis" in header["head"]:
+            yield Found(header.start(), end, "", None)
+        else:
+            yield Found(header.start(), header.end(), "", None)
+            yield Found(body, end, "", None)
+        position = end if end > header.start() else header.end()
+
+
+def _names(tools: Tools) -> dict[str, Mapping[str, Any]]:
+    return {tool["function"]["name"]: tool["function"] for tool in tools}
+
+
+DSML = "\uff5cDSML\uff5c"
+CALLS, CALL, SEP = (
+    "<\uff5ctool\u2581calls\u2581{}\uff5c>",
+    "<\uff5ctool\u2581call\u2581{}\uff5c>",
+    "<\uff5ctool\u2581sep\uff5c>",
+)
+_BEGUN = CALLS.format("begin") + CALL.format("begin")
+_DEEPSEEK = rf"(?:{re.escape(CALLS.format('begin'))})?\s*{re.escape(CALL.format('begin'))}"
+_DEEPSEEK_END = rf"\s*(?:{re.escape(CALL.format('end'))})?\s*(?:{re.escape(CALLS.format('end'))})?"
+_KIMI = r"(?:<\|tool_calls_section_begin\|>)?\s*<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[\w.-]+?)(?::\d+)?\s*"
 FORMATS = (
-    ToolFormat(
-        sign="<function=", opening="<tool_call>", start="<tool_call>\n<function=",
-        named="<tool_call>\n<function={name}>\n",
-        field={
-            "open_pattern": r"<tool_call>\s*<function=(?P<name>[^>\n]+)>",
-            "close_pattern": r"</function>\s*</tool_call>", "content": "xml-inline", "repeats": True,
-            "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"},
-            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
-        },
+    ChannelFormat(
+        "gpt-oss", ("<|channel|>commentary to=", " to=functions."), " to=functions.",
+        " to=functions.{name}<|channel|>commentary json<|message|>", _channels,
     ),
     ToolFormat(
-        sign="<tool_call>", opening="<tool_call>", start="<tool_call>\n",
-        named='<tool_call>\n{{"name": "{name}", "arguments": ',
-        field={"open": "<tool_call>", "close": "</tool_call>", **_JSON},
+        "Qwen3-Coder", ("<tool_call>",), "<tool_call>\n<function=", "<tool_call>\n<function={name}>\n",
+        _elements(
+            r"(?:<tool_call>\s*)?<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>\s*(?:</tool_call>)?|\Z)",
+            r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?(?:</parameter>|(?=<parameter=)|\Z)",
+        ),
     ),
     ToolFormat(
-        sign="[TOOL_CALLS]", opening="[TOOL_CALLS]", start="[TOOL_CALLS]",
-        named='[TOOL_CALLS][{{"name": "{name}", "arguments": ',
-        field={"open": "[TOOL_CALLS]", "content": "json", "content_args": {"allow_non_json": True}},
+        "GLM", ("<tool_call>",), "<tool_call>", "<tool_call>{name}\n",
+        _elements(
+            r"<tool_call>\s*(?P<name>[\w.-]+)\s*(?P<body>(?:<arg_key>.*?)?)(?:</tool_call>|\Z)",
+            r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)(?:</arg_value>|\Z)",
+        ),
     ),
     ToolFormat(
-        sign='"parameters"', opening='{"name"', start='{"name": "', named='{{"name": "{name}", "parameters": ',
-        field={"open_pattern": r'(?=\{"name")', **_JSON},
+        "MiniMax", ("<minimax:tool_call>",), '<minimax:tool_call>\n<invoke name="',
+        '<minimax:tool_call>\n<invoke name="{name}">\n',
+        _elements(
+            r'(?:<minimax:tool_call>\s*)?<invoke name="(?P<name>[^"]+)">(?P<body>.*?)(?:</invoke>|\Z)'
+            r"\s*(?:</minimax:tool_call>)?",
+            r'<parameter name="(?P<key>[^"]+)">(?P<value>.*?)</parameter>',
+        ),
+    ),
+    ToolFormat(
+        "DeepSeek-V3.2", (f"<{DSML}function_calls>",), f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="',
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="{{name}}">\n',
+        _elements(
+            rf'(?:<{DSML}function_calls>\s*)?<{DSML}invoke name="(?P<name>[^"]+)">(?P<body>.*?)(?:</{DSML}invoke>|\Z)'
+            rf"\s*(?:</{DSML}function_calls>)?",
+            rf'<{DSML}parameter name="(?P<key>[^"]+)"[^>]*>(?P<value>.*?)</{DSML}parameter>',
+        ),
+    ),
+    ToolFormat(
+        "DeepSeek-R1", (CALLS.format("begin"),), f"{_BEGUN}function{SEP}", f"{_BEGUN}function{SEP}{{name}}\n```json\n",
+        _headed_json(
+            rf"{_DEEPSEEK}\s*function{SEP}(?P<name>[\w.-]+)\s*```(?:json)?", rf"\s*(?:```)?{_DEEPSEEK_END}",
+        ),
+    ),
+    ToolFormat(
+        "DeepSeek-V3.1", (CALLS.format("begin"),), _BEGUN, f"{_BEGUN}{{name}}{SEP}",
+        _headed_json(rf"{_DEEPSEEK}\s*(?P<name>[\w.-]+)\s*{SEP}", _DEEPSEEK_END),
+    ),
+    ToolFormat(
+        "Kimi", ("<|tool_calls_section_begin|>",), "<|tool_calls_section_begin|><|tool_call_begin|>functions.",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>",
+        _headed_json(
+            _KIMI + r"<\|tool_call_argument_begin\|>",
+            r"\s*(?:<\|tool_call_end\|>)?\s*(?:<\|tool_calls_section_end\|>)?",
+        ),
+        id_form="functions.{name}:{index}",
+    ),
+    ToolFormat(
+        "Mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", '[TOOL_CALLS][{{"name": "{name}", "arguments": ',
+        _marked_json(r"\[TOOL_CALLS\]", ""),
+    ),
+    ToolFormat(
+        "Mistral with call ids", ("[TOOL_CALLS]",), "[TOOL_CALLS]", "[TOOL_CALLS]{name}[CALL_ID]",
+        _headed_json(r"\[TOOL_CALLS\]\s*(?P<name>[\w.-]+)\[CALL_ID\]\w*\[ARGS\]"),
+    ),
+    ToolFormat("Mistral, new", ("[TOOL_CALLS]",), "[TOOL_CALLS]", "[TOOL_CALLS]{name}[ARGS]", _mistral),
+    ToolFormat(
+        "Hermes", ("<tool_call>",), "<tool_call>\n", '<tool_call>\n{{"name": "{name}", "arguments": ',
+        _marked_json("<tool_call>", "</tool_call>"),
+    ),
+    ToolFormat(
+        "Llama 3", ("<|python_tag|>", "<function=", "{"), '{"name": "', '{{"name": "{name}", "parameters": ', _bare_json
     ),
 )  # fmt: skip
-"""Qwen3-Coder; Hermes, Qwen2.5 and Qwen3; Mistral; Llama 3. The first whose sign is in a rendered call is taken."""
+"""The formats in which a probe call is looked for, in this order."""
+PROBE_ARGUMENTS = {"city": "Rome", "days": 2}
+PROBE: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "probe",
+        "description": "x",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city", "days"],
+        },
+    },
+}
+"""A tool whose call is rendered and read back."""
 
 
 @dataclass(frozen=True)
@@ -74,42 +341,60 @@ class Reply:
     calls: list[ToolCall]
     """The calls that could be read."""
     invalid: list[InvalidToolCall]
-    """What looks like a call and cannot be read."""
+    """What looks like a call and cannot be read, or is one of a tool that there is not."""
 
 
-def find_format(vocabulary: Vocabulary, model: str) -> ToolFormat:
-    """How the chat template writes calls; `ModelError` when it is in none of the known ways."""
-    # Mistral's template takes ids of nine characters only, and needs the tool's reply behind the call
-    call = {"id": "abcdefghi", "type": "function", "function": {"name": "probe", "arguments": {"a": "b"}}}
-    rendered = vocabulary.render(
-        [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "y", "tool_call_id": "abcdefghi", "name": "probe"},
-        ]
-    )
-    for form in FORMATS:
-        if form.sign in rendered:
-            return form
+def find_tool_format(vocabulary: Vocabulary, model: str, thinking: ThinkingFormat) -> ToolFormat:
+    """How the chat template writes calls; `ModelError` when a call that it renders is not read back."""
+    for texts, null in ((False, False), (True, False), (True, True)):
+        rendered: dict[str, str] = {}
+        for form in (replace(each, arguments_as_text=texts, needs_null=null) for each in FORMATS):
+            if form.id_form not in rendered:
+                rendered[form.id_form] = _rendered_call(vocabulary, form, thinking)
+            text = rendered[form.id_form]
+            found = [each for each in form.read(text, [PROBE]) if each.name != ""]
+            if [(each.name, each.arguments) for each in found] == [("probe", PROBE_ARGUMENTS)]:
+                written = vocabulary.encode_template(text[found[0].start : found[0].end] + "".join(form.openings))
+                return replace(form, control_ids=(frozenset(written) & vocabulary.special_ids) - vocabulary.eos_ids)
     raise ModelError(
-        f"the chat template of {model!r} writes tool calls in a way that is not known here",
-        hint=f"known signs: {', '.join(form.sign for form in FORMATS)}",
+        f"the chat template of {model!r} writes no tool calls that can be read here",
+        hint=f"known formats: {', '.join(form.name for form in FORMATS)}",
     )
 
 
-def plan_calls(vocabulary: Vocabulary, model: str, config: SpecReasonConfig) -> tuple[ToolFormat | None, str]:
-    """How an answer may call tools, and what it is made to begin with; None and nothing where it may not."""
-    if not config.tools or config.tool_choice == "none":
-        return None, ""
-    form = find_format(vocabulary, model)
-    return form, forced_start(form, config.tool_choice, config.tools)
+def _rendered_call(vocabulary: Vocabulary, form: ToolFormat, thinking: ThinkingFormat) -> str:
+    """The turn in which the template writes a call of the probe; empty where the template fails."""
+    asked, result = "\u2063asked\u2063", "\u2063result\u2063"
+    # nine characters: Mistral's templates take no other ids
+    name = form.id_form.format(name="probe", index=0) or "abcdefghi"
+    call = {"id": name, "type": "function", "function": {"name": "probe", "arguments": PROBE_ARGUMENTS}}
+    turn: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    messages = [
+        {"role": "user", "content": asked}, as_template_takes_it(turn, form),
+        {"role": "tool", "content": result, "tool_call_id": name, "name": "probe"},
+    ]  # fmt: skip
+    try:
+        text = vocabulary.render(messages, **thinking.arguments)
+    except Exception:  # a template is code of its author, which some messages are not made for
+        return ""
+    return text.partition(asked)[2].partition(result)[0]
 
 
-def forced_start(form: ToolFormat, choice: str | None, tools: Sequence[Mapping[str, Any]]) -> str:
+def as_template_takes_it(message: Message, form: ToolFormat) -> Message:
+    """An assistant's message whose calls are as the template needs them."""
+    calls = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
+    for call in calls:
+        if form.arguments_as_text:
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    content = message["content"]
+    return {**message, "tool_calls": calls, "content": None if form.needs_null and not content else content}
+
+
+def forced_start(form: ToolFormat, choice: str | None, tools: Tools) -> str:
     """The text that makes the model call as ``choice`` says; empty where it may do as it likes."""
     if choice in (None, "auto", "none"):
         return ""
-    names = [tool["function"]["name"] for tool in tools]
+    names = list(_names(tools))
     if choice in ("any", "required"):
         return form.named.format(name=names[0]) if len(names) == 1 else form.start
     if choice not in names:
@@ -119,43 +404,27 @@ def forced_start(form: ToolFormat, choice: str | None, tools: Sequence[Mapping[s
     return form.named.format(name=choice)
 
 
-def read_reply(text: str, form: ToolFormat, tools: Sequence[Mapping[str, Any]], run: str) -> Reply:
+def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
     """Take an answer apart; the ids of its calls are made of ``run`` and their position."""
-    from transformers.utils.chat_parsing import parse_response
-
-    template = {
-        "start_anchor": "\0",
-        "fields": {"content": {"repeats": True, "join": ""}, "tool_calls": dict(form.field)},
-    }
-    parsed = parse_response(text, template, prefix="", tools=[dict(tool) for tool in tools])
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
-    found = parsed.get("tool_calls") or []
-    for index, call in enumerate(found if isinstance(found, list) else [found]):
-        _sort(call, _call_id(run, index), calls, invalid)
-    return Reply(text=parsed.get("content") or "", calls=calls, invalid=invalid)
-
-
-def _decoded(arguments: Any) -> Any:
-    """Some models write the arguments as a JSON text."""
-    try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
+    parts, position = [], 0
+    for index, found in enumerate(sorted(form.read(text, tools), key=lambda found: found.start)):
+        parts.append(text[position : found.start])
+        position = max(position, found.end)
+        if found.name:
+            calls.append(ToolCall(name=found.name, args=found.arguments, id=_call_id(run, index), type="tool_call"))
+        elif found.name is None:
+            known = ", ".join(_names(tools))
+            invalid.append(
+                InvalidToolCall(
+                    name=None, args=found.arguments, id=_call_id(run, index), type="invalid_tool_call",
+                    error=f"this is no call of a tool; tools: {known}",
+                )
+            )  # fmt: skip
+    return Reply(text="".join([*parts, text[position:]]).strip(), calls=calls, invalid=invalid)
 
 
 def _call_id(run: str, index: int) -> str:
     """Nine letters and digits: templates of Mistral take no other ids."""
     return hashlib.sha256(f"{run}/{index}".encode()).hexdigest()[:9]
-
-
-def _sort(call: Any, name: str, calls: list[ToolCall], invalid: list[InvalidToolCall]) -> None:
-    function = call.get("function", call) if isinstance(call, dict) else {}
-    arguments = _decoded(function.get("arguments", function.get("parameters", {})))
-    if isinstance(function.get("name"), str) and isinstance(arguments, dict):
-        calls.append(ToolCall(name=function["name"], args=arguments, id=name, type="tool_call"))
-        return
-    raw = call if isinstance(call, str) else json.dumps(call, ensure_ascii=False)
-    invalid.append(
-        InvalidToolCall(name=None, args=raw, id=name, error="this is no call of a tool", type="invalid_tool_call")
-    )

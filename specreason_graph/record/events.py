@@ -10,8 +10,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from specreason_graph.record.records import Answer, Decision, Proposal, Record, Score, Step, StopReason
+from specreason_graph.record.manifest import ThinkingFormat
+from specreason_graph.record.records import Answer, Decision, Engine, Proposal, Record, Score, Step, StopReason
 from specreason_graph.record.summary import Summary
+
+
+class Started(Record):
+    """A run begins."""
+
+    event: Literal["started"] = "started"
+    """Names the event."""
+    thinking: dict[Engine, ThinkingFormat]
+    """How each model thinks; the format ``none`` of the base makes the reply itself the trace."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the reply itself is the trace."""
+        return self.thinking["base"].kind == "none"
 
 
 class Drafted(Record):
@@ -89,7 +104,7 @@ class Finished(Record):
     """What the run took."""
 
 
-Event = Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished
+Event = Started | Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

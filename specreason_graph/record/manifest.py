@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.record.records import Engine, Record
+from specreason_graph.record.records import Engine, Plain, Record
 
+FormatKind = Literal["tags", "channels", "none"]
 Speaker = Literal["system", "user", "assistant", "tool"]
 FORMER_SETTINGS = {"window": "lookahead", "guard": "speculation_control", "reading": "score_reduction"}
 """Settings by the names that they had in records of schema version 3 and before."""
@@ -39,12 +40,37 @@ class Turn(Record):
     """Who says it."""
     text: str
     """What is said."""
+    reasoning: str = ""
+    """What the assistant thought before it, where tools were called since the last user message."""
     calls: list[ToolCall] = Field(default_factory=list)
     """Tools the assistant calls in it."""
     call_id: str | None = None
     """The call that a tool's message answers."""
     name: str | None = None
     """Name of the tool or speaker, where there is one."""
+
+
+class ThinkingFormat(Record):
+    """How a model opens and closes its thinking; all texts are as its chat template writes them."""
+
+    kind: FormatKind
+    """``tags`` around the thinking, ``channels`` of their own for thinking and answer, or ``none``: the reply itself is
+    the trace."""
+    source: str
+    """By what it was chosen."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """What the chat template is rendered with."""
+    opening: str = ""
+    """What is put behind the template's start of a reply, where the template does not end with it."""
+    tags: tuple[str, str] | None = None
+    """The text that opens the thinking, and the one that closes it."""
+    before_close: str = ""
+    """White space in front of the closing text."""
+    answer_start: str = ""
+    """What stands between the closing text and the answer."""
+    reasoning_field: str | None = None
+    """Field of an assistant's message in which the template takes the reasoning between calls; None where it does
+    not."""
 
 
 class EngineDescription(Record):
@@ -112,6 +138,8 @@ class Manifest(Record):
     """The models, with hashes of their weights and vocabularies."""
     shares_vocabulary: bool
     """Whether token ids of one model mean the same to the other."""
+    thinking: dict[Engine, ThinkingFormat] = Field(default_factory=dict)
+    """How each model thinks; empty in runs of schema version 4 and before, where all think between tags."""
     head_ids: dict[Engine, list[int]]
     """The prompt of each model up to the opened thinking."""
     judge_ids: list[int]
@@ -124,6 +152,21 @@ class Manifest(Record):
     """Hash of the first entry of the ledger; None in runs of schema version 1, which have none."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the reply itself is the trace."""
+        return bool(self.thinking) and self.thinking["base"].kind == "none"
+
+    @property
+    def settings(self) -> SpecReasonConfig:
+        """The settings by which a run goes on: before schema version 5 all models were made to think."""
+        return self.config if self.thinking else self.config.model_copy(update={"thinking": "tags"})
+
+    @property
     def taken_over(self) -> int:
         """How many of the first steps a fork took over from the run before."""
         return self.forked_from.step if self.forked_from else 0
+
+
+def is_plain(manifest: Plain) -> bool:
+    """Whether the reply itself is the trace of the run with this manifest."""
+    return bool(manifest.get("thinking")) and manifest["thinking"]["base"]["kind"] == "none"

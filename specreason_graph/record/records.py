@@ -9,15 +9,20 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 4
-"""4: the names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not have. All of them are read."""
+SCHEMA_VERSION = 5
+"""5: thinking formats; 4: the names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not have.
+
+All of them are read.
+"""
 Plain = dict[str, Any]
 """A record as it is checkpointed: JSON values only."""
 
 StopReason = Literal[
     "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
 ]
-Ending = Literal["blank_line", "think_end", "end_of_sequence", "special_token", "length"]
+Ending = Literal[
+    "blank_line", "think_end", "end_of_sequence", "special_token", "length", "tool_call", "stop_string"
+]  # fmt: skip
 Reason = Literal[
     "score_reaches_threshold",
     "score_below_threshold",
@@ -32,8 +37,8 @@ Reason = Literal[
     "rejected_by_reviewer",
     "written_by_reviewer",
 ]
-CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence")
-"""Endings with which an author ends the thinking."""
+CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence", "tool_call", "stop_string")
+"""Endings with which an author ends the thinking; the last two only where the reply itself is the trace."""
 Purpose = Literal["draft", "score", "regenerate", "answer"]
 Engine = Literal["base", "draft"]
 Author = Literal["base", "draft", "human"]

@@ -85,16 +85,18 @@ class State(TypedDict, total=False):
     """What the run took; set by ``finalize``."""
 
 
-def begin(manifest: Manifest, goodput: Goodput | None = None) -> dict[str, Any]:
+def begin(manifest: Manifest, goodput: Goodput | None = None, *, at_once: bool = False) -> dict[str, Any]:
     """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed.
 
-    ``goodput``: the figures by which the base model writes the first step itself; None asks the draft.
+    ``goodput``: the figures by which the base model writes the first step itself; None asks the draft. ``at_once``:
+    whether the run has no steps and begins with its answer.
     """
+    progress = Progress(run=manifest.run or "", goodput=goodput, stop_reason="answered" if at_once else None)
     return {
         "manifest": seal_manifest(manifest.dump()),
         "trace": Overwrite([]),
         "pending": {},
-        "progress": Progress(run=manifest.run or "", goodput=goodput).dump(),
+        "progress": progress.dump(),
         "result": {},
         "answer": "",
         "stop_reason": "",

@@ -45,6 +45,7 @@ from specreason_graph.record.events import (
     Regenerated,
     Rejected,
     Scored,
+    Started,
 )
 from specreason_graph.record.records import Cost, Decision, Proposal, Review, Score, Usage
 from specreason_graph.record.signing import Signer
@@ -124,7 +125,7 @@ async def found(saver: BaseCheckpointSaver[Any]) -> None:
 
 def events(part: object) -> None:
     event = read_event(part)
-    assert_type(event, Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished | None)
+    assert_type(event, Started | Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished | None)
     if isinstance(event, Accepted | Regenerated):
         assert_type(event.step, Step)
     if isinstance(event, Finished):

@@ -67,7 +67,7 @@ def rescore(run: RecordedRun, pair: EnginePair) -> Rescoring:
 async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     # The steps go in order, because each prompt extends the one before and is mostly in the engine's prefix cache.
     manifest = run.typed_manifest
-    sampler = StepSampler.create(pair, manifest.config)
+    sampler = StepSampler.create(pair, manifest.settings)
     ids, found = list(manifest.head_ids["base"]), []
     for step in run.steps:
         if step.score and step.index >= manifest.taken_over:
