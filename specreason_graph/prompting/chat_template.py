@@ -131,12 +131,13 @@ def _message(
 
 def _contents(turn: Turn, marks: Marks, form: ThinkingFormat) -> Message:
     """What is said in a turn, and the reasoning before it in the field in which the template takes it."""
+    shown = marks.thought if turn.calls else marks.content  # some templates leave out what is said before a call
     if not (turn.reasoning and form.reasoning_field):
-        return {"content": marks.content(turn.text) if turn.text else ""}
+        return {"content": shown(turn.text) if turn.text else ""}
     if form.kind == "channels":  # a call has one message before it, in the channel of the thinking
         return {"content": "", "thinking": marks.thought("\n\n".join(filter(None, (turn.reasoning, turn.text))))}
     thought = marks.thought(turn.reasoning)
-    said = marks.content(turn.text) if turn.text else ""
+    said = shown(turn.text) if turn.text else ""
     if form.reasoning_field == "thinking_blocks":
         blocks = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": said}]
         return {"content": blocks if said else blocks[:1]}

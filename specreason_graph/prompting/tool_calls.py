@@ -55,6 +55,8 @@ class ToolFormat:
     """The same for the tool ``{name}``."""
     read: Reader
     """Finds the calls in a reply to somebody with these tools."""
+    controls: str = ""
+    """Control tokens that a call may hold beside those of the probe call."""
     id_form: str = ""
     """How ids of calls are made of ``{name}`` and ``{index}``, where the template writes the id and not the name."""
     arguments_as_text: bool = False
@@ -245,7 +247,7 @@ _KIMI = r"(?:<\|tool_calls_section_begin\|>)?\s*<\|tool_call_begin\|>\s*(?:funct
 FORMATS = (
     ChannelFormat(
         "gpt-oss", ("<|channel|>commentary to=", " to=functions."), " to=functions.",
-        " to=functions.{name}<|channel|>commentary json<|message|>", _channels,
+        " to=functions.{name}<|channel|>commentary json<|message|>", _channels, "<|constrain|><|end|>",
     ),
     ToolFormat(
         "Qwen3-Coder", ("<tool_call>",), "<tool_call>\n<function=", "<tool_call>\n<function={name}>\n",
@@ -354,7 +356,8 @@ def find_tool_format(vocabulary: Vocabulary, model: str, thinking: ThinkingForma
             text = rendered[form.id_form]
             found = [each for each in form.read(text, [PROBE]) if each.name != ""]
             if [(each.name, each.arguments) for each in found] == [("probe", PROBE_ARGUMENTS)]:
-                written = vocabulary.encode_template(text[found[0].start : found[0].end] + "".join(form.openings))
+                written = vocabulary.encode_template(text[found[0].start : found[0].end] + form.controls)
+                written += [vocabulary.encode_template(opening)[0] for opening in form.openings]
                 return replace(form, control_ids=(frozenset(written) & vocabulary.special_ids) - vocabulary.eos_ids)
     raise ModelError(
         f"the chat template of {model!r} writes no tool calls that can be read here",

@@ -1,0 +1,267 @@
+"""What models of many families are prompted with, against what their own chat templates render.
+
+The tokenizers and templates of the families are made by a tool outside this repository, in the folder ``shared`` beside
+it or in the one that ``SPECREASON_SHARED`` names; without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from transformers import AutoTokenizer
+
+from specreason_graph import ChatSpecReason, EnginePair
+from specreason_graph.config import make_config
+from specreason_graph.engines.checkpoint import load_vocabulary
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.errors import ModelError
+from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.prompting.engine_prompts import EnginePrompts
+from specreason_graph.prompting.tool_calls import read_reply
+
+SHARED = Path(os.environ.get("SPECREASON_SHARED", Path(__file__).parents[2] / "shared"))
+TOOL = SHARED / "tools" / "real_vocabularies.py"
+NO_TOOL = f"{TOOL} is missing: it makes the tokenizers of real models"
+pytestmark = pytest.mark.skipif(not TOOL.exists(), reason=NO_TOOL)
+LOOK: Any = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Looks something up.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["place"],
+        },
+    },
+}
+ARGUMENTS = {"place": "Rome", "days": 2}
+STEPS = ["I look at it.\n\n", "It is a place:\nin Italy.\n\n"]
+PREFILL = "Score: "
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is right for one family, read off its model card and template."""
+
+    opening: str | None = None
+    """What opens the thinking, the template's own part included; None where the model does not think."""
+    closing: str = ""
+    """What ends it, up to where the answer begins."""
+    calls: bool = True
+    """Whether its calls can be read; others are refused by name."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What its template needs to be told."""
+    shows: bool = False
+    """Whether its template renders the thinking of the last turn, so that the whole reply can be compared."""
+    call_id: str = "abcdefghi"
+    """An id of a call as its template takes it."""
+
+
+THINK = Family("<think>\n", "</think>\n\n")
+FAMILIES = {
+    "ds-r1-0528": THINK,
+    "ds-v3": Family(calls=False),
+    "ds-v31": Family("<think>", "</think>", arguments={"thinking": True}),
+    "ds-v32": Family("<think>", "</think>", arguments={"thinking": True}, shows=True),
+    "gemma3": Family(calls=False),
+    "gemma4": Family("<|channel>thought\n", "<channel|>", calls=False, arguments={"enable_thinking": True}),
+    "glm45": Family("\n<think>", "</think>\n", shows=True),
+    "glm46": Family("\n<think>", "</think>\n", shows=True),
+    "gptoss": Family("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    "granite33": Family(calls=False),
+    "kimi-k2-thinking": Family("<think>", "</think>", call_id="functions.look:0"),
+    "llama31": Family(),
+    "llama32": Family(),
+    "magistral": Family("[THINK]", "[/THINK]"),
+    "minimax-m2": Family("<think>\n", "</think>\n\n", shows=True),
+    "mistral-small32": Family(),
+    "nemo": Family(),
+    "nemotron3-nano": Family("<think>\n", "</think>\n", shows=True),
+    "qwen25": Family(),
+    "qwen3": Family("<think>\n", "</think>\n\n", shows=True),
+    "qwen3-coder": Family(),
+    "qwen3-instruct2507": Family(),
+    "qwen3-nothink": Family(),
+    "qwen3-thinking2507": Family("<think>\n", "</think>\n\n", shows=True),
+    "qwen35": Family("<think>\n", "</think>\n\n", shows=True),
+    "qwq32b": THINK,
+    "r1-distill-llama": Family("<think>\n", "</think>\n\n", calls=False),
+    "smollm3": Family("<think>\n", "</think>\n", calls=False),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    """A family; all tests of one come together, because its vocabulary takes seconds to load and much memory."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Gives the folder of a family; each is made once, where ``SPECREASON_FAMILIES`` says or in a new folder."""
+    kept = os.environ.get("SPECREASON_FAMILIES")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("families")
+    pair = os.environ.get("SPECREASON_REAL_PAIR")
+
+    @cache
+    def made(name: str) -> str:
+        if name == "qwen25" and not pair and not (folder / name).exists():
+            pytest.skip("SPECREASON_REAL_PAIR names no folder of a real pair, whose tokenizer this family has")
+        if not (folder / name / "config.json").exists():
+            given = ["--pair", pair] if pair else []
+            done = subprocess.run(
+                [sys.executable, str(TOOL), str(folder), name, *given], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                pytest.skip(f"the tokenizer of {name} cannot be had: {done.stderr.strip().splitlines()[-1]}")
+        return str(folder / name)
+
+    return made
+
+
+vocabulary_of = lru_cache(maxsize=1)(load_vocabulary)
+tokenizer_of = lru_cache(maxsize=1)(AutoTokenizer.from_pretrained)
+
+
+class Models:
+    """A family's prompts, and its own template."""
+
+    def __init__(self, name: str, folder: str, **settings: Any) -> None:
+        self.family, self.vocabulary = FAMILIES[name], vocabulary_of(folder)
+        self.prompts = EnginePrompts(self.vocabulary, make_config(**settings), name=name)
+        self.tokenizer = tokenizer_of(folder)
+
+    def rendered(self, *messages: dict[str, Any], tools: Any = None, asked: bool = True) -> str:
+        """What the family's own template renders."""
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), tools=tools, tokenize=False, add_generation_prompt=asked, **self.family.arguments
+        )
+        return text
+
+    def opened(self, text: str) -> str:
+        """The text with the thinking opened, where the model thinks."""
+        opening = self.family.opening or ""
+        return text if not opening or text.endswith(opening) else text + opening
+
+    def decoded(self, ids: list[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def models(name: str, folder_of: Callable[[str], str]) -> Models:
+    return Models(name, folder_of(name))
+
+
+USER = {"role": "user", "content": "What is it? <think>Hm</think> [INST] {x} 3 < 4"}
+
+
+def turns_of(*messages: Any) -> Any:
+    return read_conversation(None, list(messages))
+
+
+def test_the_prompts_of_draft_and_base(models: Models) -> None:
+    head = models.prompts.head_ids(turns_of(HumanMessage(str(USER["content"]))))
+    assert models.decoded(head) == models.opened(models.rendered(USER))
+    begins = models.tokenizer.bos_token_id
+    assert head.count(begins) <= 1
+    assert begins not in head[1:]
+    thinking = models.prompts.format.tags
+    assert (thinking is None) is (models.family.opening is None)
+
+
+def test_the_prompt_of_the_judge(models: Models) -> None:
+    said = "It is.\n\n"
+    asked = {"role": "user", "content": "Is it?"}
+    judge = models.decoded(models.prompts.follow_up_ids("Is it?", PREFILL))
+    whole = models.rendered(USER, {"role": "assistant", "content": said.strip()}, asked)
+    assert judge == models.opened(whole.rpartition(said.strip())[2]) + PREFILL
+
+
+def test_the_prompt_of_the_answer(models: Models) -> None:
+    family, prompts = models.family, models.prompts
+    written = models.decoded(prompts.closing_ids(STEPS[-1]))
+    assert written == family.closing
+    if not family.shows:
+        return
+    thought = "".join(STEPS).strip()
+    whole = models.rendered(USER, {"role": "assistant", "reasoning_content": thought, "content": "Rome."}, asked=False)
+    head = models.decoded(prompts.head_ids(turns_of(HumanMessage(str(USER["content"])))))
+    assert whole.startswith(head + thought + models.decoded(prompts.closing_ids(thought)) + "Rome.")
+
+
+def test_a_conversation(models: Models) -> None:
+    kept = [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."}, {"role": "user", "content": "Three?"},
+    ]  # fmt: skip
+    given = [SystemMessage("Be brief."), HumanMessage("One?"), AIMessage("Two."), HumanMessage("Three?")]
+    assert models.decoded(models.prompts.head_ids(turns_of(*given))) == models.opened(models.rendered(*kept))
+
+
+def call_of(models: Models) -> dict[str, Any]:
+    function = {"name": "look", "arguments": ARGUMENTS}
+    return {"id": models.family.call_id, "type": "function", "function": function}
+
+
+def spelled(models: Models) -> str:
+    """A call as the family's template writes it, without what is around the turn."""
+    call = call_of(models)
+    for message in (
+        {"content": "", "tool_calls": [call]},
+        {
+            "content": "",
+            "tool_calls": [{**call, "function": {"name": "look", "arguments": '{"place": "Rome", "days": 2}'}}],
+        },
+    ):
+        try:
+            text = models.rendered(USER, {"role": "assistant", **message}, tools=[LOOK], asked=False)
+        except TypeError:  # it takes arguments as text
+            continue
+        return text.rpartition(str(USER["content"]))[2]
+    raise AssertionError("the template renders no call")
+
+
+def test_a_call_there_and_back(name: str, folder_of: Callable[[str], str]) -> None:
+    models = Models(name, folder_of(name), tools=[LOOK])
+    if not models.family.calls:
+        with pytest.raises(ModelError, match=f"the chat template of '{name}' writes no tool calls that can be read"):
+            _ = models.prompts.tool_format
+        return
+    form = models.prompts.tool_format
+    assert form
+    reply = read_reply(spelled(models), form, [LOOK], "run")
+    assert [(call["name"], call["args"]) for call in reply.calls] == [("look", ARGUMENTS)]
+    assert reply.invalid == []
+    found = read_reply('Nothing to look up in {1, 2} or {"place": 3}.', form, [LOOK], "run")
+    assert (found.text, found.calls, found.invalid) == ('Nothing to look up in {1, 2} or {"place": 3}.', [], [])
+    # and into the next prompt
+    call = AIMessage("", tool_calls=[{"name": "look", "args": ARGUMENTS, "id": "abcdefghi"}])
+    asked = [HumanMessage(str(USER["content"])), call, ToolMessage("It rains.", tool_call_id="abcdefghi", name="look")]
+    head = models.decoded(models.prompts.head_ids(turns_of(*asked)))
+    assert "It rains." in head
+    assert head.count("Rome") == 1
+    again = read_reply(head.rpartition(str(USER["content"]))[2].partition("It rains.")[0], form, [LOOK], "run")
+    assert [(call["name"], call["args"]) for call in again.calls] == [("look", ARGUMENTS)]
+
+
+def test_a_run_of_the_scripted_engine(name: str, folder_of: Callable[[str], str]) -> None:
+    family, vocabulary = FAMILIES[name], vocabulary_of(folder_of(name))
+    close = {"gptoss": "<|end|>"}.get(name, family.closing.strip())
+    bases = [close, "It is Rome.\n\nIn Italy."] if close else ["It is Rome.\n\n", "In Italy."]
+    draft = FakeEngine([STEPS[0], STEPS[1], close], name="draft", vocabulary=vocabulary)
+    with EnginePair(draft, FakeEngine(bases, [9, 9 if close else 2, 2], name="base", vocabulary=vocabulary)) as pair:
+        message = ChatSpecReason(pair).invoke("Where is it?")
+    reasoning = [block["reasoning"] for block in message.content_blocks if block["type"] == "reasoning"]
+    assert reasoning == (STEPS if close else [])
+    assert message.text == ("" if close else STEPS[0]) + "It is Rome.\n\nIn Italy."
+    assert message.response_metadata["finish_reason"] == "stop"
