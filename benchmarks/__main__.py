@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks.calls import measure_calls
 from benchmarks.deadlines import measure_punctuality
+from benchmarks.gsm8k import line, measure, read_questions
 from benchmarks.overhead import SAVERS, measure_overhead, overhead_lines
 from benchmarks.starts import measure_starts
 from specreason_graph.bench.hardware import processor
@@ -68,6 +70,26 @@ def deadlines(
         f"{found.in_time:.1%} of {found.runs} in time ({kinds} by deadline, tightest first), "
         f"{found.answered:.1%} answered in time, slowest {found.slowest:.1f} s"
     )
+
+
+@app.command()
+@options.takes_models
+def gsm8k(
+    models: options.ModelOptions,
+    file: Annotated[Path, typer.Argument(help="JSONL file with the fields question and answer.")],
+    count: Annotated[int, typer.Option(min=1, help="The first so many questions.")] = 100,
+    threshold: Annotated[list[float] | None, typer.Option(help="Thresholds of the loop; repeatable.")] = None,
+    together: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
+    way: Annotated[list[str] | None, typer.Option(help="base, draft, graph: what else to measure.")] = None,
+) -> None:
+    """Measure how many questions a pair answers right: each model alone, and the loop at some thresholds."""
+    questions = read_questions(file, count)
+    print(f"{processor()}, {cores()} cores; temperature 0, {together} questions together", flush=True)
+    print("| who writes | right | accepted | tokens of the base | of the draft | seconds |\n|---|---|---|---|---|---|")
+    ways = ["base", "draft", "graph"] if way is None else way
+    with models.launch("").open_pair() as pair:
+        for row in measure(pair, questions, threshold or [], together=together, ways=ways):
+            print(line(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -143,10 +143,11 @@ class Models:
 
     def rendered(self, *messages: dict[str, Any], tools: Any = None, asked: bool = True) -> str:
         """What the family's own template renders."""
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, tokenize=False, add_generation_prompt=asked, **self.family.arguments
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(messages), tools=tools, tokenize=False, add_generation_prompt=asked, **self.family.arguments
+            )
         )
-        return text
 
     def opened(self, text: str) -> str:
         """The text with the thinking opened, where the model thinks."""

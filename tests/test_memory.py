@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from specreason_graph import open_pair
 from specreason_graph.cli.diagnosis import memory
+from specreason_graph.engines import machine
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm import devices
 from specreason_graph.engines.vllm.memory import (
@@ -119,7 +121,7 @@ def test_the_reference_pair_takes_little_of_a_machine() -> None:
 
 
 def test_files_that_were_read_are_not_taken_for_memory_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(devices, "CGROUP", str(tmp_path))
+    monkeypatch.setattr(machine, "CGROUP", str(tmp_path))
     (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
     (tmp_path / "memory.current").write_text(f"{3 * GIB}\n")
     assert devices.machine_memory().free == GIB
@@ -134,3 +136,28 @@ def test_one_engine_for_both_roles_is_counted_once() -> None:
     assert alone.draft == alone.base
     assert (len(memory(alone)), len(memory(both))) == (1, 2)
     assert alone.base.tokens > 2 * both.base.tokens
+
+
+def test_embedded_models_that_do_not_fit_together_are_refused_before_they_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, size in {"large": 3 * GIB, "little": GIB}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"dtype": "bfloat16", "max_position_embeddings": 64}')
+        with (tmp_path / name / "model.safetensors").open("wb") as weights:
+            weights.truncate(size)
+    models = str(tmp_path / "large"), str(tmp_path / "little")
+    free = 5 * GIB
+    monkeypatch.setattr("specreason_graph.engines.transformers.memory.available_memory", lambda: (24 * GIB, free))
+    monkeypatch.setattr("specreason_graph.engines.transformers.memory.computes_in", lambda dtype: True)
+    with pytest.raises(
+        ConfigError, match=r"take about 5\.2 GiB of memory \(.*large 3\.6, .*little 1\.6\), and 5\.0 are"
+    ):
+        open_pair(*models, device="cpu")
+    free = 6 * GIB
+    open_pair(*models, device="cpu")
+    with pytest.raises(ConfigError, match=r"take about 9\.2 GiB"):
+        open_pair(*models, device="cpu", dtype="float32")
+    monkeypatch.setattr("specreason_graph.engines.transformers.memory.computes_in", lambda dtype: dtype == "float32")
+    with pytest.raises(ConfigError, match=r"take about 9\.2 GiB"):
+        open_pair(*models, device="cpu")

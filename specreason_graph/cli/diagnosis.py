@@ -1,7 +1,8 @@
-"""The checks of ``doctor``: whether the judge sees the steps, whether the prefix caches work, and what models cost."""
+"""The checks of ``doctor``: whether the judge is able, whether the prefix caches work, and what models cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import exp
@@ -14,21 +15,25 @@ from specreason_graph.engines.base import Engine, Sampling, Vocabulary
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.engines.vllm.memory import GIB, MemoryPlan
 from specreason_graph.errors import SpecReasonError
+from specreason_graph.judging.labelled_steps import Labelled, auroc, built_in_pairs, shipped_pairs, try_judge
 from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.policies.acceptance import decide
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Record, Score
+from specreason_graph.runs.launch import BUILT_IN
 
 QUESTION = "Mia has 14 boxes with 23 pens in each box. Mia gives 57 pens to Leo. How many pens does Mia have now?"
-# Both steps differ in one number only: a judge that does not see the step gives both the same score.
-RIGHT = "14 boxes of 23: 14*23=322.\n\n"
-WRONG = "14 boxes of 23: 14*23=795.\n\n"
 EXTENSION = "Let us see.\n\n"
 TOKENS = 64
 """Tokens that are generated to time a model; also the step length for which the break-even is computed."""
 BLIND = 1e-4
 """Total variation between two distributions, 0 to 1; below it the judge cannot have seen the difference."""
+ABLE = 0.7
+"""AUROC below which a judge is no guide; 0.5 is chance."""
+LET_IN = 0.75
+"""Share of right steps that a threshold should let in."""
 
 
 class CheckResult(Record):
@@ -67,20 +72,9 @@ class Diagnosis:
         return found
 
     async def _judge(self, sampler: StepSampler) -> CheckResult:
-        right, wrong = [await self._opinion(sampler, text) for text in (RIGHT, WRONG)]
-        distance = _distance(right, wrong)
-        detail = (
-            f"right step {right.mean:.2f}, wrong step {wrong.mean:.2f} (mean score); distributions differ by "
-            f"{distance:.3f}; mass outside the digits {right.other_mass:.2f} and {wrong.other_mass:.2f}"
-        )
-        judged = partial(CheckResult, name="judge", detail=detail)
-        if distance < BLIND:
-            return judged(status="failed", advice="the judge does not see the step: check the chat template")
-        if right.mean <= wrong.mean:
-            return judged(status="warning", advice="use a stronger base model, or change judge_instruction")
-        if max(right.other_mass, wrong.other_mass) > 0.5:
-            return judged(status="warning", advice="the judge seldom answers with a digit: change judge_prefill")
-        return judged(status="ok")
+        pairs = built_in_pairs() if self.pair.base.name == BUILT_IN["base"] else shipped_pairs()
+        labelled = await try_judge(sampler.judge, self.pair.base, pairs)
+        return judged(labelled, self.config)
 
     async def _opinion(self, sampler: StepSampler, text: str) -> Score:
         head = sampler.prompts.base.question_ids(QUESTION)
@@ -101,12 +95,47 @@ class Diagnosis:
     async def _speed(self, sampler: StepSampler) -> list[CheckResult]:
         draft = await _seconds_per_token(self.pair.draft, sampler.prompts.draft.question_ids(QUESTION))
         base = await _seconds_per_token(self.pair.base, sampler.prompts.base.question_ids(QUESTION))
-        score = median(
-            [(await self._opinion(sampler, text)).usage.seconds for text in _unseen(sampler.prompts.base.vocabulary)]
-        )
+        seen = _unseen(sampler.prompts.base.vocabulary)
+        score = median([(await self._opinion(sampler, text)).usage.seconds for text in seen])
         times = f"draft {draft * 1000:.2f} ms per token, base {base * 1000:.2f} ({base / draft:.1f} times)"
         detail = f"{times}, a score {score * 1000:.1f} ms"
         return [CheckResult(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
+
+
+def judged(labelled: Sequence[Labelled], config: SpecReasonConfig) -> CheckResult:
+    """Say how well a judge told right steps from wrong ones, given in turns, and what the threshold would let in."""
+    numbers = {label: _numbers(labelled, config, is_right=label) for label in (True, False)}
+    found, threshold = auroc(numbers[True], numbers[False]), config.threshold
+    let_in = {label: sum(n >= threshold for n in each) / len(each) for label, each in numbers.items()}
+    kinds = {kind: auroc(*(_numbers(labelled, config, is_right=label, kind=kind) for label in (True, False)))
+             for kind in sorted({each.kind for each in labelled})}  # fmt: skip
+    outside = median(each.score.other_mass for each in labelled)
+    detail = (
+        f"AUROC {found:.2f} on {len(labelled)} labelled steps ({', '.join(f'{k} {v:.2f}' for k, v in kinds.items())}); "
+        f"median of right steps {median(numbers[True]):.2f}, of wrong ones {median(numbers[False]):.2f}; "
+        f"threshold {threshold:g} lets in {let_in[True]:.0%} of the right and {let_in[False]:.0%} of the wrong ones; "
+        f"mass outside the digits {outside:.2f} (median)"
+    )
+    result = partial(CheckResult, name="judge", detail=detail)
+    if max(_distance(one.score, other.score) for one, other in zip(labelled[::2], labelled[1::2], strict=True)) < BLIND:
+        return result(status="failed", advice="the judge does not see the step: check the chat template")
+    if outside > 0.5:
+        return result(status="warning", advice="the judge seldom answers with a digit: change judge_prefill")
+    if found < ABLE:
+        return result(status="warning", advice="the digit is no guide to right steps: use a stronger base model")
+    if let_in[True] < 0.5:
+        lower = sorted(numbers[True])[int(len(numbers[True]) * (1 - LET_IN))]
+        advice = f"most right steps lie under the threshold: {lower:.1f} would let in {LET_IN:.0%} of them"
+        return result(status="warning", advice=advice)
+    return result(status="ok")
+
+
+def _numbers(
+    labelled: Sequence[Labelled], config: SpecReasonConfig, *, is_right: bool, kind: str | None = None
+) -> list[float]:
+    chosen = [each.score for each in labelled if each.is_right == is_right and kind in (None, each.kind)]
+    found = [decide(score, threshold=0, score_reduction=config.score_reduction).number for score in chosen]
+    return [number or 0.0 for number in found]
 
 
 def _unseen(vocabulary: Vocabulary) -> list[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from specreason_graph.cli import options
 from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, memory
+from specreason_graph.cli.own_questions import read_own_questions, try_own_questions
 from specreason_graph.config import make_config
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": typer.colors.RED}
@@ -16,28 +20,42 @@ COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": t
 @options.takes_models
 def doctor(
     models: options.ModelOptions,
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="JSONL file with your own questions, and perhaps answers, to measure on."),
+    ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Check a pair: does the judge see the steps, do the caches work, does drafting pay. Exit code 1 on a failure."""
+    """Check a pair: can the base judge steps, do the caches work, does drafting pay. Exit code 1 on a failure."""
     launch = models.launch("", config, options.parse_settings(more))
+    asked = read_own_questions(file) if file else []
     plan = launch.plan_memory()  # before the engines take the memory that the plan divides
     with launch.open_pair() as pair:
-        results = ([] if plan is None else memory(plan)) + pair.run(
-            Diagnosis(pair, make_config(**launch.settings)).results
-        )
+        settings = make_config(**launch.settings)
+        results = ([] if plan is None else memory(plan)) + pair.run(Diagnosis(pair, settings).results)
+        if asked and not any(result.name == "stopped" for result in results):
+            results += try_own_questions(pair, settings, asked)
     if as_json:
         typer.echo(json.dumps([result.dump() for result in results]))
     else:
         for result in results:
             _show(result)
+        _show_advice(results)
     if any(result.status == "failed" for result in results):
         raise typer.Exit(1)
 
 
 def _show(result: CheckResult) -> None:
     status = typer.style(f"{result.status:7}", fg=COLOURS[result.status])
-    typer.echo(f"{status} {result.name:13} {result.detail}")
-    if result.advice:
-        typer.echo(f"{'':21} -> {result.advice}")
+    typer.echo(f"{status} {result.name:14} {result.detail}")
+
+
+def _show_advice(results: Sequence[CheckResult]) -> None:
+    """Print what to change: what fails first, then what is only advised, each in the order of the checks."""
+    advised = sorted((result for result in results if result.advice), key=lambda result: result.status != "failed")
+    if advised:
+        typer.echo("\nWhat to change, in order:")
+    for number, result in enumerate(advised, start=1):
+        typer.echo(f"  {number}. {result.advice} ({result.name})")

@@ -43,7 +43,8 @@ def open_pair(
     ``draft_url`` the base model drafts for itself, and ``draft`` need not be named. ``base_options`` and
     ``draft_options``: fields of `VLLMOptions`, or of `CallOptions` for servers.
 
-    Raises `ConfigError` for arguments that are wrong or do not fit together, and `ModelError` for a model that cannot
+    Raises `ConfigError` for arguments that are wrong or do not fit together, and for embedded models that do not fit in
+    memory together; and `ModelError` for a model that cannot
     be found or loaded.
     """
     if kind not in KINDS:
@@ -59,6 +60,11 @@ def open_pair(
         return _in_vllm(models, vllm_options(options, dtype))
     if any(options):
         raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
+    require("transformers", "local", "torch", "transformers")
+    if device == "cpu" or (device is None and not Path("/dev/nvidiactl").exists()):
+        from specreason_graph.engines.transformers.memory import check_memory
+
+        check_memory({name: locate(name) for name in models}, dtype)
     threads = threads_each(models)
     first = open_engine(models[0], device=device, dtype=dtype, threads=threads)
     same = models[0] == models[1]

@@ -32,9 +32,10 @@ class TransformersEngine:
     """A causal language model from a folder or the hub, in a process of its own, so that two models work in parallel.
 
     ``model``: folder or hub name; weights must be safetensors. ``device``: a torch device, None for the GPU where there
-    is one. ``dtype``: a torch dtype by name, None for float32 on CPU and the checkpoint's own on GPU. ``context``:
-    longest prompt plus output in tokens, None for the model's own. ``threads``: CPU threads, None for all cores; small
-    models are faster with one thread and get no more. Opening it raises `ModelError` for a model that cannot be loaded.
+    is one. ``dtype``: a torch dtype by name, None for the checkpoint's own, or float32 on a CPU that lacks it and for
+    small models. ``context``: longest prompt plus output in tokens, None for the model's own. ``threads``: CPU threads,
+    None for all cores; small models are faster with one thread and get no more. Opening it raises `ModelError` for a
+    model that cannot be loaded.
     """
 
     supports_json_schema = order_dependent = False

@@ -19,6 +19,7 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
 from specreason_graph.engines.transformers.kv_caches import CachePool, SequenceCache
+from specreason_graph.engines.transformers.memory import cpu_dtype
 from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.record.manifest import EngineDescription
@@ -44,7 +45,9 @@ class Model:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         device = load.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.load = load
-        tokenizer, self._model = load_model(load.path, device, load.dtype or ("float32" if device == "cpu" else "auto"))
+        tokenizer, self._model = load_model(
+            load.path, device, load.dtype or (cpu_dtype(load.path) if device == "cpu" else "auto")
+        )
         config = self._model.config.get_text_config()
         self.vocabulary = HuggingFaceVocabulary(tokenizer, eos_ids(self._model.generation_config))
         self.context = min(config.max_position_embeddings, load.context or config.max_position_embeddings)

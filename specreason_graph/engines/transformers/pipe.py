@@ -29,7 +29,7 @@ class Load:
     device: str | None
     """Torch device; None for the GPU where there is one."""
     dtype: str | None
-    """Torch dtype; None for float32 on CPU and the checkpoint's own on GPU."""
+    """Torch dtype; None for the checkpoint's own, or float32 on a CPU that lacks it."""
     context: int | None
     """Longest prompt plus output, in tokens; None for the model's own."""
     threads: int | None

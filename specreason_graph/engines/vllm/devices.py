@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from specreason_graph.engines.machine import available_memory
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.launch import on_cpu
 from specreason_graph.engines.vllm.memory import Device
 from specreason_graph.errors import ConfigError
-
-CGROUP = "/sys/fs/cgroup"
 
 
 def device(count: int = 1) -> Device:
@@ -31,31 +29,8 @@ def check_parallel(role: str, options: VLLMOptions) -> None:
 
 def machine_memory() -> Device:
     """Return the memory of the machine, or of the container where that is less."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    limit, used = (_number(Path(CGROUP, name)) for name in ("memory.max", "memory.current"))
-    # A container counts the page cache as used memory; models that were read from disk would leave none free.
-    used = (used or 0) - _cached(Path(CGROUP, "memory.stat"))
-    total = min(memory.total, limit or memory.total)
-    free = min(memory.available, limit - used) if limit else memory.available
-    return Device(kind="cpu", total=total, free=max(0, free))
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _cached(file: Path) -> int:
-    """Bytes of page cache, which the kernel frees when memory is needed."""
-    try:
-        found = dict(line.split() for line in file.read_text().splitlines())
-        return int(found.get("inactive_file", 0)) + int(found.get("active_file", 0))
-    except (OSError, ValueError):
-        return 0
+    total, free = available_memory()
+    return Device(kind="cpu", total=total, free=free)
 
 
 def _gpus() -> list[Device]:
