@@ -46,7 +46,7 @@ RUN = {
     "Limits": (
         "max_steps", "max_step_tokens", "min_step_tokens", "thinking_tokens", "answer_tokens", "repetition_limit",
     ),
-    "Sampling": ("temperature", "top_p", "seed"),
+    "Sampling": ("temperature", "top_p", "sampling", "seed"),
     "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
     "Words of the judge, form of the thinking": (
         "judge_instruction", "judge_prefill", "thinking", "template", "think_open", "think_close",

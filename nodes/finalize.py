@@ -12,6 +12,7 @@ from specreason_graph.engines.base import Completion, Generation, Sampling
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
+from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply
 from specreason_graph.prompting.engine_prompts import EnginePrompts
@@ -90,8 +91,8 @@ class Finalize(Stage):
         prompt = lookahead.node.prompts[role] + closing
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
         sampling = Sampling(
-            max_tokens=max(1, min(tokens, engine.context - len(prompt))), temperature=config.temperature,
-            top_p=config.top_p, seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
+            **sampling_of(engine, config), max_tokens=max(1, min(tokens, engine.context - len(prompt))),
+            seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
             # control tokens that a call is written with must not end the answer
             stop_token_ids=prompts.vocabulary.special_ids - prompts.call_control_ids | prompts.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,

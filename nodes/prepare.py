@@ -15,6 +15,7 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.stage import emit
+from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.events import Started
@@ -72,6 +73,7 @@ def make_manifest(
         question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=list(turns),
         asked_by_messages=asked_by_messages, config=sampler.config, engines=pair.describe(),
         shares_vocabulary=pair.shares_vocabulary, head_ids=heads,
+        sampling={role: sampling_of(pair.engine(role), sampler.config) for role in ROLES},
         thinking={role: sampler.prompts.of(role).format for role in ROLES}, judge_ids=sampler.judge.suffix_ids,
         digit_ids=sampler.judge.digit_ids, forked_from=forked_from,
     )  # fmt: skip

@@ -115,6 +115,9 @@ class SpecReasonConfig(BaseModel):
     """Sampling temperature of both models; 0 is greedy. Scores do not depend on it."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus of the sampling."""
+    sampling: Literal["settings", "model"] = "settings"
+    """How both models are sampled: ``settings``, or ``model`` for what the makers of each recommend in its generation
+    config, top-k, min-p and repetition penalty included."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed that every call's own seed is derived from."""
     continue_without_draft: bool = True

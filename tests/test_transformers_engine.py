@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import shutil
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
-from specreason_graph import EnginePair
+from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.transformers.kv_caches import CachePool
@@ -18,6 +23,7 @@ from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.errors import ContextLimitError, EngineError
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.models.abacus import FOLDER
+from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from tests.support.embedded import LONG, fresh, prompt
 from tests.support.waiting import until
@@ -256,3 +262,29 @@ def test_a_cache_that_cannot_branch_is_made_anew() -> None:
     with pool.take([1, 2, 3, 4]) as busy, pool.take([1, 2, 3, 5]) as other:
         assert busy.ids == [1, 2, 3]
         assert other.ids == []
+
+
+def test_recommended_sampling_is_used_when_asked_and_recorded(tmp_path: Path) -> None:
+    """A generation config with a strong repetition penalty changes the tokens when it is asked for."""
+    for role in ("base", "draft"):
+        shutil.copytree(FOLDER / role, tmp_path / role)
+        config = json.loads((tmp_path / role / "generation_config.json").read_text())
+        config |= {"do_sample": True, "repetition_penalty": 3.0, "top_k": 5, "temperature": 0.2, "top_p": 0.9}
+        (tmp_path / role / "generation_config.json").write_text(json.dumps(config))
+    question: Any = {"question": held_out()[0].question}
+    saver = InMemorySaver()
+    traces = {}
+    with open_pair(str(tmp_path / "base"), str(tmp_path / "draft")) as pair:
+        for sampling in ("settings", "model"):
+            graph = create_specreason(pair, sampling=sampling, temperature=0, max_steps=4).compile(checkpointer=saver)
+            outcome = graph.invoke(question, {"configurable": {"thread_id": sampling}})
+            traces[sampling] = [step["text"] for step in outcome["trace"]]
+    (by_settings,), (by_model,) = read_runs(saver, "settings"), read_runs(saver, "model")
+    assert traces["settings"] != traces["model"]
+    assert by_settings.typed_manifest.sampling["base"] == {"temperature": 0, "top_p": 0.95}
+    assert by_model.typed_manifest.sampling["draft"] == {
+        "temperature": 0.2,
+        "top_p": 0.9,
+        "top_k": 5,
+        "repetition_penalty": 3.0,
+    }

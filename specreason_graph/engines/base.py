@@ -42,6 +42,12 @@ class Sampling:
     """Sampling temperature; 0 is greedy."""
     top_p: float = 1.0
     """Nucleus sampling: probability mass to keep, 0 to 1; 1 keeps all tokens."""
+    top_k: int = 0
+    """Likeliest tokens to keep; 0 keeps all."""
+    min_p: float = 0.0
+    """Least probability of a token to keep, as a fraction of the likeliest one's, 0 to 1."""
+    repetition_penalty: float = 1.0
+    """By what the logits of tokens in prompt and output are divided, or multiplied if negative; 1 changes nothing."""
     seed: int = 0
     """Sample ``i`` of ``n`` is drawn with ``seed + i``."""
     n: int = 1
@@ -151,6 +157,11 @@ class Engine(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """The model's tokenizer."""
+        ...
+
+    @property
+    def recommended_sampling(self) -> Mapping[str, float]:
+        """Fields of `Sampling` that the makers of the model recommend; empty where they recommend none."""
         ...
 
     @property

@@ -10,6 +10,8 @@ from typing import Any
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
 from specreason_graph.errors import ModelError
 
+RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Fields of a generation config that say how a model is best sampled."""
 HINT = "name a folder with config, tokenizer and safetensors"
 
 
@@ -54,6 +56,13 @@ def load_config(path: str, revision: str | None = None) -> Any:
 def load_vocabulary(path: str, revision: str | None = None) -> HuggingFaceVocabulary:
     """Load the vocabulary of a model, with the end-of-sequence tokens of its generation config."""
     return HuggingFaceVocabulary(load_tokenizer(path, revision), eos_ids(_generation_config(path, revision)))
+
+
+def recommended_sampling(path: str, revision: str | None = None) -> dict[str, float]:
+    """Return the sampling that the makers of a model recommend, as its generation config has it; often empty."""
+    config = _generation_config(path, revision)
+    named = config.to_diff_dict() if config else {}
+    return {name: named[name] for name in RECOMMENDED if isinstance(named.get(name), int | float)}
 
 
 def eos_ids(generation_config: Any) -> Sequence[int]:

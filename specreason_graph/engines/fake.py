@@ -117,10 +117,12 @@ class FakeEngine:
         vocabulary: Vocabulary | None = None,
         max_concurrency: int | None = None,
         failure: Callable[[str], Exception | None] | None = None,
+        recommended_sampling: Mapping[str, float] | None = None,
     ) -> None:
         self.name, self.context, self.delay, self.max_concurrency = name, context, delay, max_concurrency
         self.vocabulary = vocabulary or ByteVocabulary()
         self.failure = failure
+        self.recommended_sampling: Mapping[str, float] = recommended_sampling or {}
         self.calls: list[Call] = []
         """Calls that were answered, in order."""
         # Replies in a list are handed out in the order of the calls, so a speculative call would take another's reply.

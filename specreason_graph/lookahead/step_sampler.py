@@ -17,6 +17,7 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.end_of_thinking import token_budget
+from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import UNFINISHED, overlap
 from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
@@ -113,7 +114,7 @@ async def write_steps(
     """
     config, vocabulary = prompts.config, prompts.vocabulary
     sampling = Sampling(
-        max_tokens=limit, temperature=config.temperature, top_p=config.top_p, seed=seed, n=count,
+        max_tokens=limit, seed=seed, n=count, **sampling_of(engine, config),
         stop=(BLANK_LINE, *endings), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids | prompts.call_ids,
     )  # fmt: skip
     begun = await engine.generate(prompt, sampling)

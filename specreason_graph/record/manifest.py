@@ -140,6 +140,8 @@ class Manifest(Record):
     """Whether token ids of one model mean the same to the other."""
     thinking: dict[Engine, ThinkingFormat] = Field(default_factory=dict)
     """How each model thinks; empty in runs of schema version 4 and before, where all think between tags."""
+    sampling: dict[Engine, dict[str, float]] = Field(default_factory=dict)
+    """How each model is sampled; empty in runs of schema version 4 and before, which went by the settings."""
     head_ids: dict[Engine, list[int]]
     """The prompt of each model up to the opened thinking."""
     judge_ids: list[int]

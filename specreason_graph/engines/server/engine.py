@@ -26,7 +26,7 @@ from specreason_graph.engines.base import (
     speculation_of,
     usage_since,
 )
-from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
+from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.server.connection import address, authorization, cause, check, translating
@@ -68,7 +68,7 @@ class ServerEngine:
         self.name = f"{name or model} at {self.url}"
         self.options = options or CallOptions()
         self._path, self._model = model, name or model
-        self.vocabulary = load_vocabulary(model)
+        self.vocabulary, self.recommended_sampling = load_vocabulary(model), recommended_sampling(model)
         self.context: int = load_config(model).max_position_embeddings
         self.served_name = ""
         self._version = "unknown"

@@ -27,6 +27,8 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
     # vLLM refuses n above 1 at temperature 0, where all samples would be the same.
     return {
         **NEUTRAL, "n": 1 if greedy else sampling.n, "temperature": sampling.temperature, "seed": sampling.seed,
+        "repetition_penalty": sampling.repetition_penalty,
+        **({} if greedy else {"top_k": sampling.top_k, "min_p": sampling.min_p}),
         "top_p": 1.0 if greedy else sampling.top_p, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop),
         "stop_token_ids": sorted(sampling.stop_token_ids), "include_stop_str_in_output": True,
         "skip_special_tokens": False,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Self
 
 from specreason_graph.engines.base import Completion, NextToken, Sampling, TokenCallback, TokenForwarder, check_room
-from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary
+from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary, recommended_sampling
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.transformers.pipe import Load
@@ -60,6 +60,12 @@ class TransformersEngine:
         """The model's tokenizer."""
         with LOADING:
             return load_vocabulary(self._load.path)
+
+    @cached_property
+    def recommended_sampling(self) -> dict[str, float]:
+        """What the model's generation config recommends."""
+        with LOADING:
+            return recommended_sampling(self._load.path)
 
     @cached_property
     def context(self) -> int:

@@ -100,7 +100,7 @@ class Model:
     def _sample(
         self, entry: SequenceCache, prompt: list[int], sampling: Sampling, sample: int, on_token: TokenCallback | None
     ) -> Passes[Generation]:
-        choose = chooser(sampling, sampling.seed + sample, self._model.device)
+        choose = chooser(sampling, sampling.seed + sample, self._model.device, entry)
         tokens_left = self.context - len(prompt)
         watcher = StopWatcher(self.vocabulary, sampling)
         written: list[int] = []
@@ -157,23 +157,38 @@ def branch(cache: Any) -> Any | None:
     return twin
 
 
-def chooser(sampling: Sampling, seed: int, device: Any) -> Callable[[torch.Tensor], int]:
-    """Return a function that samples a token id from logits of shape ``[vocabulary]``."""
-    import torch
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+def chooser(sampling: Sampling, seed: int, device: Any, so_far: SequenceCache) -> Callable[[torch.Tensor], int]:
+    """Return a function that samples a token id from logits of shape ``[vocabulary]``.
 
-    if sampling.temperature == 0:
+    ``so_far`` has the tokens that the logits follow, prompt and output, for the repetition penalty.
+    """
+    import torch
+    import transformers
+
+    warpers = transformers.LogitsProcessorList()
+
+    def seen() -> Any:
+        return torch.tensor([so_far.ids if sampling.repetition_penalty != 1 else []], device=device, dtype=torch.long)
+
+    if sampling.repetition_penalty != 1:
+        warpers.append(transformers.RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.temperature == 0 and not warpers:
         return lambda logits: int(logits.argmax())
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
+    if sampling.temperature == 0:
+        return lambda logits: int(warpers(seen(), logits[None])[0].argmax())
+    warpers.append(transformers.TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.min_p > 0:
+        warpers.append(transformers.MinPLogitsWarper(sampling.min_p))
+    if sampling.top_k > 0:
+        warpers.append(transformers.TopKLogitsWarper(int(sampling.top_k)))
     if sampling.top_p < 1:
-        warpers.append(TopPLogitsWarper(sampling.top_p))
-    nothing: Any = torch.empty((1, 0), dtype=torch.long)
+        warpers.append(transformers.TopPLogitsWarper(sampling.top_p))
     # A random state of its own: passes of other calls come in between, and must not change what a seed gives.
     generator = torch.Generator(device).manual_seed(seed)
 
     def choose(logits: torch.Tensor) -> int:
         with torch.inference_mode():
-            probabilities = warpers(nothing, logits[None]).softmax(-1)[0]
+            probabilities = warpers(seen(), logits[None]).softmax(-1)[0]
             return int(torch.multinomial(probabilities, 1, generator=generator))
 
     return choose

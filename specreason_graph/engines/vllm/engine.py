@@ -25,7 +25,7 @@ from specreason_graph.engines.base import (
     pick,
     usage_since,
 )
-from specreason_graph.engines.checkpoint import load_config, load_vocabulary, weights_hash
+from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
@@ -73,6 +73,7 @@ class VLLMEngine:
         self.max_concurrency = self.options.sequences
         self._path, self._share, self._after = model, share, after
         self.vocabulary = load_vocabulary(model, self.options.revision)
+        self.recommended_sampling = recommended_sampling(model, self.options.revision)
         longest = load_config(model, self.options.revision).max_position_embeddings
         self.context: int = self.options.context or (share.context if share else longest)
         self._client: AsyncLLM | None = None

@@ -26,7 +26,9 @@ def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingPara
     # text; without them nobody reads it. vLLM refuses n above 1 at temperature 0, where all samples would be the same.
     return SamplingParams(
         n=1 if greedy else sampling.n, temperature=sampling.temperature, top_p=1.0 if greedy else sampling.top_p,
-        seed=sampling.seed, max_tokens=sampling.max_tokens, stop=list(sampling.stop),
+        top_k=0 if greedy else sampling.top_k, min_p=0.0 if greedy else sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty, seed=sampling.seed, max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
         stop_token_ids=sorted(sampling.stop_token_ids), ignore_eos=True, include_stop_str_in_output=True,
         skip_special_tokens=False, detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
