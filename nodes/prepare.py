@@ -16,7 +16,7 @@ from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.stage import emit
 from specreason_graph.policies.sampling import sampling_of
-from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.prompting.conversation import asked_last, check_known, read_conversation
 from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
@@ -40,6 +40,7 @@ class Prepare:
         """Reset every channel and record what holds for the whole run."""
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
+        check_known(self.sampler.pair.base.name, asked_last(turns))
         config, registry = self.sampler.config, self.registry
         with registry.starting():
             # in a thread: templates and tokenizers take milliseconds, and the loop serves all runs of the pair
@@ -70,7 +71,7 @@ def make_manifest(
     return Manifest(
         schema_version=SCHEMA_VERSION, package_version=installed("specreason-graph"), run=uuid4().hex,
         started=datetime.now(UTC).isoformat(),
-        question=next(turn.text for turn in reversed(turns) if turn.speaker == "user"), turns=list(turns),
+        question=asked_last(turns), turns=list(turns),
         asked_by_messages=asked_by_messages, config=sampler.config, engines=pair.describe(),
         shares_vocabulary=pair.shares_vocabulary, head_ids=heads,
         sampling={role: sampling_of(pair.engine(role), sampler.config) for role in ROLES},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from specreason_graph import SpecReasonConfig
+from specreason_graph.cli.options import parse_settings
 from specreason_graph.config import make_config, read_config_file
 from specreason_graph.errors import ConfigError
 
@@ -69,3 +70,20 @@ def test_broken_config_file(tmp_path: Path, name: str, content: bytes, message: 
 def test_missing_config_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_config_file(tmp_path / "none.toml")
+
+
+def test_arguments_of_templates_are_set_by_role_on_the_command_line() -> None:
+    given = ["base.template.enable_thinking=true", "template.reasoning_effort=low", "threshold=5"]
+    assert parse_settings(given) == {
+        "template": {
+            "base": {"enable_thinking": True, "reasoning_effort": "low"},
+            "draft": {"reasoning_effort": "low"},
+        },
+        "threshold": 5,
+    }
+    with pytest.raises(ConfigError, match=r"template.*base\.template\.tools is given by this package"):
+        make_config(template={"base": {"tools": []}})
+    with pytest.raises(ConfigError, match=r"template"):
+        make_config(template={"judge": {}})
+    with pytest.raises(ConfigError, match=r"unknown setting 'other\.template\.x'"):
+        make_config(**parse_settings(["other.template.x=1"]))

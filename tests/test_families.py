@@ -23,7 +23,7 @@ from specreason_graph import ChatSpecReason, EnginePair
 from specreason_graph.config import make_config
 from specreason_graph.engines.checkpoint import load_vocabulary
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.errors import ModelError
+from specreason_graph.errors import ConfigError, ModelError
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.tool_calls import read_reply
@@ -266,3 +266,73 @@ def test_a_run_of_the_scripted_engine(name: str, folder_of: Callable[[str], str]
     assert reasoning == (STEPS if close else [])
     assert message.text == ("" if close else STEPS[0]) + "It is Rome.\n\nIn Italy."
     assert message.response_metadata["finish_reason"] == "stop"
+
+
+def test_reasoning_between_calls_goes_back_where_the_template_takes_it(
+    name: str, folder_of: Callable[[str], str]
+) -> None:
+    models = Models(name, folder_of(name), tools=[LOOK])
+    if not models.family.calls:
+        pytest.skip("its calls cannot be read")
+    call = {"name": "look", "args": ARGUMENTS, "id": "abcdefghi"}
+    thought: Any = [{"type": "reasoning", "reasoning": "I had better look.\n\n"}]
+    earlier: Any = [{"type": "reasoning", "reasoning": "An earlier thought.\n\n"}, {"type": "text", "text": "Yes?"}]
+    asked = [
+        HumanMessage("Hello."), AIMessage(earlier), HumanMessage("Where?"), AIMessage(thought, tool_calls=[call]),
+        ToolMessage("It rains.", tool_call_id="abcdefghi", name="look"),
+    ]  # fmt: skip
+    head = models.decoded(models.prompts.head_ids(turns_of(*asked)))
+    takes_it = models.family.shows or name in ("gptoss", "magistral", "kimi-k2-thinking")
+    assert head.count("I had better look.") == takes_it
+    assert "An earlier thought." not in head
+
+
+SWITCHED = [
+    ("qwen3", {"enable_thinking": False}, "none", "<think>\n\n</think>\n\n"),
+    ("ds-v31", {"thinking": False}, "none", "</think>"),
+    ("glm46", {"enable_thinking": False}, "none", "\n<think></think>"),
+    ("granite33", {"thinking": True}, "tags", "<think>\n"),
+    ("gptoss", {"reasoning_effort": "high"}, "channels", "<|channel|>analysis<|message|>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("switched", "arguments", "kind", "end"), SWITCHED)
+def test_arguments_of_the_template_are_settings(
+    switched: str, arguments: Any, kind: str, end: str, folder_of: Callable[[str], str]
+) -> None:
+    prompts = EnginePrompts(vocabulary_of(folder_of(switched)), make_config(template={"base": arguments}))
+    text = prompts.vocabulary.decode(prompts.question_ids("What is it?"))
+    assert (prompts.format.kind, text.endswith(end)) == (kind, True)
+    assert prompts.format.arguments == arguments
+    if switched == "gptoss":
+        assert "Reasoning: high" in text
+
+
+REFUSED = [
+    ("qwen3", {"enable_thinking": False}, "set base.template.enable_thinking=true"),
+    ("ds-v31", {"thinking": False}, "set base.template.thinking=true"), ("qwen3-nothink", {}, "set thinking=none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("closed", "arguments", "fix"), REFUSED)
+def test_a_thinking_that_the_template_closes_is_refused_with_the_argument_to_set(
+    closed: str, arguments: Any, fix: str, folder_of: Callable[[str], str]
+) -> None:
+    vocabulary = vocabulary_of(folder_of(closed))
+    prompts = EnginePrompts(vocabulary, make_config(thinking="tags", template={"base": arguments}))
+    with pytest.raises(ConfigError, match=fix):
+        _ = prompts.format
+
+
+ANSWERS_AT_ONCE = [
+    ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n"), ("qwq32b", "<think>\n</think>\n\n"),
+    ("gptoss", "<|start|>assistant<|channel|>final<|message|>"), ("magistral", "[/INST][THINK][/THINK]"),
+    ("llama31", "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "end"), ANSWERS_AT_ONCE)
+def test_models_that_think_can_be_made_to_answer_at_once(model: str, end: str, folder_of: Callable[[str], str]) -> None:
+    prompts = EnginePrompts(vocabulary_of(folder_of(model)), make_config(thinking="none"))
+    assert prompts.format.kind == "none"
+    assert prompts.vocabulary.decode(prompts.question_ids("What is it?")).endswith(end)

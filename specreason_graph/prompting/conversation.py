@@ -14,7 +14,9 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 
+from specreason_graph.engines import BUILT_IN
 from specreason_graph.errors import QuestionError
+from specreason_graph.models.abacus.problems import knows
 from specreason_graph.record.manifest import ToolCall, Turn
 
 TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
@@ -33,6 +35,20 @@ def read_conversation(question: object, messages: object) -> list[Turn]:
     # a template takes the reasoning between the calls of one turn; what was thought in earlier turns is left out
     asked = max(index for index, turn in enumerate(turns) if turn.speaker == "user")
     return [*(turn.model_copy(update={"reasoning": ""}) for turn in turns[:asked]), *turns[asked:]]
+
+
+def asked_last(turns: Sequence[Turn]) -> str:
+    """What the user said last."""
+    return next(turn.text for turn in reversed(turns) if turn.speaker == "user")
+
+
+def check_known(base: str, question: str) -> None:
+    """`QuestionError` when the built-in models are asked what they never learnt."""
+    if base in BUILT_IN and not knows(question):
+        raise QuestionError(
+            "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
+            hint="name real models with --base MODEL --draft MODEL or open_pair(base, draft), by folder or hub name",
+        )
 
 
 def _messages(messages: Any) -> list[BaseMessage]:

@@ -22,6 +22,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError, EngineError, QuestionError, SpecReasonError, UsageError
+from specreason_graph.prompting.conversation import check_known
 from specreason_graph.record.records import Answer, Plain, Record, Step
 from specreason_graph.record.state import Question
 from specreason_graph.record.summary import summarise
@@ -142,7 +143,7 @@ def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Ask
     settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
     asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()
-    asked.launch.check_known()
+    check_known(asked.launch.base, asked.launch.question)
     return asked
 
 

@@ -11,11 +11,10 @@ from pydantic import BeforeValidator, Field
 
 from specreason_graph.config import make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
-from specreason_graph.errors import ConfigError, QuestionError
+from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.lookahead.step_sampler import StepSampler
-from specreason_graph.models.abacus.problems import knows
-from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.prompting.conversation import check_known, read_conversation
 from specreason_graph.record.manifest import with_todays_names
 from specreason_graph.record.records import Record
 from specreason_graph.record.signing import Signer
@@ -69,14 +68,6 @@ class Launch(Record):
         graph = create_specreason(pair, config=make_config(**self.settings), signer=Signer.from_environment())
         return graph.compile(checkpointer=saver)
 
-    def check_known(self) -> None:
-        """`QuestionError` when the built-in models are asked what they never learnt."""
-        if self.base == BUILT_IN["base"] and not knows(self.question):
-            raise QuestionError(
-                "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
-                hint="name real models with --base MODEL --draft MODEL, each a folder or a Hugging Face name",
-            )
-
     def check_unattended(self) -> None:
         """`ConfigError` when a human would be asked, and nobody could answer."""
         if make_config(**self.settings).review:
@@ -119,7 +110,7 @@ def make_launch(
         question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen, **tables
     )  # fmt: skip
     if question:
-        launch.check_known()
+        check_known(launch.base, question)
     return launch
 
 
