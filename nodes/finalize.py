@@ -19,7 +19,7 @@ from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
 from specreason_graph.prompting.tool_calls import ToolFormat, read_reply
 from specreason_graph.record.events import AnswerToken, Finished
-from specreason_graph.record.records import Answer, Engine, Step, Usage
+from specreason_graph.record.records import CLOSING, Answer, Engine, Step, Usage
 from specreason_graph.record.seal import head_of, seal_answer
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import summarise
@@ -106,7 +106,9 @@ class Finalize(Stage):
     def _answer(self, plan: Plan, prompts: EnginePrompts, written: Generation | None, state: State) -> dict[str, Any]:
         """The fields of the answer that its tokens decide, and those of the plain reply before it."""
         forced = state["progress"]["stop_reason"] != "answered"
-        ids, complete = _without_end(written, prompts) if written else ([], not forced)
+        steps = state["trace"]
+        ended = bool(steps) and steps[-1]["ending"] in CLOSING
+        ids, complete = _without_end(written, prompts) if written else ([], ended and not forced)
         text = before_stop(plan.start + prompts.vocabulary.decode(ids), self.config.stop).strip()
         fields: dict[str, Any] = {"text": text, "token_ids": ids, "forced_close": forced, "complete": complete}
         if plan.form:

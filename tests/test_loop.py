@@ -227,12 +227,12 @@ def test_a_step_too_long_for_the_judge_is_rewritten() -> None:
     assert (outcome["trace"][0]["author"], outcome["stop_reason"], outcome["answer"]) == ("base", "answered", "x")
 
 
-def test_a_base_that_writes_nothing_is_stopped() -> None:
+def test_a_base_that_writes_a_control_token_and_nothing_else_has_ended_its_thinking() -> None:
     outcome, _, base = play(
         lambda _: "<|user|>", lambda prompt: "" if prompt.endswith("</think>\n\n") else "<|user|>", []
     )
-    assert (outcome["stop_reason"], len(outcome["trace"])) == ("repetition", 3)
-    assert len(base.calls) == 4
+    assert (outcome["stop_reason"], len(outcome["trace"])) == ("answered", 1)
+    assert len(base.calls) == 2
 
 
 def test_unequal_contexts_end_by_name() -> None:

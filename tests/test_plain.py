@@ -240,3 +240,13 @@ def test_inline_code_opens_no_block() -> None:
         _, run = run_of(pair)
     assert [step.text for step in run.steps] == ["Use ```x``` or $x$ here.\n\n", "It is done."]
     assert all(isinstance(step, Step) for step in run.steps)
+
+
+def test_a_control_token_and_nothing_else_ends_the_reply_and_is_asked_for_once() -> None:
+    with pair_of(["It is here.\n\n", "<|system|>"], ["<|system|>"], [9]) as pair:
+        outcome, run = run_of(pair)
+    assert [step.text for step in run.steps] == ["It is here.\n\n", ""]
+    assert (outcome["answer"], outcome["stop_reason"]) == ("It is here.", "answered")
+    assert run.answer
+    assert not run.answer.complete
+    assert sound(run)

@@ -13,13 +13,15 @@ def token_budget(config: SpecReasonConfig, *, is_plain: bool) -> int:
 
 
 def stop_reason(
-    last: Step | Proposal, progress: Progress, config: SpecReasonConfig, *, is_plain: bool = False
-) -> StopReason | None:
+    last: Step | Proposal, progress: Progress, config: SpecReasonConfig, *, is_plain: bool = False,
+    ends_at_control: bool = True,
+) -> StopReason | None:  # fmt: skip
     """Why the thinking ends behind the step ``last``, or None while it goes on.
 
-    ``is_plain``: whether the reply itself is the trace.
+    ``is_plain``: whether the reply itself is the trace. ``ends_at_control``: whether an empty step that a control token
+    ended is the end, too; asked again, a model would write that token again. In runs of schema version 4 it was not.
     """
-    if last.closes_thinking:
+    if last.closes_thinking or (ends_at_control and last.ending == "special_token" and not last.text.strip()):
         return "answered"
     if progress.repeats >= config.repetition_limit:
         return "repetition"

@@ -127,8 +127,11 @@ class Totals:
         )  # fmt: skip
         last = step.index + 1 == len(self._run.trace)
         recorded = self._run.progress.get("stop_reason") if last else None
+        manifest = self._run.typed_manifest
         if own and step.tokens_left is not None:  # schema version 1 lacks it, and the stop reason depends on it
-            again = stop_reason(step, self._progress, self._config, is_plain=self._run.typed_manifest.is_plain)
+            again = stop_reason(
+                step, self._progress, self._config, is_plain=manifest.is_plain, ends_at_control=bool(manifest.thinking)
+            )
             yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
         if last:
             kept = self._run.progress
