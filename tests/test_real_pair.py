@@ -21,6 +21,7 @@ from benchmarks.gsm8k import ASKED, read_questions
 from specreason_graph import ChatSpecReason, EnginePair, create_specreason, open_pair
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
+from specreason_graph.engines.machine import computes_in
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Step
@@ -29,16 +30,15 @@ PAIR = os.environ.get("SPECREASON_REAL_PAIR", "")
 SHARED = Path(os.environ.get("SPECREASON_SHARED", Path(__file__).parents[2] / "shared"))
 QUESTIONS = SHARED / "data" / "gsm8k" / "test.jsonl"
 OWN_CHAT = Path(__file__).parent / "support" / "own_chat.py"
-pytestmark = [
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-    pytest.mark.skipif(not PAIR, reason="SPECREASON_REAL_PAIR names no folder with a base and a draft model"),
-]
+pytestmark = pytest.mark.skipif(not PAIR, reason="SPECREASON_REAL_PAIR names no folder with a base and a draft model")
+in_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 ALONE: Any = {"temperature": 0, "first_steps_by_base": 10_000, "repetition_limit": 1000}
 """Settings under which the base writes every step."""
 TOKENS = 400
 OPTIONS = {"context": 4096, "sequences": 24}
 
 
+@in_vllm
 @pytest.mark.skipif(not QUESTIONS.exists(), reason=f"{QUESTIONS} is missing")
 def test_a_plain_reply_through_the_graph_is_what_the_models_own_chat_gives(tmp_path: Path) -> None:
     """Token for token in float32, on the smaller model; where rounding decides between two tokens one may differ."""
@@ -61,6 +61,7 @@ def test_a_plain_reply_through_the_graph_is_what_the_models_own_chat_gives(tmp_p
     assert all(outcome["stop_reason"] in ("answered", "token_budget") for outcome in outcomes)
 
 
+@in_vllm
 def test_the_reference_base_through_the_graph_writes_what_it_writes_alone() -> None:
     problems = held_out()[:100]
     with open_pair("abacus-base", "abacus-draft", kind="vllm") as pair:
@@ -107,6 +108,7 @@ LOOPS = [
 ]
 
 
+@in_vllm
 def test_an_agent_ends_right_with_a_real_pair(real: EnginePair) -> None:
     right = 0
     for question, answer in LOOPS:
@@ -121,6 +123,7 @@ def test_an_agent_ends_right_with_a_real_pair(real: EnginePair) -> None:
     assert right >= 1
 
 
+@in_vllm
 def test_a_real_pair_answers_with_steps_of_both_models(real: EnginePair) -> None:
     question = "A shop sells pens in boxes of 12. Ana buys 7 boxes and gives 20 pens away. How many pens are left?"
     saver_free = create_specreason(real, temperature=0, threshold=5, answer_tokens=400).compile()
@@ -130,3 +133,23 @@ def test_a_real_pair_answers_with_steps_of_both_models(real: EnginePair) -> None
     assert "".join(step.text for step in steps).strip() == outcome["answer"]
     assert outcome["stop_reason"] == "answered"
     assert isinstance(outcome["answer"], str)
+
+
+@pytest.mark.skipif(not computes_in("bfloat16"), reason="the processor has no bfloat16, and float32 takes more")
+def test_the_embedded_engine_takes_little_more_than_the_weights() -> None:
+    """Three processes: this one, and one for each model. Measured in one of its own, as tests have loaded much."""
+    done = subprocess.run([sys.executable, "-c", RESIDENT, PAIR], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) <= 6.0
+
+
+RESIDENT = """
+import sys
+import psutil
+from specreason_graph import create_specreason, open_pair
+
+with open_pair(f"{sys.argv[1]}/base", f"{sys.argv[1]}/draft", device="cpu") as pair:
+    graph = create_specreason(pair, temperature=0, answer_tokens=60).compile()
+    graph.invoke({"question": "Ana buys 7 boxes of 12 pens and gives 20 pens away. How many are left?"})
+    me = psutil.Process()
+    print(sum(each.memory_info().rss for each in [me, *me.children(recursive=True)]) / 1e9)
+"""

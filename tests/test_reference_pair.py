@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 
 import pytest
 from safetensors import safe_open
 
-from specreason_graph import EnginePair
+from specreason_graph import ChatSpecReason, EnginePair, create_specreason
+from specreason_graph.errors import QuestionError
 from specreason_graph.models.abacus import FOLDER
-from specreason_graph.models.abacus.problems import draw_problem, held_out, knows, parse_answer
+from specreason_graph.models.abacus.problems import (
+    draw_problem,
+    draw_training_problem,
+    held_out,
+    held_out_short,
+    knows,
+    parse_answer,
+)
 from training.evaluate import evaluate
 
 
@@ -20,6 +30,8 @@ def test_a_sample_of_the_held_out_problems(abacus: EnginePair) -> None:
     assert table.auroc >= 0.97
     assert table.pair_right >= table.base_right - 0.02  # one problem of the 60
     assert 0.5 <= table.from_draft < 0.95
+    assert table.short_base_right >= 0.95  # a sample of 60
+    assert table.short_pair_right >= 0.95
 
 
 @pytest.mark.parametrize("role", ["base", "draft"])
@@ -50,11 +62,31 @@ def test_held_out_problems_are_fixed_and_varied() -> None:
 
 
 def test_it_knows_its_own_kind_of_question() -> None:
-    import random
-
     assert all(knows(draw_problem(random.Random(seed)).question) for seed in range(200))
+    assert all(knows(problem.question) for problem in held_out_short())
+    assert knows("What is 2+2?")
+    assert knows("Zoe has 2 pens. Zoe buys 6 pens.")
     assert not knows("What is the capital of France, and in which year was it founded?")
-    assert not knows("What is 2 plus 2?")
+    assert not knows("hi")
+    assert not knows("How old is a 3 year old horse in human years?")
+
+
+def test_what_it_never_learnt_is_refused_at_every_door(abacus: EnginePair) -> None:
+    told = "the built-in models only do arithmetic word problems"
+    with pytest.raises(QuestionError, match=told):
+        create_specreason(abacus).compile().invoke({"question": "Who wrote Faust?"})
+    with pytest.raises(QuestionError, match=told):
+        ChatSpecReason(abacus).invoke([("user", "What is 2+2?"), ("assistant", "4"), ("user", "hi")])
+
+
+def test_short_problems_are_fixed_and_short() -> None:
+    problems = held_out_short()
+    assert len({problem.question for problem in problems}) == 200
+    assert {len(problem.operations) for problem in problems} == {1, 2, 3}
+    numbers = [int(n) for problem in problems for n in re.findall(r"\d+", problem.question)]
+    assert max(numbers) <= 20
+    drawn = {draw_training_problem(random.Random(seed), short=1.0).question for seed in range(2000)}
+    assert not drawn & {problem.question for problem in problems}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_control_tokens_that_are_written_stay_text(where: str) -> None:
 
 def test_a_tokenizer_whose_users_can_write_its_control_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="reads '<!>' in any text as its control token; use a model"):
-        vocabulary(special=["<!>"], merged=[("<", "!"), ("<!", ">")])
+        vocabulary(special=["<!>"], merged=[("<", "!"), ("<!", ">")]).check()
 
 
 def test_the_token_for_unknown_characters_controls_nothing() -> None:

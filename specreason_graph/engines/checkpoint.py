@@ -55,7 +55,9 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 def load_vocabulary(path: str, revision: str | None = None) -> HuggingFaceVocabulary:
     """Load the vocabulary of a model, with the end-of-sequence tokens of its generation config."""
-    return HuggingFaceVocabulary(load_tokenizer(path, revision), eos_ids(_generation_config(path, revision)))
+    vocabulary = HuggingFaceVocabulary(load_tokenizer(path, revision), eos_ids(_generation_config(path, revision)))
+    vocabulary.check()
+    return vocabulary
 
 
 def recommended_sampling(path: str, revision: str | None = None) -> dict[str, float]:

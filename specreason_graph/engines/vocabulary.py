@@ -6,13 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakValueDictionary
 
 from specreason_graph.engines.base import THINK_TAGS, Message
 from specreason_graph.errors import ModelError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 SAMPLE = [{"role": name, "content": "x"} for name in ("user", "assistant", "user")]
 
@@ -26,16 +24,28 @@ class HuggingFaceVocabulary:
                 f"tokenizer {tokenizer.name_or_path!r} has no tokenizer.json", hint="convert it to a fast one"
             )
         self._tokenizer = tokenizer
-        self._plain = _without_added_tokens(tokenizer.backend_tokenizer)
         self.eos_ids = frozenset(eos_ids) | ({tokenizer.eos_token_id} - {None})
+
+    def check(self) -> None:
+        """Raise `ModelError` for a tokenizer whose users can write its control tokens."""
         # The unknown token stands for any character that the vocabulary lacks, and controls nothing.
-        marked = (i for i, token in self._added.items() if token.special and i != tokenizer.unk_token_id)
+        unknown = self._tokenizer.unk_token_id
+        marked = (i for i, token in self._added.items() if token.special and i != unknown)
         spoken = next((text for i in marked if i in self.encode(text := self._added[i].content)), None)
         if spoken is not None:
             raise ModelError(
-                f"tokenizer {tokenizer.name_or_path!r} reads {spoken!r} in any text as its control token",
+                f"tokenizer {self._tokenizer.name_or_path!r} reads {spoken!r} in any text as its control token",
                 hint="use a model whose control tokens cannot be written by its users",
             )
+
+    @cached_property
+    def _plain(self) -> PlainTokenizer:
+        """Made at the first use, and shared by equal tokenizers: it is large, and a model's process encodes nothing."""
+        whole = self._tokenizer.backend_tokenizer.to_str()
+        key = hashlib.sha256(whole.encode()).hexdigest()
+        if (found := _PLAIN.get(key)) is None:
+            found = _PLAIN[key] = PlainTokenizer(whole)
+        return found
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -57,8 +67,7 @@ class HuggingFaceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of untrusted text; nothing in it becomes a special token."""
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._plain.encode(text)
 
     def encode_template(self, text: str) -> list[int]:
         """Token ids of trusted template text; special tokens are recognised."""
@@ -99,12 +108,23 @@ class HuggingFaceVocabulary:
         return {i: token for i, token in named if i not in self.encode(token.content)}
 
 
-def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that knows no added tokens, so that "<think>" is encoded as ordinary characters."""
-    # The library can ignore special tokens, but not the other added ones: so the copy goes through the JSON form.
-    from tokenizers import Tokenizer
+class PlainTokenizer:
+    """A tokenizer that knows no added tokens, so that "<think>" is encoded as ordinary characters."""
 
-    plain = json.loads(tokenizer.to_str())
-    plain["added_tokens"], plain["post_processor"] = [], None
-    plain["padding"], plain["truncation"] = None, None
-    return Tokenizer.from_str(json.dumps(plain))
+    def __init__(self, whole: str) -> None:
+        # The library can ignore special tokens, but not the other added ones: so the copy goes through the JSON form.
+        from tokenizers import Tokenizer
+
+        plain = json.loads(whole)
+        plain["added_tokens"], plain["post_processor"] = [], None
+        plain["padding"], plain["truncation"] = None, None
+        self._tokenizer = Tokenizer.from_str(json.dumps(plain))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+_PLAIN: WeakValueDictionary[str, PlainTokenizer] = WeakValueDictionary()
+"""Those in use, by the hash of the tokenizer that they are copies of."""

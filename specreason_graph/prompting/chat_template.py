@@ -14,6 +14,7 @@ from typing import Any
 
 from specreason_graph.engines.base import Message, Vocabulary
 from specreason_graph.errors import ModelError
+from specreason_graph.prompting.thinking_format import BLOCKS
 from specreason_graph.prompting.tool_calls import ToolFormat, as_template_takes_it
 from specreason_graph.record.manifest import ThinkingFormat, ToolCall, Turn
 
@@ -138,7 +139,7 @@ def _contents(turn: Turn, marks: Marks, form: ThinkingFormat) -> Message:
         return {"content": "", "thinking": marks.thought("\n\n".join(filter(None, (turn.reasoning, turn.text))))}
     thought = marks.thought(turn.reasoning)
     said = shown(turn.text) if turn.text else ""
-    if form.reasoning_field == "thinking_blocks":
+    if form.reasoning_field == BLOCKS:
         blocks = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": said}]
         return {"content": blocks if said else blocks[:1]}
     return {"content": said, form.reasoning_field: thought}

@@ -28,8 +28,9 @@ HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
 ASKED, THOUGHT, SAID = "\u2063asked\u2063", "\u2063thought\u2063", "\u2063said\u2063"
 """Stand for a question, a thinking and an answer in the conversations that are rendered to find the format."""
-FIELDS = ("reasoning_content", "thinking_blocks", "thinking")
-"""Where templates take the thinking of an assistant's message: a text, blocks of its content, a text."""
+BLOCKS = "thinking_blocks"
+FIELDS = ("reasoning_content", "reasoning", "thinking", BLOCKS)
+"""Where templates take the thinking of an assistant's message: fields with a text, or blocks of its content."""
 CALL: Message = {"id": "abcdefghi", "type": "function", "function": {"name": "probe", "arguments": {"a": "b"}}}
 RESULT: Message = {"role": "tool", "content": "y", "tool_call_id": "abcdefghi", "name": "probe"}
 Tags = tuple[str, str]
@@ -111,7 +112,8 @@ class _Template:
             return None
         before, between, _ = self.shown
         known = next((tags for tags in THINK_TAGS if tags[0] in before), None)
-        opening = before.removeprefix(self.start.removesuffix(before.lstrip())).strip()
+        # where the start of a reply has opened it, the opening is the last word of the start
+        opening = before.removeprefix(self.start).strip() or (self.start.split() or [""])[-1]
         return known or ((opening, between.strip()) if opening and between.strip() else None)
 
     @property
@@ -148,8 +150,8 @@ def _user() -> Message:
 def _thoughtful() -> Iterator[tuple[str, Message]]:
     """A reply with its thinking, with and without a call, in each way that templates take it."""
     blocks = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": SAID}]
-    for field in FIELDS[:2]:
-        named = {"content": blocks} if field == "thinking_blocks" else {"content": SAID, field: THOUGHT}
+    for field in FIELDS:
+        named = {"content": blocks} if field == BLOCKS else {"content": SAID, field: THOUGHT}
         for calls in ({}, {"tool_calls": [CALL]}):
             yield field, {"role": "assistant", **named, **calls}
 
