@@ -6,6 +6,7 @@ it or in the one that ``SPECREASON_SHARED`` names; without it these tests are sk
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -336,3 +337,27 @@ def test_models_that_think_can_be_made_to_answer_at_once(model: str, end: str, f
     prompts = EnginePrompts(vocabulary_of(folder_of(model)), make_config(thinking="none"))
     assert prompts.format.kind == "none"
     assert prompts.vocabulary.decode(prompts.question_ids("What is it?")).endswith(end)
+
+
+TEN = (
+    "qwen3", "qwen3-coder", "llama31", "gptoss", "gemma3", "glm46", "magistral", "ds-v31", "kimi-k2-thinking",
+    "minimax-m2",
+)  # fmt: skip
+SHORT = ["--set", "max_step_tokens=8", "--max-steps", "3", "--answer-tokens", "8", "--seed", "1"]
+
+
+@pytest.mark.parametrize("model", TEN)
+def test_doctor_and_solve_run_on_random_weights(model: str, folder_of: Callable[[str], str], command: Any) -> None:
+    folder = Path(folder_of(model))
+    made = [sys.executable, str(TOOL), str(folder.parent), model, "--weights"]
+    subprocess.run(made, check=True, capture_output=True)
+    models = ["--base", str(folder), "--draft", str(folder)]
+    found = {each["name"]: each for each in json.loads(command("doctor", "--json", *models).stdout)}
+    assert "stopped" not in found
+    assert (
+        found["base thinking"]["detail"].startswith("tags" if FAMILIES[model].opening else "none") or model == "gptoss"
+    )
+    solved = command("solve", *models, *SHORT, "What is 2+2?")
+    assert (solved.returncode, "Traceback" in solved.stderr) == (0, False)
+    assert "thinking " in solved.stdout
+    assert "accepted " in solved.stdout
