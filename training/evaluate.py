@@ -18,7 +18,7 @@ from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.models.abacus import FOLDER
-from specreason_graph.models.abacus.problems import Problem, held_out, parse_answer
+from specreason_graph.models.abacus.problems import Problem, held_out, held_out_short, parse_answer
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Proposal, Score, Step
@@ -56,16 +56,23 @@ class Table:
     """Answers right, SpecReason at the default threshold."""
     from_draft: float
     """Share of committed steps, the empty closing one aside, that the draft wrote."""
+    short: int
+    """How many short problems."""
+    short_base_right: float
+    """Of those, answers right, base alone."""
+    short_pair_right: float
+    """Answers right, SpecReason at the default threshold."""
 
 
 def evaluate(
     count: int | None = None, pair: EnginePair | None = None, *, temperature: float = 0.0, concurrency: int = 1
 ) -> Table:
     """Each model alone, and SpecReason; the first ``count`` held-out problems, ``concurrency`` of them together."""
-    problems = held_out()[:count]
+    problems, short = held_out()[:count], held_out_short()[:count]
     with pair or open_pair("abacus-base", "abacus-draft") as both, ThreadPoolExecutor(concurrency) as pool:
         loop = create_specreason(both, temperature=temperature).compile()
         runs = list(pool.map(partial(play, loop), problems))
+        short_runs = list(pool.map(partial(play, loop), short))
         judged = [
             verdict for problem, (_, steps) in zip(problems, runs, strict=True) for verdict in _verdicts(problem, steps)
         ]
@@ -77,6 +84,8 @@ def evaluate(
             auroc=auroc(judged), judged=len(judged), judged_wrong=sum(not verdict.right for verdict in judged),
             pair_right=_right(problems, [answer for answer, _ in runs]),
             from_draft=sum(step.author == "draft" for step in steps) / len(steps),
+            short=len(short), short_base_right=_alone(both, "base", short, temperature),
+            short_pair_right=_right(short, [answer for answer, _ in short_runs]),
         )  # fmt: skip
 
 
@@ -142,6 +151,10 @@ def rows(table: Table) -> list[tuple[str, str, str, bool]]:
         (f"judge: AUROC of the mean score on {judged}", "at least 0.97", f"{table.auroc:.4f}", table.auroc >= 0.97),
         ("SpecReason at threshold 7, answers right", "at least base - 1 point", f"{table.pair_right:.1%}", pair_met),
         ("steps taken from the draft", "at least 50%", f"{table.from_draft:.1%}", table.from_draft >= 0.5),
+        (f"{table.short} short problems: base alone, answers right", "at least 97%", f"{table.short_base_right:.1%}",
+         table.short_base_right >= 0.97),
+        (f"{table.short} short problems: SpecReason, answers right", "at least 96%", f"{table.short_pair_right:.1%}",
+         table.short_pair_right >= 0.96),
     ]  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from functools import cache
 
 HELD_OUT_SEED = 20250410
 HELD_OUT_SIZE = 500
+SHORT_SIZE = 200
+SMALL = 20
+"""Largest number in a short problem."""
 BLANK_LINE = "\n\n"
 
 NAMES = ("Mia", "Leo", "Ana", "Ben", "Eva", "Tom", "Zoe", "Sam", "Ida", "Max")
@@ -247,6 +250,67 @@ class _Story:
         self.add(Operation("Together", "+", self.holder, number, left_is_step=True))
 
 
+class _ShortStory(_Story):
+    """A story in numbers up to `SMALL`, in the fewer words that people type."""
+
+    def open(self) -> None:
+        if self.rng.random() < 0.65:
+            number = self.rng.randint(1, SMALL)
+            self.say(self.theme.start, n=number)
+            self.holder, self.current = self.add(Operation(self.fill("{s} has"), "=", number)), number
+        else:
+            self.holder, self.current = self.product(self.theme.bulk, hard=self.rng.random() < 0.5)
+
+    def product(self, sentence: str, *, hard: bool) -> tuple[int, int]:
+        a, b = self.rng.randint(2, SMALL), self.rng.randint(2, SMALL if hard else 9)
+        plural, singular = self.rng.choice(self.theme.groups)
+        self.say(sentence, a=a, b=b, g=plural, h=singular)
+        return self.add(Operation(f"{a} {plural} of {b}", "*", a, b)), a * b
+
+    def change(self) -> None:
+        shrink = self.current > 1 and self.rng.random() < 0.5
+        sentence, label = self.rng.choice(self.theme.less if shrink else self.theme.more)
+        number = self.rng.randint(1, min(SMALL, self.current - 1) if shrink else SMALL)
+        self.say(sentence.replace(" more ", self.rng.choice((" ", " more "))), n=number)
+        self.holder = self.add(
+            Operation(self.fill(label), "-" if shrink else "+", self.holder, number, left_is_step=True)
+        )
+        self.current += -number if shrink else number
+
+    def close(self) -> None:
+        if self.theme.subjects is NAMES and len(self.operations) < 3 and self.rng.random() < 0.25:
+            number = self.rng.randint(1, SMALL)
+            self.say("{t} has {n} {o}.", n=number)
+            self.say("How many {o} do {s} and {t} have together?")
+            self.add(Operation("Together", "+", self.holder, number, left_is_step=True))
+            return
+        self.say(re.sub(r" (now|in the end)\?", self.rng.choice(("?", r" \1?", " left?")), self.theme.ask))
+
+
+SUMS = {
+    "+": ("{a}+{b}", "{a} + {b}", "{a} plus {b}"),
+    "-": ("{a}-{b}", "{a} - {b}", "{a} minus {b}"),
+    "*": ("{a}*{b}", "{a} * {b}", "{a} times {b}"),
+}
+"""Spellings of a question without a story, by its sign."""
+
+
+def draw_short_problem(rng: random.Random, bare: float = 0.15) -> Problem:
+    """Draw one problem of 1 to 3 steps with numbers up to `SMALL`: a story, or a bare sum in a share of ``bare``."""
+    if rng.random() < bare:
+        sign, spellings = rng.choice(list(SUMS.items()))
+        a, b = rng.randint(1, SMALL), rng.randint(1, SMALL)
+        a, b = (max(a, b), min(a, b)) if sign == "-" else (a, b)
+        question = f"What is {rng.choice(spellings).format(a=a, b=b)}?"
+        return Problem(question, (Operation("That is", sign, a, b),))
+    story = _ShortStory(rng)
+    story.open()
+    for _ in range(rng.randint(0, 2)):
+        story.change()
+    story.close()
+    return Problem(" ".join(story.sentences), tuple(story.operations))
+
+
 def draw_problem(rng: random.Random) -> Problem:
     """Draw one problem of 2 to 9 steps."""
     story = _Story(rng)
@@ -267,22 +331,38 @@ def held_out() -> tuple[Problem, ...]:
 
 
 @cache
+def held_out_short() -> tuple[Problem, ...]:
+    """The 200 short problems that no training run sees."""
+    rng = random.Random(HELD_OUT_SEED)
+    found: dict[str, Problem] = {}
+    while len(found) < SHORT_SIZE:
+        problem = draw_short_problem(rng)
+        found[problem.question] = problem
+    return tuple(found.values())
+
+
+@cache
 def _held_out_questions() -> frozenset[str]:
-    return frozenset(problem.question for problem in held_out())
+    return frozenset(problem.question for problem in (*held_out(), *held_out_short()))
 
 
-def draw_training_problem(rng: random.Random) -> Problem:
-    """Draw a problem that is not among the held-out ones."""
-    while (problem := draw_problem(rng)).question in _held_out_questions():
+def draw_training_problem(rng: random.Random, short: float = 0.0) -> Problem:
+    """Draw a problem that is not among the held-out ones; ``short``: the share of short ones, 0 to 1."""
+    while (problem := _draw(rng, short)).question in _held_out_questions():
         pass
     return problem
+
+
+def _draw(rng: random.Random, short: float) -> Problem:
+    # no random number is drawn where none is short: the stages before draw what they always drew
+    return draw_short_problem(rng, bare=0.3) if short and rng.random() < short else draw_problem(rng)
 
 
 def knows(question: str) -> bool:
     """Whether the words of a question are, but for one in ten, those of the problems drawn here."""
     words = _words(question)
     unknown = sum(word not in _vocabulary() for word in words)
-    return len(re.findall(r"\d+", question)) >= 2 and unknown <= len(words) / 10
+    return bool(re.search(r"\d", question)) and unknown <= len(words) / 10
 
 
 def _words(text: str) -> list[str]:
@@ -291,4 +371,5 @@ def _words(text: str) -> list[str]:
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    return frozenset(word for problem in held_out() for word in _words(problem.question))
+    problems = (*held_out(), *held_out_short())
+    return frozenset(word for problem in problems for word in _words(problem.question))
