@@ -101,18 +101,22 @@ def population(city: str) -> int:
     return {"rome": 2_750_000, "paris": 2_100_000}.get(city.lower(), 0)
 
 
+SYSTEM = (
+    "You may call a tool once. When the tool has answered, tell the user the result in one full sentence, with the "
+    "number, and call nothing more."
+)
 LOOPS = [
-    ("Use the tool to multiply 1234 by 567. What is the product?", "699678"),
-    ("How many people live in Rome? Use the tool.", "2750000"),
-    ("What is 86 times 79? Use the tool.", "6794"),
-]
+    ("What is 86 times 79?", "6794"), ("How many people live in Rome?", "2750000"),
+    ("A crate holds 24 bottles. How many bottles are in 125 crates?", "3000"),
+]  # fmt: skip
 
 
 @in_vllm
 def test_an_agent_ends_right_with_a_real_pair(real: EnginePair) -> None:
     right = 0
     for question, answer in LOOPS:
-        agent = create_agent(ChatSpecReason(real, temperature=0, answer_tokens=300), tools=[multiply, population])
+        chat = ChatSpecReason(real, temperature=0, answer_tokens=300)
+        agent = create_agent(chat, tools=[multiply, population], system_prompt=SYSTEM)
         messages = agent.invoke({"messages": [HumanMessage(question)]}, {"recursion_limit": 12})["messages"]
         for message in messages:
             print(f"{message.type}: {message.text!r} {getattr(message, 'tool_calls', '')}")  # noqa: T201 - the transcript
@@ -120,7 +124,7 @@ def test_an_agent_ends_right_with_a_real_pair(real: EnginePair) -> None:
         last = messages[-1]
         assert isinstance(last, AIMessage)
         right += called and answer in last.text.replace(",", "")
-    assert right >= 1
+    assert right >= 2
 
 
 @in_vllm

@@ -62,6 +62,26 @@ def test_a_call_is_read_however_it_is_spelled(form: str, text: str, calls: Any, 
     assert (reply.text, reply.invalid) == (rest, [])
 
 
+UNMARKED = ['```json\n{"name": "look", "arguments": {"place": "Rome"}}\n```', '{"name": "look", "arguments": {"place": "Rome"}}',
+            '[{"name": "look", "parameters": {"place": "Rome"}}]']  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Hermes", "GLM", "Mistral, new", "Qwen3-Coder"])
+@pytest.mark.parametrize("text", UNMARKED)
+def test_a_reply_that_is_nothing_but_a_call_is_one_without_its_marks(name: str, text: str) -> None:
+    form = BY_NAME[name]
+    reply = read_reply(text, form, TOOLS, "run")
+    assert [(call["name"], call["args"]) for call in reply.calls] == [ROME]
+    assert (reply.text, reply.invalid) == ("", [])
+    assert [form.visible(text[:end]) for end in range(len(text))] == [""] * len(text)
+
+
+@pytest.mark.parametrize("text", ['{"name": "jump", "arguments": {}}', '{"a": 1}', "[]", "3", '```json\n{"a": 1}\n```'])
+def test_other_json_is_text(text: str) -> None:
+    reply = read_reply(text, BY_NAME["Hermes"], TOOLS, "run")
+    assert (reply.text, reply.calls, reply.invalid) == (text, [], [])
+
+
 MARKED = [
     ("Hermes", '<tool_call>\n{"name": "jump", "arguments": {}}\n</tool_call>'),
     ("Hermes", '<tool_call>\n{"name": "look", "arguments": {"place": \n</tool_call>'),

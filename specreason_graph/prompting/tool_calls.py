@@ -68,6 +68,9 @@ class ToolFormat:
 
     def visible(self, text: str) -> str:
         """The part of an unfinished reply that is no call, whatever comes."""
+        begun = text.lstrip()[:3]
+        if begun and any(begun.startswith(sign) or sign.startswith(begun) for sign in ("{", "[", "```")):
+            return ""  # the whole reply may be a call without its marks, see `unmarked_calls`
         found = [at for opening in self.openings if (at := text.find(opening)) >= 0]
         return text[: min(found, default=len(text))]
 
@@ -412,7 +415,8 @@ def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     parts, position = [], 0
-    for index, found in enumerate(sorted(form.read(text, tools), key=lambda found: found.start)):
+    marked = sorted(form.read(text, tools), key=lambda found: found.start)
+    for index, found in enumerate(marked or unmarked_calls(text, tools)):
         parts.append(text[position : found.start])
         position = max(position, found.end)
         if found.name:
@@ -426,6 +430,17 @@ def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
                 )
             )  # fmt: skip
     return Reply(text="".join([*parts, text[position:]]).strip(), calls=calls, invalid=invalid)
+
+
+def unmarked_calls(text: str, tools: Tools) -> list[Found]:
+    """The calls in a reply that is nothing but their JSON, perhaps in a code fence: small models forget the marks."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except ValueError:
+        return []
+    found = [_of_object(0, len(text), call, tools) for call in (value if isinstance(value, list) else [value])]
+    return found if all(each.name for each in found) else []
 
 
 def _call_id(run: str, index: int) -> str:
