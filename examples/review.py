@@ -1,4 +1,4 @@
-"""A human settles the steps whose scores are neither good nor bad."""
+"""A human settles the steps that the base model finds doubtful."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +23,9 @@ def ask(asked: Any) -> Any:
 
 
 def main(human: Callable[[Any], Any] = ask) -> list[Step]:
-    """Solve one problem with a human in the band from 5 to 7.5; the steps."""
+    """Solve one problem with a human for all scores up to 6; the steps."""
     with open_pair("abacus-base", "abacus-draft") as pair:
-        graph = create_specreason(pair, review={"low": 5, "high": 7.5}).compile(checkpointer=InMemorySaver())
+        graph = create_specreason(pair, review={"low": 0, "high": 6}).compile(checkpointer=InMemorySaver())
         config: Any = {"configurable": {"thread_id": "zoe"}}
         outcome = graph.invoke({"question": QUESTION}, config)
         while "__interrupt__" in outcome:

@@ -146,7 +146,7 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     if show_question:
         typer.echo(f"{launch.question}\n")
     view = LiveView()
-    if "manifest" in run.values:  # of a run that is resumed
+    if run.values.get("manifest"):  # of a run that is resumed
         view.head(Manifest.load(run.values["manifest"]).thinking)
     for step in run.steps:
         view.step(step)

@@ -26,7 +26,8 @@ class Run:
         self._launch = store.launch(thread)
         self._graph = self._launch.compile(pair, store.saver)
         self._config: RunnableConfig = {"configurable": {"thread_id": thread}}
-        check_engines(thread, self.values, pair)
+        if self.answer is None:  # a finished run is only shown
+            check_engines(thread, self.values, pair)
 
     @classmethod
     def start(cls, store: RunStore, launch: Launch, pair: EnginePair) -> Run:

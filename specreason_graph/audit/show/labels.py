@@ -50,6 +50,8 @@ ENDINGS: dict[Ending, str] = {
     "end_of_sequence": "the end of the sequence",
     "special_token": "a special token",
     "length": "the limit of tokens",
+    "tool_call": "the beginning of a call",
+    "stop_string": "a stop string",
 }
 PURPOSES: dict[Purpose, str] = {
     "draft": "drafting",
