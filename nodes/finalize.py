@@ -87,7 +87,8 @@ class Finalize(Stage):
         called = bool(steps) and steps[-1]["ending"] == "tool_call"
         if called and form:  # the call is written anew from its first token, whoever began it
             start = form.openings[0]
-        closing = [*prompts.closing_ids(lookahead.node.text), *prompts.vocabulary.encode_template(start)]
+        cut = state["progress"]["stop_reason"] != "answered" and bool(steps) and not steps[-1]["text"].endswith("\n")
+        closing = [*prompts.closing_ids(within_line=cut), *prompts.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
         sampling = Sampling(

@@ -20,7 +20,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from transformers import AutoTokenizer
 
-from specreason_graph import ChatSpecReason, EnginePair
+from specreason_graph import ChatSpecReason, EnginePair, create_specreason
 from specreason_graph.config import make_config
 from specreason_graph.engines.checkpoint import load_vocabulary
 from specreason_graph.engines.fake import FakeEngine
@@ -191,14 +191,14 @@ def test_the_prompt_of_the_judge(models: Models) -> None:
 
 def test_the_prompt_of_the_answer(models: Models) -> None:
     family, prompts = models.family, models.prompts
-    written = models.decoded(prompts.closing_ids(STEPS[-1]))
+    written = models.decoded(prompts.closing_ids())
     assert written == family.closing
     if not family.shows:
         return
     thought = "".join(STEPS).strip()
     whole = models.rendered(USER, {"role": "assistant", "reasoning_content": thought, "content": "Rome."}, asked=False)
     head = models.decoded(prompts.head_ids(turns_of(HumanMessage(str(USER["content"])))))
-    assert whole.startswith(head + thought + models.decoded(prompts.closing_ids(thought)) + "Rome.")
+    assert whole.startswith(head + thought + models.decoded(prompts.closing_ids(within_line=True)) + "Rome.")
 
 
 def test_a_conversation(models: Models) -> None:
@@ -361,3 +361,27 @@ def test_doctor_and_solve_run_on_random_weights(model: str, folder_of: Callable[
     assert (solved.returncode, "Traceback" in solved.stderr) == (0, False)
     assert "thinking " in solved.stdout
     assert "accepted " in solved.stdout
+
+
+@pytest.mark.parametrize(
+    ("drafts", "settings", "end"),
+    [
+        (["I look.\n\n", "</think>"], {}, "<think>\nI look.\n\n</think>\n\n"),
+        (["I look.</think>"], {}, "<think>\nI look.</think>\n\n"),
+        (["I look.\n</think>"], {}, "<think>\nI look.\n</think>\n\n"),
+        (
+            ["I look at it for a long time"],
+            {"thinking_tokens": 4, "max_step_tokens": 4},
+            "<think>\nI look at it\n</think>\n\n",
+        ),
+        (["I look.\n\n"], {"max_steps": 1}, "<think>\nI look.\n\n</think>\n\n"),
+    ],
+)
+def test_a_thinking_is_closed_as_the_family_closes_it(
+    drafts: list[str], settings: Any, end: str, folder_of: Callable[[str], str]
+) -> None:
+    vocabulary = vocabulary_of(folder_of("qwen3"))
+    draft, base = FakeEngine(drafts, vocabulary=vocabulary), FakeEngine(["</think>"] * 2, [9], vocabulary=vocabulary)
+    with EnginePair(draft, base) as pair:
+        create_specreason(pair, min_step_tokens=1, **settings).compile().invoke({"question": "What is it?"})
+    assert vocabulary.decode(base.calls[-1].prompt_ids).endswith(end)

@@ -14,8 +14,10 @@ from specreason_graph.audit.check.rerun import rerun
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.show.report import render_run
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine
 from specreason_graph.record.records import Step
+from tests.support.pages import Page
 
 HEAD = "<|user|>What is it?<|end|><|assistant|>"
 WHOLE = "First, six sevens.\n\nTo be sure, I add them up.\n\nIt is 42."
@@ -67,6 +69,9 @@ def test_the_reply_is_the_trace() -> None:
     assert (run.answer.complete, run.answer.token_ids, run.answer.usage.calls) == (True, [], 0)
     assert run.typed_manifest.thinking["base"].kind == "none"
     assert sound(run)
+    words = Page(render_run(run, verify(run))).words
+    assert "Verified." in words
+    assert all(step.text.strip() in words for step in run.steps)
 
 
 def test_a_reply_is_run_again_and_audited() -> None:

@@ -55,13 +55,16 @@ class EnginePrompts:
         special = len(self.close_ids) == 1 and self.close_ids[0] in self.vocabulary.special_ids
         return self.format.tags[1] if self.format.tags and not special else None
 
-    def closing_ids(self, last: str = BLANK_LINE) -> list[int]:
-        """What is put behind the last step, whose text is ``last``, to start the answer."""
+    def closing_ids(self, *, within_line: bool = False) -> list[int]:
+        """What is put behind the last step to start the answer.
+
+        ``within_line``: whether the thinking is cut within a line; families that close it on a line of its own do so.
+        """
         if self.format.tags is None:
             return []
         # with tools a model of channels writes the header of its message itself: an answer, or a call of a tool
         answer = HEADER if self.format.kind == "channels" and self.tool_format else self.format.answer_start
-        glue = "" if last.endswith("\n") else self.format.before_close
+        glue = self.format.before_close if within_line else ""
         return self.vocabulary.encode_template(glue + self.format.tags[1] + answer)
 
     @cached_property
