@@ -43,8 +43,10 @@ def find_format(vocabulary: Vocabulary, config: SpecReasonConfig, role: Role, *,
     when the thinking is asked for and the template has closed it.
     """
     template = _Template(vocabulary, config.template.get(role, {}))
-    if config.thinking == "none" or (config.thinking == "auto" and follows == "none"):
-        return _without_thinking(template)
+    if config.thinking == "none":
+        return _without_thinking(template, "the settings")
+    if config.thinking == "auto" and follows == "none":
+        return _without_thinking(template, "the base does not think")
     given = (config.think_open, config.think_close) if config.think_open and config.think_close else None
     if given is None and _has_channels(template):
         return ThinkingFormat(
@@ -196,14 +198,14 @@ def _between(template: _Template, tags: Tags, source: str) -> ThinkingFormat:
     )  # fmt: skip
 
 
-def _without_thinking(template: _Template) -> ThinkingFormat:
+def _without_thinking(template: _Template, source: str) -> ThinkingFormat:
     """The format of a model that is to answer at once; a thinking that its template opens is closed."""
-    plain = {"kind": "none", "source": "the settings", "arguments": dict(template.arguments)}
+    plain = {"kind": "none", "source": source, "arguments": dict(template.arguments)}
     if _has_channels(template):
         return ThinkingFormat.load({**plain, "opening": FINAL})
     found = _thinking(template, template.known_tags)
     if found is None or found.tags is None or any(tags[1] in template.start for tags in template.known_tags):
-        return ThinkingFormat.load(plain)
+        return ThinkingFormat.load({**plain, "source": _why_none(template)})
     for name, (_, off) in SWITCHES.items():
         if name not in template.arguments and found.tags[1] in template.under(**{name: off}).start:
             return ThinkingFormat.load({**plain, "arguments": {**template.arguments, name: off}})

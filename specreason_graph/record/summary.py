@@ -50,7 +50,8 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     """Add up a trace and its answer."""
     costs = [cost for step in steps for cost in step.costs]
     if answer:
-        costs += [Cost(engine=answer.author, purpose="answer", usage=answer.usage), *answer.wasted]
+        written = [Cost(engine=answer.author, purpose="answer", usage=answer.usage)] if answer.usage.calls else []
+        costs += [*written, *answer.wasted]  # a plain reply is its steps, and nothing was written behind them
     discarded = [step.discarded.usage for step in steps if step.discarded]
     discarded += [each.proposal.usage for step in steps for each in step.alternatives]
     wasted = [cost.usage for cost in costs if cost.wasted]
