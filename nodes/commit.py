@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from specreason_graph.lookahead.lookahead import Lookahead
@@ -35,7 +36,8 @@ def commit(
     # sealed in the form that is checkpointed: the hash covers exactly what an auditor will read
     sealed = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
     step = step.model_copy(update={"hash": sealed["hash"]})
-    progress = _progress(stage, Progress.load(state["progress"]), lookahead, step)
+    reply = [*(each["text"] for each in state["trace"]), step.text] if stage.sampler.prompts.is_plain else None
+    progress = _progress(stage, Progress.load(state["progress"]), lookahead, step, reply)
     lookahead.commit(step, progress)
     return step, {"trace": [sealed], "pending": {}, "progress": progress.dump()}
 
@@ -52,7 +54,9 @@ def emit_reply(stage: Stage, state: State, step: Step) -> None:
         emit(AnswerToken(text=new[len(old) :]))
 
 
-def _progress(stage: Stage, before: Progress, lookahead: Lookahead, step: Step) -> Progress:
+def _progress(
+    stage: Stage, before: Progress, lookahead: Lookahead, step: Step, reply: Sequence[str] | None
+) -> Progress:  # fmt: skip
     """How far the run is with one more step."""
     config, registry = stage.config, stage.registry
     counted = before.model_copy(
@@ -66,7 +70,7 @@ def _progress(stage: Stage, before: Progress, lookahead: Lookahead, step: Step) 
     ratio = slo_ratio(
         config, counted, step_seconds=lookahead.estimates.step_seconds, average_steps=registry.average_steps
     )
-    stop = stop_reason(step, counted, config, is_plain=stage.sampler.prompts.is_plain)
+    stop = stop_reason(step, counted, config, reply=reply)
     drafts_next = not (stop or counted.draft_failed) and counted.steps >= config.first_steps_by_base
     goodput = _goodput(stage, step, drafts_next=drafts_next)
     return counted.model_copy(update={"slo_ratio": ratio, "stop_reason": stop, "goodput": goodput})

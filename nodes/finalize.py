@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from specreason_graph.engines.base import Completion, Generation, Sampling
+from specreason_graph.errors import EngineError
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
+from specreason_graph.policies.end_of_thinking import token_budget
 from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply
@@ -48,22 +50,37 @@ class Finalize(Stage):
 
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
-        plan = self._plan(state, lookahead)
+        plan = self._plan(state, lookahead, self._author(state, lookahead))
+        stream, timed = self._stream(plan, state), self._timing(lookahead)
+        try:
+            completion = await self._written(plan, lookahead, stream) if plan.writes else None
+        except EngineError:  # the draft has failed while it answered: the base does, unless something was told already
+            told = stream.has_emitted and not state["trace"]
+            if (
+                plan.role == "base"
+                or self.pair.draft is self.pair.base
+                or told
+                or not self.config.continue_without_draft
+            ):
+                raise
+            plan = self._plan(state, lookahead, "base")
+            stream = self._stream(plan, state)
+            completion = await self._written(plan, lookahead, stream)
         prompts = self.sampler.prompts.of(plan.role)
-        context = contextvars.copy_context()  # the engine's thread knows nothing of this run
-        stream = AnswerStream(
-            prompts.vocabulary, lambda text: context.run(emit, AnswerToken(text=text)), self.config.stop,
-            plan.sampling.stop_token_ids, form=plan.form, start=plan.start,
-            emitted=self.sampler.prompts.is_plain and bool(state["trace"]),
-        )  # fmt: skip
-        timed = self._timing(lookahead)
-        completion = await self._written(plan, lookahead, stream) if plan.writes else None
         self.registry.finished(len(state["trace"]))
         fields = self._answer(plan, prompts, completion.generations[0] if completion else None, state) | timed
         usage = completion.usage if completion else Usage()
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=usage, **fields)
         stream.finish(answer.text)
         return self._outcome(state, answer)
+
+    def _stream(self, plan: Plan, state: State) -> AnswerStream:
+        context = contextvars.copy_context()  # the engine's thread knows nothing of this run
+        return AnswerStream(
+            self.sampler.prompts.of(plan.role).vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
+            self.config.stop, plan.sampling.stop_token_ids, form=plan.form, start=plan.start,
+            emitted=self.sampler.prompts.is_plain and bool(state["trace"]),
+        )  # fmt: skip
 
     async def _written(self, plan: Plan, lookahead: Lookahead, stream: AnswerStream) -> Completion:
         begun = time.perf_counter()
@@ -80,8 +97,8 @@ class Finalize(Stage):
             "reserve": lookahead.estimates.answer_seconds if late else None,
         }  # fmt: skip
 
-    def _plan(self, state: State, lookahead: Lookahead) -> Plan:
-        role, config = self._author(state, lookahead), self.config
+    def _plan(self, state: State, lookahead: Lookahead, role: Engine) -> Plan:
+        config = self.config
         engine, prompts = self.pair.engine(role), self.sampler.prompts.of(role)
         steps, form, start = state["trace"], prompts.tool_format, prompts.answer_start
         called = bool(steps) and steps[-1]["ending"] == "tool_call"
@@ -91,6 +108,9 @@ class Finalize(Stage):
         closing = [*prompts.closing_ids(within_line=cut), *prompts.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
+        is_plain = self.sampler.prompts.is_plain
+        if is_plain:  # the call is a part of the reply
+            tokens = min(tokens, token_budget(config, is_plain=True) - state["progress"]["thinking_tokens"])
         sampling = Sampling(
             **sampling_of(engine, config), max_tokens=max(1, min(tokens, engine.context - len(prompt))),
             seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
@@ -98,9 +118,9 @@ class Finalize(Stage):
             stop_token_ids=prompts.vocabulary.special_ids - prompts.call_control_ids | prompts.vocabulary.eos_ids,
             json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
         )  # fmt: skip
-        is_plain = self.sampler.prompts.is_plain
+        said = before_stop(plain_reply(steps), config.stop) if is_plain else ""
         return Plan(
-            role=role, form=form, start=plain_reply(steps) * is_plain + start, prompt=prompt, sampling=sampling,
+            role=role, form=form, start=said + start, prompt=prompt, sampling=sampling,
             writes=called or not (is_plain and steps),
         )  # fmt: skip
 
@@ -108,9 +128,9 @@ class Finalize(Stage):
         """The fields of the answer that its tokens decide, and those of the plain reply before it."""
         forced = state["progress"]["stop_reason"] != "answered"
         steps = state["trace"]
-        ended = bool(steps) and steps[-1]["ending"] in CLOSING
+        ended = bool(steps) and (steps[-1]["ending"] in CLOSING or plan.start != plain_reply(steps))
         ids, complete = _without_end(written, prompts) if written else ([], ended and not forced)
-        text = before_stop(plan.start + prompts.vocabulary.decode(ids), self.config.stop).strip()
+        text = (plan.start + before_stop(prompts.vocabulary.decode(ids), self.config.stop)).strip()
         fields: dict[str, Any] = {"text": text, "token_ids": ids, "forced_close": forced, "complete": complete}
         if plan.form:
             reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])

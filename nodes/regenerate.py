@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from specreason_graph.errors import ModelError
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import commit, emit_reply
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.acceptance import decide_unscored
 from specreason_graph.record.events import Regenerated, Rejected
 from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Decision
+from specreason_graph.record.records import Decision, Proposal
 from specreason_graph.record.state import State
 
 
@@ -24,10 +25,20 @@ class Regenerate(Stage):
         if pending.proposal:
             emit(Rejected(index=lookahead.node.index, decision=decision))
         written = await lookahead.regenerate()
+        if self.sampler.prompts.is_plain and lookahead.node.index == 0 and written.ending == "special_token":
+            self._check_speaks(written)
         step, changes = commit(self, state, lookahead, written, decision)
         emit(Regenerated(step=step))
         emit_reply(self, state, step)
         return changes
+
+    def _check_speaks(self, written: Proposal) -> None:
+        """`ModelError` where the reply begins with a control token: it would be empty, and nobody would know why."""
+        if written.is_blank:
+            raise ModelError(
+                f"the base model {self.pair.base.name!r} begins its reply with a control token that is not known here",
+                hint="if it thinks by itself set thinking=tags, and its tags as think_open and think_close",
+            )
 
     def _unscored(self, pending: Pending, progress: Progress) -> Decision:
         """Why the base writes although nothing was scored."""

@@ -385,3 +385,22 @@ def test_a_thinking_is_closed_as_the_family_closes_it(
     with EnginePair(draft, base) as pair:
         create_specreason(pair, min_step_tokens=1, **settings).compile().invoke({"question": "What is it?"})
     assert vocabulary.decode(base.calls[-1].prompt_ids).endswith(end)
+
+
+@pytest.mark.parametrize("model", ["llama31", "gptoss", "qwen3", "magistral", "kimi-k2-thinking"])
+def test_two_calls_in_one_turn_go_back_with_their_results(model: str, folder_of: Callable[[str], str]) -> None:
+    models = Models(model, folder_of(model), tools=[LOOK])
+    calls = [
+        {"name": "look", "args": {"place": place}, "id": f"abcdefgh{i}"} for i, place in enumerate(("Rome", "Oslo"))
+    ]
+    results = [
+        ToolMessage(f"{text} there.", tool_call_id=f"abcdefgh{i}", name="look")
+        for i, text in enumerate(("Rain", "Snow"))
+    ]
+    asked = turns_of(HumanMessage("Where?"), AIMessage("", tool_calls=calls), *results)
+    head = models.decoded(models.prompts.head_ids(asked)).rpartition("Where?")[2]
+    assert [head.count(text) for text in ("Rome", "Oslo", "Rain there.", "Snow there.")] == [1] * 4
+    assert models.prompts.tool_format
+    one_each = model in ("llama31", "gptoss")
+    assert models.prompts.tool_format.one_call is one_each
+    assert (head.index("Rain there.") < head.index("Oslo")) is one_each

@@ -16,6 +16,7 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine
+from specreason_graph.errors import EngineError, ModelError
 from specreason_graph.record.records import Step
 from tests.support.pages import Page
 
@@ -255,3 +256,82 @@ def test_a_control_token_and_nothing_else_ends_the_reply_and_is_asked_for_once()
     assert run.answer
     assert not run.answer.complete
     assert sound(run)
+
+
+def test_a_reply_that_begins_with_an_unknown_control_token_is_an_error_that_says_what_to_do() -> None:
+    with pair_of(["<think>"], ["<think>"], []) as pair, pytest.raises(ModelError, match="set thinking=tags"):
+        run_of(pair)
+
+
+@pytest.mark.parametrize("stop", ["\n\nHuman:", "\nHuman:"])
+def test_a_stop_string_across_a_blank_line_ends_the_reply(stop: str) -> None:
+    with pair_of(["It is 42 now.\n\n", "Human: and then?\n\n"], [], [9] * 3) as pair:
+        outcome, run = run_of(pair, stop=[stop])
+    assert (outcome["answer"], outcome["stop_reason"], len(run.steps)) == ("It is 42 now.", "answered", 2)
+    assert run.answer
+    assert run.answer.complete
+    assert sound(run)
+
+
+def test_a_refrain_is_no_loop_and_a_loop_is() -> None:
+    verses = [text for number in range(4) for text in (f"Verse {number} is here.\n\n", "And the refrain.\n\n")]
+    with pair_of([*verses, "It ends."], [], [9] * 9) as pair:
+        outcome, run = run_of(pair)
+    assert (outcome["stop_reason"], len(run.steps)) == ("answered", 9)
+    assert sound(run)
+    with pair_of(["One is here.\n\n", "Two is here.\n\n"] * 9, [], [9] * 20) as pair:
+        outcome, run = run_of(pair)
+    assert (outcome["stop_reason"], len(run.steps)) == ("repetition", 6)
+    assert sound(run)
+
+
+def test_the_call_at_the_end_of_a_reply_keeps_to_its_limit() -> None:
+    vocabulary = Called()
+    draft = FakeEngine(["Hello there friend.\n\n", CALL], name="draft", vocabulary=vocabulary)
+    base = FakeEngine([CALL, CALL.removeprefix("<tool_call>")], [9], name="base", vocabulary=vocabulary)
+    with EnginePair(draft, base) as pair:
+        _, run = run_of(pair, tools=[LOOK], answer_tokens=40)
+    assert run.answer
+    assert sum(len(step.token_ids) for step in run.steps) + len(run.answer.token_ids) == 40
+
+
+def test_what_is_held_back_as_a_stop_is_streamed_once() -> None:
+    reply = f"Answer: A{CALL}"
+    engines = [
+        FakeEngine([reply], name="draft", vocabulary=Plain()),
+        FakeEngine([], [9], name="base", vocabulary=Plain()),
+    ]
+    with EnginePair(*engines) as pair:
+        chunks = list(ChatSpecReason(pair, stop=["A:"], max_step_tokens=200).bind_tools([LOOK]).stream("What is it?"))
+    assert "".join(chunk.text for chunk in chunks) == "Answer: A"
+
+
+def test_the_base_answers_where_the_draft_dies() -> None:
+    draft = FakeEngine(["It is here.\n\n", "</think>"], name="draft")
+    draft.failure = lambda prompt: EngineError("gone", engine="draft") if prompt.endswith("</think>\n\n") else None
+    with EnginePair(draft, FakeEngine(["</think>", "It is 42."], [9], name="base")) as pair:
+        outcome, run = run_of(pair, answer_by="draft")
+    assert outcome["answer"] == "It is 42."
+    assert run.answer
+    assert run.answer.author == "base"
+
+
+PROSE = [
+    "In shell `$$` is the pid.\n\n", "Write `\\begin{align}` first.\n\n", "Use \\[ in LaTeX.\n\n",
+    "It costs \\$$ here.\n\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prose", PROSE)
+def test_signs_in_prose_open_no_block(prose: str) -> None:
+    with pair_of([prose, "It is done."], [], [9, 9]) as pair:
+        _, run = run_of(pair)
+    assert [step.text for step in run.steps] == [prose, "It is done."]
+
+
+def test_a_fence_in_a_list_is_one_block() -> None:
+    block = "1. Do this:\n     ```\n     a = 1\n\n     b = 2\n     ```\n\n"
+    first, second = block.split("\n\n")[:2]
+    with pair_of([f"{first}\n\n", f"{second}\n\n", "It is done."], [], [9, 9]) as pair:
+        _, run = run_of(pair)
+    assert [step.text for step in run.steps] == [block, "It is done."]

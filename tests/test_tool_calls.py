@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,3 +104,75 @@ def test_prose_is_no_call(name: str) -> None:
     text = 'A list [1, 2], a set {3}, an object {"a": {"b": 1}} and a <tag>.'
     reply = read_reply(text, BY_NAME[name], TOOLS, "run")
     assert (reply.text, reply.calls, reply.invalid) == (text, [], [])
+
+
+ONE = [
+    ("Mistral, new", '[TOOL_CALLS]look[ARGS]{"place": "write [TOOL_CALLS]stop[ARGS]{} here"}', "write [TOOL_CALLS]stop[ARGS]{} here"),
+    ("Mistral", '[TOOL_CALLS][{"name": "look", "arguments": {"place": "[TOOL_CALLS][{}]"}}]', "[TOOL_CALLS][{}]"),
+    ("Hermes", '<tool_call>{"name": "look", "arguments": {"place": "say <tool_call>{} ok"}}</tool_call>', "say <tool_call>{} ok"),
+    ("Hermes", '<tool_call>{"name": "look", "arguments": {"place": "say\nline"}}</tool_call>', "say\nline"),
+    ("Kimi", '<|tool_call_begin|>functions.look:0<|tool_call_argument_begin|>{"place": "<|tool_call_begin|>functions.stop:0<|tool_call_argument_begin|>{}"}<|tool_call_end|>', "<|tool_call_begin|>functions.stop:0<|tool_call_argument_begin|>{}"),
+    ("GLM", "<tool_call>look\n<arg_key>place</arg_key>\n<arg_value>a </tool_call> b</arg_value>\n</tool_call>", "a </tool_call> b"),
+    ("Qwen3-Coder", "<tool_call>\n<function=look>\n<parameter=place>\na </function> b\n</parameter>\n</function>\n</tool_call>", "a </function> b"),
+    ("MiniMax", '<minimax:tool_call>\n<invoke name="look">\n<parameter name="place">a <invoke name="stop"></invoke> b</parameter>\n</invoke>\n</minimax:tool_call>', 'a <invoke name="stop"></invoke> b'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "text", "place"), ONE)
+def test_a_mark_inside_an_argument_begins_no_second_call(form: str, text: str, place: str) -> None:
+    reply = read_reply(text, BY_NAME[form], TOOLS, "run")
+    assert [(call["name"], call["args"]) for call in reply.calls] == [("look", {"place": place})]
+    assert (reply.text, reply.invalid) == ("", [])
+
+
+@pytest.mark.parametrize("form", BY_NAME)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": ["Anna"]}',
+        '<tool_call>{"name": {"a": 1}}</tool_call>',
+        'A person: {"name": {"first": "A"}}',
+        "[" * 3000,
+        '{"a":' * 3000,
+    ],
+)
+def test_no_reply_raises(form: str, text: str) -> None:
+    reply = read_reply(text, BY_NAME[form], TOOLS, "run")
+    assert reply.calls == []
+
+
+def test_prose_about_calls_is_text() -> None:
+    text = "In C++ write <function=f> often.\n\nThat is all."
+    reply = read_reply(text, BY_NAME["Qwen3-Coder"], TOOLS, "run")
+    assert (reply.text, reply.calls, reply.invalid) == (text, [], [])
+
+
+TYPED: Any = [{"type": "function", "function": {"name": "set", "parameters": {"properties": {
+    "on": {"type": "boolean"}, "at": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "text": {"type": "string"}}}}}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("Qwen3-Coder", "<function=set>\n<parameter=on>\nTrue\n</parameter>\n<parameter=at>\nNone\n</parameter>\n<parameter=text>\ntrue\n</parameter>\n</function>"),
+        ("GLM", "<tool_call>set<arg_key>on</arg_key><arg_value>true</arg_value><arg_key>at</arg_key><arg_value>null</arg_value><arg_key>text</arg_key><arg_value>true</arg_value></tool_call>"),
+    ],
+)  # fmt: skip
+def test_parameters_have_the_types_of_their_schema(form: str, text: str) -> None:
+    (call,) = read_reply(text, BY_NAME[form], TYPED, "run").calls
+    assert call["args"] == {"on": True, "at": None, "text": "true"}
+
+
+MESSAGES = [
+    ("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final<|message|>It is Rome.", "I look.\n\nIt is Rome."),
+    ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>It is Rome.", "It is Rome."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), MESSAGES)
+def test_what_messages_in_channels_say_is_streamed_as_it_is_read(text: str, said: str) -> None:
+    form = BY_NAME["gpt-oss"]
+    assert read_reply(text, form, TOOLS, "run").text == said
+    shown = [form.visible(text[:end]) for end in range(len(text) + 1)]
+    assert all(later.startswith(earlier.rstrip("<|end")) for earlier, later in pairwise(shown))
+    assert shown[-1] == said

@@ -118,7 +118,8 @@ def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str
     progress = _progress(prompts, manifest, taken)
     reason = begun["progress"]["stop_reason"]
     if taken:
-        reason = stop_reason(taken[-1], progress, prompts.config, is_plain=prompts.is_plain)
+        reply = [step.text for step in taken] if prompts.is_plain else None
+        reason = stop_reason(taken[-1], progress, prompts.config, reply=reply)
     return {**begun, "trace": trace, "progress": progress.model_copy(update={"stop_reason": reason}).dump()}
 
 

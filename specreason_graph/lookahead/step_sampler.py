@@ -136,10 +136,16 @@ async def write_steps(
             part = await engine.generate([*prompt, *written], left)
             generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
             written = written + generation.token_ids
-        text = vocabulary.decode(ids)
+        text = text_behind(prompt[-1:], ids, vocabulary.decode)
         return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed + number, usage=usage)
 
     return _distinct(await asyncio.gather(*(finished(*each) for each in enumerate(begun.generations))))
+
+
+def text_behind(before: list[int], ids: list[int], decode: Callable[[Sequence[int]], str]) -> str:
+    """The text of tokens as they stand behind others: alone, some decoders drop the space that they begin with."""
+    first, both = decode(before), decode([*before, *ids])
+    return both[len(first) :] if both.startswith(first) else decode(ids)
 
 
 def _usage_share(usage: Usage, generations: Sequence[Generation], number: int) -> Usage:

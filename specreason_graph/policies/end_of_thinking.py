@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal, Step, StopReason
+
+LOOP = 8
+"""Most paragraphs of a plain reply that are found to come again and again."""
 
 
 def token_budget(config: SpecReasonConfig, *, is_plain: bool) -> int:
@@ -13,19 +18,23 @@ def token_budget(config: SpecReasonConfig, *, is_plain: bool) -> int:
 
 
 def stop_reason(
-    last: Step | Proposal, progress: Progress, config: SpecReasonConfig, *, is_plain: bool = False,
+    last: Step | Proposal, progress: Progress, config: SpecReasonConfig, *, reply: Sequence[str] | None = None,
     ends_at_control: bool = True,
 ) -> StopReason | None:  # fmt: skip
     """Why the thinking ends behind the step ``last``, or None while it goes on.
 
-    ``is_plain``: whether the reply itself is the trace. ``ends_at_control``: whether an empty step that a control token
-    ended is the end, too; asked again, a model would write that token again. In runs of schema version 4 it was not.
+    ``reply``: the texts of all steps where the reply itself is the trace; it also ends at a stop string.
+    ``ends_at_control``: whether an empty step that a control token ended is the end, too; asked again, a model would
+    write that token again. In runs of schema version 4 it was not.
     """
     if last.closes_thinking or (ends_at_control and last.ending == "special_token" and not last.text.strip()):
         return "answered"
-    if progress.repeats >= config.repetition_limit:
+    if reply is not None and config.stop and any(stop in "".join(reply) for stop in config.stop):
+        return "answered"
+    limit = config.repetition_limit
+    if is_loop(reply, limit) if reply is not None else progress.repeats >= limit:
         return "repetition"
-    if progress.thinking_tokens >= token_budget(config, is_plain=is_plain):
+    if progress.thinking_tokens >= token_budget(config, is_plain=reply is not None):
         return "token_budget"
     if progress.steps >= config.max_steps:
         return "step_limit"
@@ -34,3 +43,12 @@ def stop_reason(
     if config.deadline_seconds is not None and progress.seconds + progress.reserve >= config.deadline_seconds:
         return "deadline"
     return None
+
+
+def is_loop(texts: Sequence[str], times: int) -> bool:
+    """Whether texts end with the same few ones, again and again; a refrain between verses is no loop."""
+    for size in range(1, min(LOOP, len(texts) // times) + 1):
+        unit = list(texts[-size:])
+        if list(texts[-size * times :]) == unit * times:
+            return True
+    return False

@@ -35,8 +35,8 @@ class AnswerStream:
         self._form = form
         self._ids: list[int] = []
         self._anchor = self._read = 0
-        self._text = start
-        self._emitted = len(settled(start, self._stops, form)) if emitted else 0
+        self._text, self._start = start, len(start)
+        self._emitted = len(settled(start, self._stops, form, self._start)) if emitted else 0
 
     def token(self, token: int) -> None:
         """Take the next token."""
@@ -50,7 +50,12 @@ class AnswerStream:
             return
         self._text += text[len(before) :]
         self._anchor, self._read = self._read, len(self._ids)
-        self._send(settled(self._text, self._stops, self._form))
+        self._send(settled(self._text, self._stops, self._form, self._start))
+
+    @property
+    def has_emitted(self) -> bool:
+        """Whether anything was emitted."""
+        return self._emitted > 0
 
     def finish(self, answer: str) -> None:
         """Emit the rest of the whole answer."""
@@ -62,12 +67,17 @@ class AnswerStream:
             self._emitted = len(answer)
 
 
-def settled(text: str, stops: Sequence[str], form: ToolFormat | None) -> str:
-    """The part of an answer that begins with ``text`` which later tokens cannot change."""
-    shown = before_stop(text, stops)
-    shown = form.visible(shown) if form else shown
-    held = max((overlap(shown, end) for end in (*stops, *(form.openings if form else ()))), default=0)
-    return shown[: len(shown) - held].strip()
+def settled(text: str, stops: Sequence[str], form: ToolFormat | None, after: int = 0) -> str:
+    """The part of an answer that begins with ``text`` which later tokens cannot change.
+
+    Stop strings are looked for behind the first ``after`` characters.
+    """
+    whole = text[:after] + before_stop(text[after:], stops)
+    shown = form.visible(whole) if form else whole
+    if whole != text or (form and shown != whole and whole.startswith(shown)):
+        return shown.strip()  # what follows is known, and no more text can make a stop of its end
+    held = max((overlap(whole, end) for end in (*stops, *(form.openings if form else ()))), default=0)
+    return shown[: max(0, len(shown) - held)].strip()
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:

@@ -92,6 +92,23 @@ def render_pieces(
     return pieces
 
 
+def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with each call in a message of its own, followed by its result: some templates take no more."""
+    results = {turn.call_id: turn for turn in turns if turn.speaker == "tool"}
+    split: list[Turn] = []
+    moved: set[str | None] = set()
+    for turn in turns:
+        if len(turn.calls) < 2:
+            split += [turn] if turn.call_id not in moved or turn.speaker != "tool" else []
+            continue
+        for index, call in enumerate(turn.calls):
+            said = {} if index == 0 else {"text": "", "reasoning": ""}
+            split.append(turn.model_copy(update={"calls": [call], **said}))
+            split += [results[call.id]] if call.id in results else []
+            moved.add(call.id)
+    return split
+
+
 def encode_pieces(vocabulary: Vocabulary, pieces: Sequence[Piece]) -> list[int]:
     """Token ids: contents without control tokens, the template's text with them."""
     ids = []

@@ -13,9 +13,10 @@ from typing import Any
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
-from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, render_pieces
+from specreason_graph.errors import ConfigError
+from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, one_call_each, render_pieces
 from specreason_graph.prompting.thinking_format import find_format
-from specreason_graph.prompting.tool_calls import ToolFormat, find_tool_format, forced_start
+from specreason_graph.prompting.tool_calls import ChannelFormat, ToolFormat, find_tool_format, forced_start
 from specreason_graph.record.manifest import ThinkingFormat, Turn
 from specreason_graph.record.records import Engine as Role
 
@@ -79,7 +80,10 @@ class EnginePrompts:
 
     @cached_property
     def _call_format(self) -> ToolFormat:
-        return find_tool_format(self.vocabulary, self.name, self.format)
+        found = find_tool_format(self.vocabulary, self.name, self.format)
+        if isinstance(found, ChannelFormat) and self.format.kind == "none":
+            raise ConfigError(f"{self.name!r} calls tools only where it may think", hint="leave out thinking=none")
+        return found
 
     @cached_property
     def answer_start(self) -> str:
@@ -104,6 +108,7 @@ class EnginePrompts:
         shown = [self._shown(turn) for turn in turns]
         calls = any(turn.calls for turn in turns)
         form = self._call_format if calls else None
+        shown = one_call_each(shown) if form and form.one_call else shown
         *pieces, last = render_pieces(self.vocabulary, shown, self._tools, self.format, form)
         return encode_pieces(self.vocabulary, [*pieces, Piece(self._opened(last.text))])
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 OPENERS = re.compile(
-    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n`]*$|\\begin\{(?P<name>[A-Za-z]+\*?)\}|(?P<display>\\\[)|(?P<dollars>\$\$)", re.M
+    r"^[ \t]*(?:[-*+>][ \t]+|\d+[.)][ \t]+)*"
+    r"(?:(?P<fence>`{3,}|~{3,})[^\n`]*$|\\begin\{(?P<name>[A-Za-z]+\*?)\}|(?P<display>\\\[)|(?P<dollars>\$\$))",
+    re.MULTILINE,
 )
-"""What opens a block: a fence at the start of a line, an environment, display mathematics."""
+"""What opens a block at the start of a line, also in a list: a fence, an environment, display mathematics."""
 
 
 def open_block(text: str, within: str = "") -> str:
@@ -38,5 +40,5 @@ def _awaited(opened: re.Match[str]) -> str:
 
 def _closing(within: str) -> re.Pattern[str]:
     if within[0] in "`~":  # a fence ends with one of its kind that is at least as long, alone on its line
-        return re.compile(rf"^ {{0,3}}{within[0]}{{{len(within)},}}[ \t]*$", re.M)
+        return re.compile(rf"^[ \t]*{within[0]}{{{len(within)},}}[ \t]*$", re.MULTILINE)
     return re.compile(re.escape(within))

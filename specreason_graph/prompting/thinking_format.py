@@ -53,7 +53,10 @@ def find_format(vocabulary: Vocabulary, config: SpecReasonConfig, role: Role, *,
             kind="channels", source="control tokens of the vocabulary", arguments=template.arguments, opening=ANALYSIS,
             tags=(ANALYSIS, "<|end|>"), answer_start="<|start|>assistant" + FINAL, reasoning_field="thinking",
         )  # fmt: skip
-    found = _thinking(template, [given] if given else template.known_tags)
+    known = [given] if given else template.known_tags
+    found = _thinking(template, known)
+    if found is None and (config.thinking == "tags" or follows):
+        found = _opened_by_argument(template, known)
     if found and given:
         return found.model_copy(update={"source": "the settings"})
     if found or (config.thinking == "auto" and not given and not follows):
@@ -104,7 +107,7 @@ class _Template:
             before, found, rest = text.rpartition(ASKED)[2].partition(THOUGHT)
             if found:
                 between, said, _ = rest.partition(SAID)
-                return before, between if said else "", field
+                return before, between if said and "probe" not in between else "", field
         return None
 
     @cached_property
@@ -133,9 +136,8 @@ class _Template:
 
     def glue(self, tags: Tags) -> tuple[str, str]:
         """White space before the closing text, and between it and the answer, as the family has them."""
-        between = self.shown[1] if self.shown else ""
-        if tags[1] in between and not between.replace(tags[1], "").strip():
-            before, _, after = between.partition(tags[1])
+        before, found, after = (self.shown[1] if self.shown else "").partition(tags[1])
+        if found and not before.strip():  # behind it may stand what opens the answer, as <|START_RESPONSE|>
             return before, after
         earlier = self.render(_user(), {"role": "assistant", "content": SAID}, _user()).partition(SAID)[0]
         for text in (earlier, *(self.under(**{name: off}).start for name, (_, off) in SWITCHES.items())):
@@ -181,6 +183,14 @@ def _thinking(template: _Template, known: list[Tags]) -> ThinkingFormat | None:
             return _between(template, tags, "the system prompt of the chat template")
         if not closed and template.shown is None and template.has_token(tags) and template.cuts(tags):
             return _between(template, tags, "the chat template, which leaves it out of earlier replies")
+    return None
+
+
+def _opened_by_argument(template: _Template, known: list[Tags]) -> ThinkingFormat | None:
+    """The format of a template that makes the model think when one of its arguments asks for it."""
+    for name, (on, _) in SWITCHES.items():
+        if name not in template.arguments and (found := _thinking(template.under(**{name: on}), known)):
+            return found.model_copy(update={"source": f"the chat template, opened by {name}={on}"})
     return None
 
 

@@ -63,6 +63,10 @@ class ToolFormat:
     """Whether the template takes arguments as JSON text."""
     needs_null: bool = False
     """Whether the template shows the calls only of a message whose content is None."""
+    one_call: bool = False
+    """Whether the template shows one call a message only."""
+    joint: str = ""
+    """What stands between the parts of a reply that are no calls."""
     control_ids: frozenset[int] = frozenset()
     """Control tokens that a call is written with."""
 
@@ -80,32 +84,38 @@ class ChannelFormat(ToolFormat):
     """Calls of models that write every message with a header (https://github.com/openai/harmony)."""
 
     def visible(self, text: str) -> str:
-        """The part of an unfinished reply that is in the channel of the answer."""
-        return text.partition("<|channel|>final<|message|>")[2].partition("<|end|>")[0]
+        """What an unfinished reply says to the user, whatever comes."""
+        said = (text[each.body : each.body_end] for each in _channel_messages(text) if each.is_said)
+        return self.joint.join(said)
 
 
 def _json_value(text: str, position: int) -> tuple[Any, int]:
     """The JSON value at a position, behind white space, and where it ends; `ValueError` where there is none."""
     begin = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
-    return json.JSONDecoder().raw_decode(text, begin)
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text, begin)  # models write line breaks into strings
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _marked_json(opening: str, closing: str) -> Reader:
     """Reads JSON objects, or lists of them, behind a mark."""
-    close = re.compile(r"\s*" + closing)
+    mark, close, shut_by = re.compile(opening + r"(?=\s*[\[{])"), re.compile(r"\s*" + closing), re.compile(closing)
 
     def read(text: str, tools: Tools) -> Iterator[Found]:
-        for mark in re.finditer(opening + r"(?=\s*[\[{])", text):
+        position = 0
+        while found := mark.search(text, position):  # from behind each call: its strings may hold the mark
             try:
-                value, end = _json_value(text, mark.end())
+                value, position = _json_value(text, found.end())
             except ValueError:
-                shut = re.compile(closing).search(text, mark.end()) if closing else None
-                end = shut.end() if shut else len(text)
-                yield Found(mark.start(), end, None, text[mark.end() : shut.start() if shut else end].strip())
+                shut = shut_by.search(text, found.end()) if closing else None
+                position = shut.end() if shut else len(text)
+                raw = text[found.end() : shut.start() if shut else position].strip()
+                yield Found(found.start(), position, None, raw)
                 continue
-            end = shut.end() if (shut := close.match(text, end)) else end
+            position = shut.end() if (shut := close.match(text, position)) else position
             for call in value if isinstance(value, list) else [value]:
-                yield _of_object(mark.start(), end, call, tools)
+                yield _of_object(found.start(), position, call, tools)
 
     return read
 
@@ -116,7 +126,7 @@ def _of_object(start: int, end: int, call: Any, tools: Tools) -> Found:
     function = function if isinstance(function, dict) else call  # {"type": "function", "function": "name", ...}
     name = function.get("name", call.get("function") if isinstance(call, dict) else None)
     arguments = _decoded(function.get("arguments", function.get("parameters", {})))
-    if name in _names(tools) and isinstance(arguments, dict):
+    if isinstance(name, str) and name in _names(tools) and isinstance(arguments, dict):
         return Found(start, end, name, arguments)
     return Found(start, end, None, json.dumps(call, ensure_ascii=False))
 
@@ -124,113 +134,154 @@ def _of_object(start: int, end: int, call: Any, tools: Tools) -> Found:
 def _decoded(arguments: Any) -> Any:
     """Some models write the arguments as a JSON text."""
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+        return json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
         return arguments
 
 
 def _headed_json(head: str, tail: str = "") -> Reader:
     """Reads calls whose name stands in a head, before the arguments."""
-    close = re.compile(tail)
+    begin, close = re.compile(head), re.compile(tail)
 
     def read(text: str, tools: Tools) -> Iterator[Found]:
-        for found in re.finditer(head, text):
+        position = 0
+        while found := begin.search(text, position):
             try:
-                value, end = _json_value(text, found.end())
+                value, position = _json_value(text, found.end())
             except ValueError:
-                value, end = text[found.end() :], len(text)
-            end = shut.end() if (shut := close.match(text, end)) else end
+                value, position = None, len(text)
+            position = shut.end() if (shut := close.match(text, position)) else position
             readable = found["name"] in _names(tools) and isinstance(value, dict)
-            raw = text[found.start() : end].strip()
-            yield Found(found.start(), end, found["name"] if readable else None, value if readable else raw)
+            raw = text[found.start() : position].strip()
+            yield Found(found.start(), position, found["name"] if readable else None, value if readable else raw)
 
     return read
 
 
-def _elements(call: str, parameter: str) -> Reader:
-    """Reads calls whose parameters are elements; ``call`` has groups ``name`` and ``body``."""
+def _elements(call: str, parameter: str, mark: str) -> Reader:
+    """Reads calls whose parameters are elements; ``call`` has groups ``name`` and ``body``.
+
+    Without the outer ``mark``, which models forget, only a bound tool makes a call.
+    """
 
     def read(text: str, tools: Tools) -> Iterator[Found]:
+        known = _names(tools)
         for found in re.finditer(call, text, re.DOTALL):
-            name, known = found["name"].strip(), _names(tools)
-            if name not in known:
+            name = found["name"].strip()
+            if name in known:
+                kinds = (known[name].get("parameters") or {}).get("properties") or {}
+                pairs = re.finditer(parameter, found["body"], re.DOTALL)
+                arguments = {each["key"]: _value_of(each, kinds.get(each["key"])) for each in pairs}
+                yield Found(found.start(), found.end(), name, arguments)
+            elif found[0].startswith(mark):
                 yield Found(found.start(), found.end(), None, found[0].strip())
-                continue
-            kinds = (known[name].get("parameters") or {}).get("properties") or {}
-            pairs = re.finditer(parameter, found["body"], re.DOTALL)
-            arguments = {each["key"]: _typed(each["value"], kinds.get(each["key"])) for each in pairs}
-            yield Found(found.start(), found.end(), name, arguments)
 
     return read
 
 
-def _typed(text: str, schema: Any) -> Any:
-    """A parameter's text as a value: a string where the schema has one, else the JSON value that it spells."""
-    kinds = json.dumps(schema or {})
-    if (
-        isinstance(schema, dict)
-        and '"string"' in kinds
-        and not re.search(r'"(integer|number|boolean|array|object)"', kinds)
-    ):
+def _value_of(parameter: re.Match[str], schema: Any) -> Any:
+    """A parameter's text as a value, by its schema, or by the mark that it is a string."""
+    text, kinds = parameter["value"], _kinds(schema)
+    if parameter.groupdict().get("string") == "true":
+        return text
+    named = {"true": True, "false": False, "none": None, "null": None}.get(text.strip().lower(), ...)
+    if (named is None and "null" in kinds) or (isinstance(named, bool) and "boolean" in kinds):
+        return named  # some templates write Python's names
+    if kinds and kinds <= {"string", "null"}:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
+def _kinds(schema: Any) -> set[str]:
+    """The JSON types that a schema allows; none where it does not say."""
+    if not isinstance(schema, dict):
+        return set()
+    declared = schema.get("type") or []
+    kinds = {declared} if isinstance(declared, str) else set(declared)
+    for name in ("anyOf", "oneOf"):
+        kinds |= {kind for choice in schema.get(name) or [] for kind in _kinds(choice)}
+    return kinds
+
+
 def _bare_json(text: str, tools: Tools) -> Iterator[Found]:
-    """Reads objects that name a tool, wherever they stand: other objects are text."""
+    """Reads objects that name a tool, or lists of them, wherever they stand: other objects are text."""
     position = 0
-    lead, gap = re.compile(r"(<\|python_tag\|>\s*)?"), re.compile(r"\s*;?\s*")
-    named = re.compile(r"<function=(?P<name>[\w.-]+)>")
-    while (begin := re.compile(r"<\|python_tag\|>|<function=|\{").search(text, position)) is not None:
-        start = begin.start()
-        value_at = lead.match(text, start).end()  # type: ignore[union-attr]
-        head = named.match(text, value_at)
+    begin, gap = (
+        re.compile(r"<\|python_tag\|>\s*|<function=(?P<name>[\w.-]+)>|(?=\[\s*\{)|(?=\{)"),
+        re.compile(r"\s*;?\s*"),
+    )
+    while (found := begin.search(text, position)) is not None:
         try:
-            value, end = _json_value(text, head.end() if head else value_at)
+            value, end = _json_value(text, found.end())
         except ValueError:
-            position = begin.end()
+            position = found.end() + 1
             continue
-        call = {"name": head["name"], "arguments": value} if head else value
-        if head and text.startswith("</function>", end):
-            end += len("</function>")
-        found = _of_object(start, gap.match(text, end).end(), call, tools)  # type: ignore[union-attr]
-        if found.name is not None:
-            yield found
+        if found["name"]:
+            value = {"name": found["name"], "arguments": value}
+            end += len("</function>") * text.startswith("</function>", end)
+        calls = [
+            _of_object(found.start(), gap.match(text, end).end(), call, tools)  # type: ignore[union-attr]
+            for call in (value if isinstance(value, list) else [value])
+        ]
+        if all(call.name for call in calls):
+            yield from calls
         position = end
 
 
 def _mistral(text: str, tools: Tools) -> Iterator[Found]:
     """Reads a list behind the mark, as old models write it, or a name and arguments, as new ones do."""
-    yield from _marked_json(r"\[TOOL_CALLS\]", "")(text, tools)
     head = r"\[TOOL_CALLS\]\s*(?P<name>[\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?(?=\s*\{)"
-    yield from _headed_json(head)(text, tools)
+    is_old = re.match(r".*?\[TOOL_CALLS\]\s*[\[{]", text, re.DOTALL) and not re.match(rf".*?{head}", text, re.DOTALL)
+    yield from (_marked_json(r"\[TOOL_CALLS\]", "") if is_old else _headed_json(head))(text, tools)
 
 
-HEADER = re.compile(r"(?:<\|start\|>assistant)?(?P<head>(?:[^<]|<\|channel\|>|<\|constrain\|>)*)<\|message\|>")
-RECIPIENT = re.compile(r"to=functions\.(?P<name>[\w.-]+)")
+MESSAGE, RECIPIENT = "<|message|>", re.compile(r"to=functions\.(?P<name>[\w.-]+)")
+MESSAGE_END = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|start\|>)")
+
+
+@dataclass(frozen=True)
+class _ChannelMessage:
+    """A message of a reply in channels, and where its parts are."""
+
+    head: str
+    start: int
+    body: int
+    body_end: int
+    end: int
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it is for the user: neither thinking nor a call."""
+        return "<|channel|>analysis" not in self.head and not RECIPIENT.search(self.head)
+
+
+def _channel_messages(text: str) -> Iterator[_ChannelMessage]:
+    position = 0
+    while (at := text.find(MESSAGE, position)) >= 0:
+        body = at + len(MESSAGE)
+        ends = MESSAGE_END.search(text, body)
+        body_end, end = (ends.start(), ends.end()) if ends else (len(text), len(text))
+        yield _ChannelMessage(text[position:at], position, body, body_end, end)
+        position = end
 
 
 def _channels(text: str, tools: Tools) -> Iterator[Found]:
     """Reads messages to functions; the headers and the thinking of other messages are left out of the text."""
-    position = 0
-    while (header := HEADER.search(text, position)) is not None:
-        ends = re.compile(r"<\|(end|call|return)\|>|(?=<\|start\|>)").search(text, header.end())
-        end, body = (ends.end(), ends.start()) if ends else (len(text), len(text))
-        to = RECIPIENT.search(header["head"])
+    for message in _channel_messages(text):
+        to = RECIPIENT.search(message.head)
         if to:
-            value = _decoded(text[header.end() : body])
+            value = _decoded(text[message.body : message.body_end])
             readable = to["name"] in _names(tools) and isinstance(value, dict)
-            raw = text[header.start() : end]
-            yield Found(header.start(), end, to["name"] if readable else None, value if readable else raw)
-        elif "<|channel|>analysis" in header["head"]:
-            yield Found(header.start(), end, "", None)
+            raw = text[message.start : message.end]
+            yield Found(message.start, message.end, to["name"] if readable else None, value if readable else raw)
+        elif message.is_said:
+            yield Found(message.start, message.body, "", None)
+            yield Found(message.body_end, message.end, "", None)
         else:
-            yield Found(header.start(), header.end(), "", None)
-            yield Found(body, end, "", None)
-        position = end if end > header.start() else header.end()
+            yield Found(message.start, message.end, "", None)
 
 
 def _names(tools: Tools) -> dict[str, Mapping[str, Any]]:
@@ -250,52 +301,61 @@ _KIMI = r"(?:<\|tool_calls_section_begin\|>)?\s*<\|tool_call_begin\|>\s*(?:funct
 FORMATS = (
     ChannelFormat(
         "gpt-oss", ("<|channel|>commentary to=", " to=functions."), " to=functions.",
-        " to=functions.{name}<|channel|>commentary json<|message|>", _channels, "<|constrain|><|end|>",
+        " to=functions.{name}<|channel|>commentary json<|message|>", _channels, "<|constrain|><|end|>", joint="\n\n",
     ),
     ToolFormat(
-        "Qwen3-Coder", ("<tool_call>",), "<tool_call>\n<function=", "<tool_call>\n<function={name}>\n",
+        "Qwen3-Coder", ("<tool_call>", "<function="), "<tool_call>\n<function=", "<tool_call>\n<function={name}>\n",
         _elements(
-            r"(?:<tool_call>\s*)?<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>\s*(?:</tool_call>)?|\Z)",
-            r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?(?:</parameter>|(?=<parameter=)|\Z)",
+            r"(?:<tool_call>\s*)?<function=(?P<name>[^>\n]+)>(?P<body>(?:\s*<parameter=[^>\n]+>.*?"
+            r"(?:</parameter>|(?=\s*<parameter=)|(?=\s*</function>\s*(?:</tool_call>|\Z))))*)"
+            r"\s*(?:</function>\s*(?:</tool_call>)?|\Z)",
+            r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?(?:</parameter>|(?=<parameter=)|\Z)", "<tool_call>",
         ),
     ),
     ToolFormat(
         "GLM", ("<tool_call>",), "<tool_call>", "<tool_call>{name}\n",
         _elements(
-            r"<tool_call>\s*(?P<name>[\w.-]+)\s*(?P<body>(?:<arg_key>.*?)?)(?:</tool_call>|\Z)",
-            r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)(?:</arg_value>|\Z)",
+            r"<tool_call>\s*(?P<name>[\w.-]+)\s*(?P<body>(?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>\s*)*)"
+            r"(?:</tool_call>|\Z)",
+            r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>", "<tool_call>",
         ),
     ),
     ToolFormat(
-        "MiniMax", ("<minimax:tool_call>",), '<minimax:tool_call>\n<invoke name="',
+        "MiniMax", ("<minimax:tool_call>", "<invoke name="), '<minimax:tool_call>\n<invoke name="',
         '<minimax:tool_call>\n<invoke name="{name}">\n',
         _elements(
-            r'(?:<minimax:tool_call>\s*)?<invoke name="(?P<name>[^"]+)">(?P<body>.*?)(?:</invoke>|\Z)'
-            r"\s*(?:</minimax:tool_call>)?",
-            r'<parameter name="(?P<key>[^"]+)">(?P<value>.*?)</parameter>',
+            r'(?:<minimax:tool_call>\s*)?<invoke name="(?P<name>[^"]+)">'
+            r'(?P<body>(?:\s*<parameter name="[^"]+">.*?</parameter>)*)\s*(?:</invoke>|\Z)\s*(?:</minimax:tool_call>)?',
+            r'<parameter name="(?P<key>[^"]+)">(?P<value>.*?)</parameter>', "<minimax:tool_call>",
         ),
     ),
     ToolFormat(
-        "DeepSeek-V3.2", (f"<{DSML}function_calls>",), f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="',
+        "DeepSeek-V3.2", (f"<{DSML}function_calls>", f"<{DSML}invoke"),
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="',
         f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="{{name}}">\n',
         _elements(
-            rf'(?:<{DSML}function_calls>\s*)?<{DSML}invoke name="(?P<name>[^"]+)">(?P<body>.*?)(?:</{DSML}invoke>|\Z)'
-            rf"\s*(?:</{DSML}function_calls>)?",
-            rf'<{DSML}parameter name="(?P<key>[^"]+)"[^>]*>(?P<value>.*?)</{DSML}parameter>',
+            rf'(?:<{DSML}function_calls>\s*)?<{DSML}invoke name="(?P<name>[^"]+)">'
+            rf'(?P<body>(?:\s*<{DSML}parameter name="[^"]+"[^>]*>.*?</{DSML}parameter>)*)\s*'
+            rf"(?:</{DSML}invoke>|\Z)\s*(?:</{DSML}function_calls>)?",
+            rf'<{DSML}parameter name="(?P<key>[^"]+)"(?: string="(?P<string>true|false)")?[^>]*>'
+            rf"(?P<value>.*?)</{DSML}parameter>",
+            f"<{DSML}function_calls>",
         ),
     ),
     ToolFormat(
-        "DeepSeek-R1", (CALLS.format("begin"),), f"{_BEGUN}function{SEP}", f"{_BEGUN}function{SEP}{{name}}\n```json\n",
+        "DeepSeek-R1", (CALLS.format("begin"), CALL.format("begin")), f"{_BEGUN}function{SEP}",
+        f"{_BEGUN}function{SEP}{{name}}\n```json\n",
         _headed_json(
             rf"{_DEEPSEEK}\s*function{SEP}(?P<name>[\w.-]+)\s*```(?:json)?", rf"\s*(?:```)?{_DEEPSEEK_END}",
         ),
     ),
     ToolFormat(
-        "DeepSeek-V3.1", (CALLS.format("begin"),), _BEGUN, f"{_BEGUN}{{name}}{SEP}",
+        "DeepSeek-V3.1", (CALLS.format("begin"), CALL.format("begin")), _BEGUN, f"{_BEGUN}{{name}}{SEP}",
         _headed_json(rf"{_DEEPSEEK}\s*(?P<name>[\w.-]+)\s*{SEP}", _DEEPSEEK_END),
     ),
     ToolFormat(
-        "Kimi", ("<|tool_calls_section_begin|>",), "<|tool_calls_section_begin|><|tool_call_begin|>functions.",
+        "Kimi", ("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.",
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>",
         _headed_json(
             _KIMI + r"<\|tool_call_argument_begin\|>",
@@ -317,11 +377,12 @@ FORMATS = (
         _marked_json("<tool_call>", "</tool_call>"),
     ),
     ToolFormat(
-        "Llama 3", ("<|python_tag|>", "<function=", "{"), '{"name": "', '{{"name": "{name}", "parameters": ', _bare_json
+        "Llama 3", ("<|python_tag|>", "<function=", "{", "["), '{"name": "', '{{"name": "{name}", "parameters": ',
+        _bare_json,
     ),
 )  # fmt: skip
 """The formats in which a probe call is looked for, in this order."""
-PROBE_ARGUMENTS = {"city": "Rome", "days": 2}
+PROBE_ARGUMENTS = {"city": "Rome", "days": 2, "now": True}
 PROBE: Mapping[str, Any] = {
     "type": "function",
     "function": {
@@ -329,8 +390,8 @@ PROBE: Mapping[str, Any] = {
         "description": "x",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-            "required": ["city", "days"],
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "now": {"type": "boolean"}},
+            "required": ["city", "days", "now"],
         },
     },
 }
@@ -355,30 +416,35 @@ def find_tool_format(vocabulary: Vocabulary, model: str, thinking: ThinkingForma
         rendered: dict[str, str] = {}
         for form in (replace(each, arguments_as_text=texts, needs_null=null) for each in FORMATS):
             if form.id_form not in rendered:
-                rendered[form.id_form] = _rendered_call(vocabulary, form, thinking)
+                rendered[form.id_form] = _rendered_calls(vocabulary, form, thinking, 1)
             text = rendered[form.id_form]
-            found = [each for each in form.read(text, [PROBE]) if each.name != ""]
+            found = _calls_in(text, form)
             if [(each.name, each.arguments) for each in found] == [("probe", PROBE_ARGUMENTS)]:
                 written = vocabulary.encode_template(text[found[0].start : found[0].end] + form.controls)
                 written += [vocabulary.encode_template(opening)[0] for opening in form.openings]
-                return replace(form, control_ids=(frozenset(written) & vocabulary.special_ids) - vocabulary.eos_ids)
+                control = (frozenset(written) & vocabulary.special_ids) - vocabulary.eos_ids
+                both = _calls_in(_rendered_calls(vocabulary, form, thinking, 2), form)
+                return replace(form, control_ids=control, one_call=len(both) < 2)
     raise ModelError(
         f"the chat template of {model!r} writes no tool calls that can be read here",
         hint=f"known formats: {', '.join(form.name for form in FORMATS)}",
     )
 
 
-def _rendered_call(vocabulary: Vocabulary, form: ToolFormat, thinking: ThinkingFormat) -> str:
-    """The turn in which the template writes a call of the probe; empty where the template fails."""
+def _calls_in(text: str, form: ToolFormat) -> list[Found]:
+    return [each for each in form.read(text, [PROBE]) if each.name != ""]
+
+
+def _rendered_calls(vocabulary: Vocabulary, form: ToolFormat, thinking: ThinkingFormat, count: int) -> str:
+    """The turn in which the template writes calls of the probe; empty where the template fails."""
     asked, result = "\u2063asked\u2063", "\u2063result\u2063"
     # nine characters: Mistral's templates take no other ids
-    name = form.id_form.format(name="probe", index=0) or "abcdefghi"
-    call = {"id": name, "type": "function", "function": {"name": "probe", "arguments": PROBE_ARGUMENTS}}
-    turn: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-    messages = [
-        {"role": "user", "content": asked}, as_template_takes_it(turn, form),
-        {"role": "tool", "content": result, "tool_call_id": name, "name": "probe"},
-    ]  # fmt: skip
+    names = [form.id_form.format(name="probe", index=index) or f"abcdefgh{index}" for index in range(count)]
+    function = {"name": "probe", "arguments": PROBE_ARGUMENTS}
+    calls = [{"id": name, "type": "function", "function": function} for name in names]
+    turn: Message = {"role": "assistant", "content": "", "tool_calls": calls}
+    results = [{"role": "tool", "content": result, "tool_call_id": name, "name": "probe"} for name in names]
+    messages = [{"role": "user", "content": asked}, as_template_takes_it(turn, form), *results]
     try:
         text = vocabulary.render(messages, **thinking.arguments)
     except Exception:  # a template is code of its author, which some messages are not made for
@@ -416,7 +482,7 @@ def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
     invalid: list[InvalidToolCall] = []
     parts, position = [], 0
     marked = sorted(form.read(text, tools), key=lambda found: found.start)
-    for index, found in enumerate(marked or unmarked_calls(text, tools)):
+    for index, found in enumerate(unmarked_calls(text, tools) or marked):
         parts.append(text[position : found.start])
         position = max(position, found.end)
         if found.name:
@@ -429,15 +495,16 @@ def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
                     error=f"this is no call of a tool; tools: {known}",
                 )
             )  # fmt: skip
-    return Reply(text="".join([*parts, text[position:]]).strip(), calls=calls, invalid=invalid)
+    said = [part for part in (*parts, text[position:]) if part]
+    return Reply(text=form.joint.join(said).strip(), calls=calls, invalid=invalid)
 
 
 def unmarked_calls(text: str, tools: Tools) -> list[Found]:
     """The calls in a reply that is nothing but their JSON, perhaps in a code fence: small models forget the marks."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
     try:
-        value = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+        value = json.loads(fenced[1] if fenced else text, strict=False)
+    except (ValueError, RecursionError):
         return []
     found = [_of_object(0, len(text), call, tools) for call in (value if isinstance(value, list) else [value])]
     return found if all(each.name for each in found) else []

@@ -129,8 +129,9 @@ class Totals:
         recorded = self._run.progress.get("stop_reason") if last else None
         manifest = self._run.typed_manifest
         if own and step.tokens_left is not None:  # schema version 1 lacks it, and the stop reason depends on it
+            reply = [each.text for each in self._run.steps[: step.index + 1]] if manifest.is_plain else None
             again = stop_reason(
-                step, self._progress, self._config, is_plain=manifest.is_plain, ends_at_control=bool(manifest.thinking)
+                step, self._progress, self._config, reply=reply, ends_at_control=bool(manifest.thinking)
             )
             yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
         if last:
