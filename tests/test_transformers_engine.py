@@ -154,7 +154,7 @@ async def test_a_cancelled_call_stops_working(engine: Any) -> None:
     while not short.done():
         await engine.next_token(prompt(engine), [0])
         scored += 1
-    assert scored < 20
+    assert scored < LONG.max_tokens / 4  # on a busy machine more scores go before than on an idle one
     assert len(seen) < LONG.max_tokens
 
 
