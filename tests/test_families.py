@@ -124,7 +124,8 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
                 [sys.executable, str(TOOL), str(folder), name, *given], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                pytest.skip(f"the tokenizer of {name} cannot be had: {done.stderr.strip().splitlines()[-1]}")
+                said = (done.stderr.strip() or "it says nothing").splitlines()[-1]
+                pytest.skip(f"the tokenizer of {name} cannot be had: {said}")
         return str(folder / name)
 
     return made
