@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from specreason_graph import EnginePair, create_specreason
+from specreason_graph.cli.own_questions import last_number
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.record.records import Step
 
@@ -62,8 +63,7 @@ def read_questions(file: Path, count: int) -> list[Question]:
 def said(text: str) -> float | None:
     r"""The number in the last ``\boxed{...}`` of a reply, else the last number in it."""
     boxes = re.findall(r"\\boxed\{([^}]*)\}", text)
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", boxes[-1] if boxes else text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    return last_number(boxes[-1] if boxes else text)
 
 
 def measure(

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
+from specreason_graph.judging import labelled_steps
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, held_out_short, parse_answer
 from specreason_graph.prompting.engine_prompts import EnginePrompts
@@ -135,10 +136,8 @@ def _verdicts(problem: Problem, steps: list[Step]) -> Iterable[Judged]:
 
 def auroc(judged: Sequence[Judged]) -> float:
     """Probability that a right step outscores a wrong one, ties counting half."""
-    right = [verdict.score for verdict in judged if verdict.right]
-    wrong = [verdict.score for verdict in judged if not verdict.right]
-    wins = sum((r > w) + 0.5 * (r == w) for r in right for w in wrong)
-    return wins / (len(right) * len(wrong)) if right and wrong else float("nan")
+    scores = {label: [verdict.score for verdict in judged if verdict.right == label] for label in (True, False)}
+    return labelled_steps.auroc(scores[True], scores[False])
 
 
 def rows(table: Table) -> list[tuple[str, str, str, bool]]:

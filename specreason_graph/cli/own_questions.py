@@ -54,8 +54,13 @@ def is_answered(reply: str, answer: str) -> bool:
         right = float(answer.replace(",", ""))
     except ValueError:
         return answer.strip().lower() in reply.lower()
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", reply)
-    return bool(numbers) and float(numbers[-1].replace(",", "")) == right
+    return last_number(reply) == right
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text, with or without commas between thousands."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def try_own_questions(pair: EnginePair, config: SpecReasonConfig, asked: Sequence[OwnQuestion]) -> list[CheckResult]:

@@ -15,14 +15,12 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.errors import ConfigError
 from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, one_call_each, render_pieces
-from specreason_graph.prompting.thinking_format import find_format
+from specreason_graph.prompting.thinking_format import HEADER, find_format, opens
 from specreason_graph.prompting.tool_calls import ChannelFormat, ToolFormat, find_tool_format, forced_start
 from specreason_graph.record.manifest import ThinkingFormat, Turn
 from specreason_graph.record.records import Engine as Role
 
 BLANK_LINE = "\n\n"
-HEADER = "<|start|>assistant"
-"""Begins any message of a model that answers in channels."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,7 @@ class EnginePrompts:
 
     def _opened(self, start: str) -> str:
         """A template's start of a reply with what the format opens it with, where the template has not opened it."""
-        tags = self.format.tags
-        opened = tags is not None and start.rstrip().endswith(tags[0].rstrip())
+        opened = self.format.tags is not None and opens(start, self.format.tags)
         return start if opened else start + self.format.opening
 
     @property

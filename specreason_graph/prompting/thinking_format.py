@@ -23,6 +23,8 @@ SWITCHES: Mapping[str, tuple[Any, Any]] = {
     "enable_thinking": (True, False), "thinking": (True, False), "thinking_budget": (-1, 0),
 }  # fmt: skip
 """Arguments by which chat templates open and close the thinking, each with the values that do."""
+HEADER = "<|start|>assistant"
+"""Begins any message of a model that answers in channels."""
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 """Control tokens of models whose replies are messages in channels."""
 ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
@@ -51,7 +53,7 @@ def find_format(vocabulary: Vocabulary, config: SpecReasonConfig, role: Role, *,
     if given is None and _has_channels(template):
         return ThinkingFormat(
             kind="channels", source="control tokens of the vocabulary", arguments=template.arguments, opening=ANALYSIS,
-            tags=(ANALYSIS, "<|end|>"), answer_start="<|start|>assistant" + FINAL, reasoning_field="thinking",
+            tags=(ANALYSIS, "<|end|>"), answer_start=HEADER + FINAL, reasoning_field="thinking",
         )  # fmt: skip
     known = [given] if given else template.known_tags
     found = _thinking(template, known)
@@ -65,6 +67,11 @@ def find_format(vocabulary: Vocabulary, config: SpecReasonConfig, role: Role, *,
     tags = given or template.shown_tags or next(filter(template.has_token, THINK_TAGS), THINK_TAGS[0])
     source = "the settings" if given or config.thinking == "tags" else "the base thinks, and the draft must"
     return _between(template, tags, source)
+
+
+def opens(start: str, tags: Tags) -> bool:
+    """Whether the start of a reply, as a template renders it, has opened the thinking."""
+    return start.rstrip().endswith(tags[0].rstrip())
 
 
 @dataclass(frozen=True)
@@ -162,13 +169,13 @@ def _thoughtful() -> Iterator[tuple[str, Message]]:
 
 def _has_channels(template: _Template) -> bool:
     control = template.vocabulary.control_texts
-    return all(text in control for text in HARMONY) and template.start.endswith("<|start|>assistant")
+    return all(text in control for text in HARMONY) and template.start.endswith(HEADER)
 
 
 def _thinking(template: _Template, known: list[Tags]) -> ThinkingFormat | None:
     """The format of a template that makes the model think, or can be made to; None where nothing says so."""
     for tags in known:
-        if template.start.rstrip().endswith(tags[0].rstrip()):
+        if opens(template.start, tags):
             return _between(template, tags, "the chat template opens it")
     closed = [tags for tags in known if tags[1] in template.start]
     for tags in known:
@@ -197,7 +204,7 @@ def _opened_by_argument(template: _Template, known: list[Tags]) -> ThinkingForma
 def _between(template: _Template, tags: Tags, source: str) -> ThinkingFormat:
     """The format of thinking between ``tags``, opened as the family opens it."""
     before_close, answer_start = template.glue(tags)
-    opened = template.start.rstrip().endswith(tags[0].rstrip())
+    opened = opens(template.start, tags)
     opening = template.start[template.start.rindex(tags[0]) :] if opened else f"{tags[0]}\n"
     if not opened and template.shown and template.shown[0].startswith(template.start) and tags[0] in template.shown[0]:
         opening = template.shown[0].removeprefix(template.start)
@@ -219,7 +226,7 @@ def _without_thinking(template: _Template, source: str) -> ThinkingFormat:
     for name, (_, off) in SWITCHES.items():
         if name not in template.arguments and found.tags[1] in template.under(**{name: off}).start:
             return ThinkingFormat.load({**plain, "arguments": {**template.arguments, name: off}})
-    opened = template.start.rstrip().endswith(found.tags[0].rstrip())
+    opened = opens(template.start, found.tags)
     closed = found.before_close + found.tags[1] + found.answer_start
     closed = closed if opened else found.opening + closed
     return ThinkingFormat.load({**plain, "opening": closed})
