@@ -29,9 +29,9 @@ def commit(
         index=node.index, author=written.author, text=written.text, token_ids=written.token_ids,
         ending=written.ending, seed=written.seed, decision=decision, score=pending.score,
         discarded=None if decision.accepted else pending.proposal, alternatives=pending.alternatives,
-        costs=[*_costs(pending, written), *wasted], elapsed=elapsed,
+        costs=[*costs_of(pending, written), *wasted], elapsed=elapsed,
         reserve=None if deadline is None else lookahead.estimates.answer_seconds,
-        tokens_left=stage.sampler.after(node, written).tokens_left,
+        tokens_left=stage.sampler.after(node, written).tokens_left, change=lookahead.take_change(),
     )  # fmt: skip
     # sealed in the form that is checkpointed: the hash covers exactly what an auditor will read
     sealed = seal_step(step.dump(), head_of(state["manifest"], state["trace"]))
@@ -85,15 +85,15 @@ def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
     return stage.registry.controller.figures_for_base(stage.registry.runs) if drafts_next else None
 
 
-def _costs(pending: Pending, written: Proposal) -> list[Cost]:
-    """What the committed step took, the work on its other versions included."""
+def costs_of(pending: Pending, written: Proposal | None = None, *, wasted: bool = False) -> list[Cost]:
+    """What a step took, the work on its other versions included; ``wasted`` where it does not come to be."""
     costs = []
     if pending.proposal:
         usage = sum((each.proposal.usage for each in pending.alternatives), pending.proposal.usage)
-        costs.append(Cost(engine="draft", purpose="draft", usage=usage))
+        costs.append(Cost(engine="draft", purpose="draft", usage=usage, wasted=wasted))
     if pending.score:
         usage = sum((each.score.usage for each in pending.alternatives if each.score), pending.score.usage)
-        costs.append(Cost(engine="base", purpose="score", usage=usage))
-    if written.author == "base":
+        costs.append(Cost(engine="base", purpose="score", usage=usage, wasted=wasted))
+    if written and written.author == "base":
         costs.append(Cost(engine="base", purpose="regenerate", usage=written.usage))
     return costs

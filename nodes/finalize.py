@@ -11,6 +11,7 @@ from typing import Any
 from specreason_graph.engines.base import Completion, Generation, Sampling
 from specreason_graph.errors import EngineError
 from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.commit import costs_of
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.policies.end_of_thinking import token_budget
@@ -21,7 +22,8 @@ from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
 from specreason_graph.prompting.tool_calls import ToolFormat, read_reply
 from specreason_graph.record.events import AnswerToken, Finished
-from specreason_graph.record.records import CLOSING, Answer, Engine, Step, Usage
+from specreason_graph.record.progress import Pending, Progress, totals_of
+from specreason_graph.record.records import CLOSING, Answer, Engine, Step, Unfinished, Usage
 from specreason_graph.record.seal import head_of, seal_answer
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import summarise
@@ -51,7 +53,7 @@ class Finalize(Stage):
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
         plan = self._plan(state, lookahead, self._author(state, lookahead))
-        stream, timed = self._stream(plan, state), self._timing(lookahead)
+        stream, left = self._stream(plan, state), self._left_over(state, lookahead)
         try:
             completion = await self._written(plan, lookahead, stream) if plan.writes else None
         except EngineError:  # the draft has failed while it answered: the base does, unless something was told already
@@ -68,7 +70,7 @@ class Finalize(Stage):
             completion = await self._written(plan, lookahead, stream)
         prompts = self.sampler.prompts.of(plan.role)
         self.registry.finished(len(state["trace"]))
-        fields = self._answer(plan, prompts, completion.generations[0] if completion else None, state) | timed
+        fields = self._answer(plan, prompts, completion.generations[0] if completion else None, state) | left
         usage = completion.usage if completion else Usage()
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=usage, **fields)
         stream.finish(answer.text)
@@ -89,12 +91,15 @@ class Finalize(Stage):
         lookahead.estimates.took("answer", time.perf_counter() - begun)
         return completion
 
-    def _timing(self, lookahead: Lookahead) -> dict[str, Any]:
-        """What was wasted before the answer and, where there is a deadline, the time at which it is begun."""
-        wasted, late = lookahead.end(), self.config.deadline_seconds is not None
+    def _left_over(self, state: State, lookahead: Lookahead) -> dict[str, Any]:
+        """What is in no step: the one that was cut short, what was wasted, and when the answer was begun."""
+        pending, late = Pending.load(state.get("pending") or {}), self.config.deadline_seconds is not None
+        fields = {name: getattr(pending, name) for name in Unfinished.model_fields}
         return {
-            "wasted": wasted, "begun": lookahead.commit_point.seconds_used if late else None,
-            "reserve": lookahead.estimates.answer_seconds if late else None,
+            "unfinished": Unfinished(**fields) if pending.proposal or pending.decision else None,
+            "wasted": [*costs_of(pending, wasted=True), *lookahead.end(pending)],
+            "begun": lookahead.commit_point.seconds_used if late else None,
+            "reserve": lookahead.estimates.answer_seconds if late else None, "change": lookahead.take_change(),
         }  # fmt: skip
 
     def _plan(self, state: State, lookahead: Lookahead, role: Engine) -> Plan:
@@ -143,7 +148,8 @@ class Finalize(Stage):
         summary = summarise(steps, answer)
         emit(Finished(answer=answer, stop_reason=reason, summary=summary))
         outcome = {
-            "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump()
+            "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump(),
+            "pending": {}, "progress": totals_of(steps, Progress.load(state["progress"])).dump(),
         }  # fmt: skip
         if state["manifest"]["asked_by_messages"]:
             outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason, summary)]

@@ -15,9 +15,7 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.stage import emit
-from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.prompting.conversation import asked_last, check_known, read_conversation
-from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
 from specreason_graph.record.records import SCHEMA_VERSION
@@ -72,9 +70,6 @@ def make_manifest(
         schema_version=SCHEMA_VERSION, package_version=installed("specreason-graph"), run=uuid4().hex,
         started=datetime.now(UTC).isoformat(),
         question=asked_last(turns), turns=list(turns),
-        asked_by_messages=asked_by_messages, config=sampler.config, engines=pair.describe(),
-        shares_vocabulary=pair.shares_vocabulary, head_ids=heads,
-        sampling={role: sampling_of(pair.engine(role), sampler.config) for role in ROLES},
-        thinking={role: sampler.prompts.of(role).format for role in ROLES}, judge_ids=sampler.judge.suffix_ids,
-        digit_ids=sampler.judge.digit_ids, forked_from=forked_from,
+        asked_by_messages=asked_by_messages, config=sampler.config, shares_vocabulary=pair.shares_vocabulary,
+        head_ids=heads, forked_from=forked_from, **dict(sampler.setup),
     )  # fmt: skip

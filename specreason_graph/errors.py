@@ -6,6 +6,7 @@ SpecReasonError
 │   ├── QuestionError         the question is empty or does not fit the context
 │   ├── ModelError            a model cannot be found or loaded
 │   └── ThreadError           no such thread, or a thread of something else
+│       └── RecordError       a record is not as it was written; the command line exits with 1
 └── EngineError               an engine failed at work; carries ``engine`` and ``retryable``
     ├── ContextLimitError     a prompt is longer than the engine's context
     ├── EngineRequestError    the engine refused what it was asked; asking again does not help
@@ -47,6 +48,10 @@ class ModelError(UsageError):
 
 class ThreadError(UsageError):
     """A thread that cannot be resumed."""
+
+
+class RecordError(ThreadError):
+    """A record is not as it was written; the command line exits with 1."""
 
 
 class EngineError(SpecReasonError):

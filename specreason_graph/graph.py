@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
@@ -13,15 +13,16 @@ from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
-from specreason_graph.record.progress import Pending, Progress
+from specreason_graph.policies.routing import after_draft, after_review, after_score, route
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runtime import Node, Route, StageRunner, UnlimitedGraph
 
 
 def create_specreason(
-    pair: EnginePair, *, config: SpecReasonConfig | None = None, signer: Signer | None = None, **settings: Any
-) -> SpecReasonGraph:
+    pair: EnginePair, *, config: SpecReasonConfig | None = None, signer: Signer | None = None,
+    accept_changes: bool = False, **settings: Any,
+) -> SpecReasonGraph:  # fmt: skip
     """Wire the loop over ``pair`` and return the graph, not yet compiled: the caller brings the checkpointer.
 
     ``settings`` are fields of `SpecReasonConfig`, on top of ``config``; a bad one raises `ConfigError`. Invoke the
@@ -30,9 +31,13 @@ def create_specreason(
     as ``context=SpecReasonConfig(...)`` (fields not set there keep the graph's) or in
     ``config["configurable"]["specreason"]``. A ``signer`` signs the ledger of each run that ends.
 
+    A run that is resumed is held to its manifest: other weights, tokenizers, number formats, engine options that change
+    tokens, thinking formats or judge's prompts raise `ThreadError`. With ``accept_changes`` such a run goes on, and the
+    change is sealed with its next step.
+
     Method: SpecReason, arXiv 2504.07891.
     """
-    runner = StageRunner(pair, overridden(config or make_config(), settings), signer)
+    runner = StageRunner(pair, overridden(config or make_config(), settings), signer, accept_changes=accept_changes)
     graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
 
     graph.add_node("prepare", Node("prepare", Prepare, runner))
@@ -52,36 +57,6 @@ def create_specreason(
     graph.add_conditional_edges("regenerate", Route(route), ["draft", "regenerate", "finalize"])
     graph.add_edge("finalize", END)
     return graph
-
-
-def route(state: State) -> Literal["draft", "regenerate", "finalize"]:
-    """Who writes next, or the end of the thinking."""
-    progress = Progress.load(state["progress"])
-    if progress.stop_reason:
-        return "finalize"
-    # the manifest's own setting: the graph may have been compiled with another one since the run began
-    first_steps = progress.steps < state["manifest"]["config"]["first_steps_by_base"]
-    return "regenerate" if progress.base_only or first_steps else "draft"
-
-
-def after_draft(state: State) -> Literal["score", "regenerate", "finalize"]:
-    """No proposal, one without text, or one too long for the judge is not scored: the base model settles it."""
-    if state["progress"]["stop_reason"]:
-        return "finalize"
-    return "score" if Pending.load(state["pending"]).scorable else "regenerate"
-
-
-def after_score(state: State) -> Literal["accept", "review", "regenerate", "finalize"]:
-    """A human where the score is in the band, else as the decision says."""
-    if state["progress"]["stop_reason"]:
-        return "finalize"
-    return "review" if Pending.load(state["pending"]).needs_review else after_review(state)
-
-
-def after_review(state: State) -> Literal["accept", "regenerate"]:
-    """As the decision says; a step that a human wrote is there already."""
-    decision = state["pending"]["decision"]
-    return "accept" if decision["accepted"] or decision["reason"] == "written_by_reviewer" else "regenerate"
 
 
 class SpecReasonGraph(StateGraph[State, SpecReasonConfig, Question, Outcome]):

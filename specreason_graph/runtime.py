@@ -36,8 +36,10 @@ SETTINGS = 1024
 class StageRunner:
     """Runs stages over one pair, each call under the settings of the run it works for."""
 
-    def __init__(self, pair: EnginePair, defaults: SpecReasonConfig, signer: Signer | None) -> None:
-        self.pair, self._defaults, self._signer = pair, defaults, signer
+    def __init__(
+        self, pair: EnginePair, defaults: SpecReasonConfig, signer: Signer | None, *, accept_changes: bool = False
+    ) -> None:
+        self.pair, self._defaults, self._signer, self._accept_changes = pair, defaults, signer, accept_changes
         self._registry = LookaheadRegistry.of(pair)
         self._sampler = lru_cache(maxsize=SETTINGS)(self._make_sampler)
 
@@ -63,10 +65,12 @@ class StageRunner:
         try:
             # made here and not in the caller, whose event loop must not wait for a tokenizer to load
             stage = kind(self._sampler(settings), self._registry, self._signer)
-            changes = await stage(state, self._registry.find(state, stage.sampler))
+            lookahead = self._registry.find(state, stage.sampler, accept_changes=self._accept_changes)
+            changes = await stage(state, lookahead)
         except DeadlinePassed as late:
+            # What is pending stays: `finalize` puts it into the record of the answer.
             stopped = progress.model_copy(update={"seconds": late.seconds_used, "stop_reason": "deadline"})
-            return {"pending": {}, "progress": stopped.dump()}
+            return {"progress": stopped.dump()}
         except BaseException:
             if ending := self._registry.leave(progress.run, CALLS.get()):
                 await asyncio.wait(ending, timeout=CANCELLING)
@@ -115,7 +119,7 @@ class Route(Runnable[State, str]):
     without what comes next: for LangGraph the node had finished, and a resume ended there, without an answer.
     """
 
-    def __init__(self, choose: Callable[[State], str]) -> None:
+    def __init__(self, choose: Callable[[Mapping[str, Any]], str]) -> None:
         self.name, self._choose = choose.__name__, choose
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> str:  # noqa: A002, ARG002

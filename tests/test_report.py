@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
-from specreason_graph.audit.read.saver import Damaged
+from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, STOPS, duration
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.audit.show.timeline import draw_timeline

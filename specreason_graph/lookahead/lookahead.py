@@ -16,11 +16,13 @@ from specreason_graph.lookahead.calls import InFlightCall
 from specreason_graph.lookahead.commit_point import CommitPoint
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.prefetch import Prefetcher
+from specreason_graph.lookahead.resumed import check_resumed
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Cost, Proposal, Score, Step, StepLike
 from specreason_graph.record.seal import head_of
+from specreason_graph.record.setup import Setup
 from specreason_graph.record.state import State
 
 
@@ -35,7 +37,12 @@ class DeadlinePassed(Exception):  # noqa: N818 - no error: the thinking ends
 class Lookahead:
     """The work on one run, at its commit point and ahead of it; used on the engines' loop only."""
 
-    def __init__(self, sampler: StepSampler, state: State, estimates: CostEstimates, runs: Callable[[], int]) -> None:
+    def __init__(
+        self, sampler: StepSampler, state: State, estimates: CostEstimates, runs: Callable[[], int],
+        *, accept_changes: bool = False,
+    ) -> None:  # fmt: skip
+        manifest, trace = state["manifest"], state["trace"]
+        self._change = check_resumed(manifest, trace, sampler, accept_changes=accept_changes)
         root = SpeculationNode.root(sampler.prompts, state["manifest"]["head_ids"])
         progress, pending = Progress.load(state["progress"]), Pending.load(state.get("pending") or {})
         self.sampler, self.estimates = sampler, estimates
@@ -81,6 +88,11 @@ class Lookahead:
         written: Proposal = await self._outcome(self._calls.regenerate_at(self.node))
         return written
 
+    def take_change(self) -> Setup | None:
+        """The set-up that the run was resumed with where it is another one, for the next record; None from then on."""
+        change, self._change = self._change, None
+        return change
+
     def repeats(self, text: str) -> int:
         """How often a text is in the trace."""
         return self.commit_point.texts[text.strip()]
@@ -108,10 +120,14 @@ class Lookahead:
         self._calls.give_up(self.node, self.node.index)
         return self.commit_point.step_seconds, self.commit_point.wasted[self.node.index]
 
-    def end(self) -> list[Cost]:
-        """Give up what is under way; the cost of that, and of all that is in no step."""
+    def end(self, pending: Pending) -> list[Cost]:
+        """Give up what is under way; the cost of that, and of all that is in no step.
+
+        ``pending``: the step that does not come to be; what it cost is counted by the caller.
+        """
+        kept = {"draft": pending.proposal is not None, "score": pending.score is not None}
         for call in self.node.calls.values():
-            call.used = False  # what was asked for a step that does not come to be is wasted, too
+            call.used = call.used and kept.get(call.purpose, False)
         self._calls.give_up(self.node, self.node.index)
         return [cost for costs in self.commit_point.wasted.values() for cost in costs]
 

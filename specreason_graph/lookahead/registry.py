@@ -72,13 +72,17 @@ class LookaheadRegistry:
         finally:
             self._starting -= 1
 
-    def find(self, state: State, sampler: StepSampler) -> Lookahead:
-        """The lookahead of a run, a new one where there is none that fits."""
+    def find(self, state: State, sampler: StepSampler, *, accept_changes: bool = False) -> Lookahead:
+        """The lookahead of a run, a new one where there is none that fits.
+
+        ``accept_changes``: whether a run may go on with another set-up; else `ThreadError`, as `check_resumed` says.
+        """
         run = state["progress"]["run"]
         lookahead = self.lookaheads.get(run)
         if lookahead is None or not lookahead.fits(state):  # resumed, forked, or left by a caller that was cancelled
             self.close(run)
-            lookahead = Lookahead(sampler, state, CostEstimates(self._estimates), lambda: self.runs)
+            estimates = CostEstimates(self._estimates)
+            lookahead = Lookahead(sampler, state, estimates, lambda: self.runs, accept_changes=accept_changes)
             self.lookaheads[run] = lookahead
         calls = CALLS.get()
         if calls is not None and calls is not lookahead.caller:

@@ -22,10 +22,11 @@ from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import UNFINISHED, overlap
 from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
 from specreason_graph.prompting.open_blocks import open_block
-from specreason_graph.prompting.pair_prompts import PairPrompts
+from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
 from specreason_graph.record.records import Engine as Role
+from specreason_graph.record.setup import Setup
 
 ENGINES: dict[Purpose, Role] = {"draft": "draft", "score": "base", "regenerate": "base"}
 """Which engine a call is made to, by its purpose."""
@@ -49,6 +50,15 @@ class StepSampler:
         """The sampler of a run with these settings."""
         judge = DigitJudge(EnginePrompts(pair.base.vocabulary, config, name=pair.base.name))
         return cls(pair, config, judge, PairPrompts(pair, config, judge.extra_tokens))
+
+    @property
+    def setup(self) -> Setup:
+        """What besides the settings decides the tokens of a run; the engines must be open."""
+        return Setup(
+            engines=self.pair.describe(), thinking={role: self.prompts.of(role).format for role in ROLES},
+            sampling={role: sampling_of(self.pair.engine(role), self.config) for role in ROLES},
+            judge_ids=self.judge.suffix_ids, digit_ids=self.judge.digit_ids,
+        )  # fmt: skip
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
         """The prompts of both engines up to the opened thinking.

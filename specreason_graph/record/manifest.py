@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.records import Engine, Plain, Record
+from specreason_graph.record.setup import EngineDescription as EngineDescription
+from specreason_graph.record.setup import Setup
+from specreason_graph.record.setup import ThinkingFormat as ThinkingFormat
 
-FormatKind = Literal["tags", "channels", "none"]
 Speaker = Literal["system", "user", "assistant", "tool"]
 FORMER_SETTINGS = {"window": "lookahead", "guard": "speculation_control", "reading": "score_reduction"}
 """Settings by the names that they had in records of schema version 3 and before."""
@@ -48,54 +51,6 @@ class Turn(Record):
     """The call that a tool's message answers."""
     name: str | None = None
     """Name of the tool or speaker, where there is one."""
-
-
-class ThinkingFormat(Record):
-    """How a model opens and closes its thinking; all texts are as its chat template writes them."""
-
-    kind: FormatKind
-    """``tags`` around the thinking, ``channels`` of their own for thinking and answer, or ``none``: the reply itself is
-    the trace."""
-    source: str
-    """By what it was chosen."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """What the chat template is rendered with."""
-    opening: str = ""
-    """What is put behind the template's start of a reply, where the template does not end with it."""
-    tags: tuple[str, str] | None = None
-    """The text that opens the thinking, and the one that closes it."""
-    before_close: str = ""
-    """White space in front of the closing text."""
-    answer_start: str = ""
-    """What stands between the closing text and the answer."""
-    reasoning_field: str | None = None
-    """Field of an assistant's message in which the template takes the reasoning between calls; None where it does
-    not."""
-
-
-class EngineDescription(Record):
-    """What answered: enough to tell later whether it was the same model."""
-
-    engine: str
-    """Kind of engine, as in ``transformers``."""
-    engine_version: str
-    """Version of the library behind it."""
-    model: str
-    """Name or path the model was loaded by."""
-    weights: str
-    """SHA-256 of the weight files, or the revision where the files are out of reach."""
-    vocabulary: str
-    """SHA-256 of the vocabulary: equal for two engines exactly when their token ids mean the same."""
-    dtype: str
-    """Number format of the weights."""
-    device: str
-    """Where it runs."""
-    context: int
-    """Longest prompt plus output, in tokens."""
-    scoring: Literal["chosen", "top"] = "chosen"
-    """Where the judge's log-probabilities come from: asked for by token, or picked from the likeliest ones."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Engine options that are not the defaults."""
 
 
 class Lineage(Record):
@@ -164,9 +119,21 @@ class Manifest(Record):
         return self.config if self.thinking else self.config.model_copy(update={"thinking": "tags"})
 
     @property
+    def setup(self) -> Setup:
+        """Engines, formats and the judge's prompt at the start of the run."""
+        names = Setup.model_fields
+        return Setup.model_construct(**{name: getattr(self, name) for name in names})
+
+    @property
     def taken_over(self) -> int:
         """How many of the first steps a fork took over from the run before."""
         return self.forked_from.step if self.forked_from else 0
+
+
+def setup_in_force(manifest: Plain, trace: Sequence[Plain]) -> Setup:
+    """The set-up behind the last step: the manifest's, or the one that the run was resumed with last."""
+    changed = next((step["change"] for step in reversed(trace) if step.get("change")), manifest)
+    return Setup.load({name: changed[name] for name in Setup.model_fields if name in changed})
 
 
 def is_plain(manifest: Plain) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from specreason_graph.record.records import (
@@ -13,9 +15,11 @@ from specreason_graph.record.records import (
     Proposal,
     Record,
     Score,
+    Step,
     StopReason,
     formerly,
 )
+from specreason_graph.record.summary import seconds_of
 
 
 class Progress(Record):
@@ -48,6 +52,19 @@ class Progress(Record):
     def base_only(self) -> bool:
         """Whether the next step is the base model's without the draft being asked."""
         return self.draft_failed or self.goodput is not None
+
+
+def totals_of(steps: Sequence[Step], before: Progress) -> Progress:
+    """What the totals are once a run has ended: all that its steps tell, and of ``before`` its name and stop reason."""
+    if not steps:
+        return Progress(run=before.run, stop_reason=before.stop_reason)
+    texts, last = [step.text.strip() for step in steps], steps[-1]
+    return Progress(
+        run=before.run, steps=len(steps), thinking_tokens=sum(len(step.token_ids) for step in steps),
+        seconds=sum(map(seconds_of, steps)), reserve=last.reserve or 0.0, repeats=texts.count(texts[-1]),
+        tokens_left=last.tokens_left or 0, draft_failed=last.decision.reason == "draft_failed",
+        stop_reason=before.stop_reason,
+    )  # fmt: skip
 
 
 class Pending(Record):

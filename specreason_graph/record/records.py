@@ -5,17 +5,22 @@ Every record goes into a checkpoint as ``model_dump()`` and comes back with ``mo
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-SCHEMA_VERSION = 5
-"""5: thinking formats; 4: the names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not have.
+from specreason_graph.record.base import Engine as Engine
+from specreason_graph.record.base import Plain as Plain
+from specreason_graph.record.base import Record as Record
+from specreason_graph.record.base import formerly as formerly
+from specreason_graph.record.setup import Setup
 
-All of them are read.
+SCHEMA_VERSION = 6
+"""Version of the form of records.
+
+6: changes of the set-up, and what a deadline cut short; 5: thinking formats; 4: the names of now; 3: work ahead and
+elapsed time; 2: the ledger, which 1 does not have. All of them are read.
 """
-Plain = dict[str, Any]
-"""A record as it is checkpointed: JSON values only."""
 
 StopReason = Literal[
     "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
@@ -40,29 +45,8 @@ Reason = Literal[
 CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence", "tool_call", "stop_string")
 """Endings with which an author ends the thinking; the last two only where the reply itself is the trace."""
 Purpose = Literal["draft", "score", "regenerate", "answer"]
-Engine = Literal["base", "draft"]
 Author = Literal["base", "draft", "human"]
 Verdict = Literal["accept", "reject", "edit"]
-
-
-def formerly(name: str, old: str) -> AliasChoices:
-    """Read a field also under the name that it had in records of schema version 3 and before."""
-    return AliasChoices(name, old)
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    def dump(self) -> Plain:
-        """The plain dictionary that is checkpointed."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def load(cls, plain: Any) -> Self:
-        """The typed view of a checkpointed dictionary."""
-        return cls.model_validate(plain)
 
 
 class Usage(Record):
@@ -259,6 +243,8 @@ class Step(Record):
     """Seconds that were kept for the answer behind it, where there is a deadline."""
     tokens_left: int | None = Field(default=None, validation_alias=formerly("tokens_left", "room"))
     """Tokens left for steps behind this one, before the context of either engine is full."""
+    change: Setup | None = None
+    """The set-up from this step on, where the run was resumed with another one; None where nothing changed."""
     hash: str | None = None
     """Hash of the ledger up to and with this step; None in runs that have no ledger."""
 
@@ -266,6 +252,19 @@ class Step(Record):
     def closes_thinking(self) -> bool:
         """Whether the author ended the thinking with this step."""
         return self.ending in CLOSING
+
+
+class Unfinished(Record):
+    """A step that a deadline cut short; its cost is in the answer's ``wasted``."""
+
+    proposal: Proposal | None
+    """What the draft wrote; None where it wrote nothing."""
+    alternatives: list[Alternative] = Field(default_factory=list)
+    """The other versions that it wrote."""
+    score: Score | None
+    """The judge's evidence; None where it was not scored."""
+    decision: Decision | None
+    """What followed from it, with what a human said; None where nothing was decided."""
 
 
 class Signature(Record):
@@ -304,6 +303,10 @@ class Answer(Record):
     """Wall-clock seconds the run had taken when its answer was begun, where there is a deadline."""
     reserve: float | None = None
     """Seconds that were kept for it then."""
+    unfinished: Unfinished | None = None
+    """The step that a deadline cut short; None where none was in flight."""
+    change: Setup | None = None
+    """The set-up of the answer, where the run was resumed with another one behind the last step; else None."""
     hash: str | None = None
     """Hash of the whole ledger; None in runs that have none."""
     signature: Signature | None = None

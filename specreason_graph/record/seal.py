@@ -72,6 +72,23 @@ def seal_answer(result: Plain, stop_reason: str, head: str | None) -> Plain:
     return {**result, "hash": _entry("answer", None, _answer(result, stop_reason), head).hash}
 
 
+def is_sealed(manifest: Plain, trace: Sequence[Plain]) -> bool:
+    """Whether manifest and steps are what was sealed; a run without a ledger has nothing to show."""
+    if not manifest.get("hash"):
+        return manifest.get("schema_version") == 1 and not any(step.get("hash") for step in trace)
+    try:
+        head = seal_manifest(manifest)["hash"]
+        if head != manifest["hash"]:
+            return False
+        for index, step in enumerate(trace):
+            head = seal_step(step, head)["hash"]
+            if head != step["hash"] or step["index"] != index:
+                return False
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return False
+    return True
+
+
 def head_of(manifest: Plain, trace: Sequence[Plain]) -> str | None:
     """The hash that the next entry builds on."""
     last = trace[-1] if trace else manifest

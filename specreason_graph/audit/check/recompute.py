@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
 
-from pydantic import ValidationError
-
+from specreason_graph.audit.check.state_check import at_the_end
+from specreason_graph.audit.check.totals import Totals
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.judging.digit_judge import read_score
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored
-from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.policies.seeds import call_seed
-from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
-from specreason_graph.record.summary import Summary, seconds_of, summarise
 
 
 class Replay(Record):
@@ -46,6 +42,10 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
     config, totals = run.typed_manifest.config, Totals(run)
     # Steps that a fork took over were decided under the settings of the forked run, which are not in this record.
     taken_over = run.typed_manifest.taken_over
+    if not run.steps:
+        for what, recorded, again in totals.without_steps():
+            if recorded != again:
+                yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
     for step in run.steps:
         own = step.index >= taken_over
         for what, recorded, again in chain(_of_step(step, config, own=own), totals.take(step, own=own)):
@@ -108,65 +108,17 @@ def _read(score: Score) -> Score:
     return read_score(score.digit_logprobs, score.other_mass, score.prompt_tokens, score.usage)
 
 
-class Totals:
-    """Adds up the steps as the run did, and recomputes when it should have ended."""
-
-    def __init__(self, run: RecordedRun) -> None:
-        self._run, self._config = run, run.typed_manifest.config
-        self._progress, self._seen = Progress(), dict[str, int]()
-
-    def take(self, step: Step, *, own: bool) -> Iterator[tuple[str, object, object]]:
-        """Yield the stop reason and the totals after a step: a name, the recorded value and the recomputed one."""
-        text = step.text.strip()
-        self._seen[text] = self._seen.get(text, 0) + 1
-        before = self._progress
-        self._progress = Progress(
-            steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
-            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
-            tokens_left=step.tokens_left or 0, draft_failed=step.decision.reason == "draft_failed",
-        )  # fmt: skip
-        last = step.index + 1 == len(self._run.trace)
-        recorded = self._run.progress.get("stop_reason") if last else None
-        manifest = self._run.typed_manifest
-        if own and step.tokens_left is not None:  # schema version 1 lacks it, and the stop reason depends on it
-            reply = [each.text for each in self._run.steps[: step.index + 1]] if manifest.is_plain else None
-            again = stop_reason(
-                step, self._progress, self._config, reply=reply, ends_at_control=bool(manifest.thinking)
-            )
-            yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
-        if last:
-            kept = self._run.progress
-            for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
-                yield name, kept.get(name), getattr(self._progress, name)
-
-    def _was_cut_short(self) -> bool:
-        """Whether the deadline passed during the step after the last committed one, which leaves no record."""
-        deadline, answer = self._config.deadline_seconds, self._run.answer
-        if deadline is None or self._run.progress.get("stop_reason") != "deadline":
-            return False
-        return answer is None or (answer.begun or 0.0) + (answer.reserve or 0.0) >= deadline
-
-
-def _as_stored(totals: Any) -> Any:
-    """Return the totals that callers got, typed where they have the form of totals."""
-    try:
-        return Summary.load(totals)
-    except ValidationError:
-        return totals
-
-
 def _ending(run: RecordedRun) -> Iterator[Finding]:
     """Yield the differences in the answer and in the totals that callers got."""
     if run.answer is None:
         return
-    kept, summary = run.values, summarise(run.steps, run.answer)
+    kept = run.values
     expected = [
-        ("stop reason", kept.get("stop_reason"), run.progress.get("stop_reason")),
         ("answer", kept.get("answer"), run.answer.text),
         ("answer's seed", run.answer.seed, call_seed(run.typed_manifest.config.seed, "answer", 0)),
         ("closed by force", run.answer.forced_close, kept.get("stop_reason") != "answered"),
-        ("summary", _as_stored(kept.get("trace_summary")), summary),
     ]
+    expected += at_the_end(run)
     for what, recorded, again in expected:
         if recorded != again:
             yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")

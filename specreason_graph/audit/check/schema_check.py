@@ -9,16 +9,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, first_problem
-from specreason_graph.audit.read.saver import Damaged
+from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.record.manifest import FORMER_SETTINGS, Manifest
+from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Answer, Plain, Record, Step
+from specreason_graph.record.summary import Summary
 
 RENAMED_IN = 4
 """Schema version in which fields were renamed."""
 FORMER_NAMES = FORMER_SETTINGS | {
     "lost": "wasted", "room": "tokens_left", "drafted": "drafting", "alone": "base_only", "trial": "probe",
+    "lateness": "slo_ratio", "judgeable": "scorable", "uncertain": "needs_review",
 }  # fmt: skip
 """Names of fields before that version, and what they are called now."""
+
+
+BESIDE: dict[str, type[Record]] = {"progress": Progress, "pending": Pending, "trace_summary": Summary}
+"""Records that stand beside the ledger, by channel."""
 
 
 def malformed(run: RecordedRun) -> Iterator[Finding]:
@@ -29,10 +36,15 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
     # The hashes do not cover this: in canonical JSON, 5 and 5.0 are the same.
     version = run.manifest.get("schema_version")
     old = isinstance(version, int) and version < RENAMED_IN
+    beside = {name: kind for name, kind in BESIDE.items() if kind is not Summary or not old}
     parts: list[tuple[int | None, str, type[Record], Any]] = [(None, "the manifest", Manifest, run.manifest)]
     parts += [(position, "the record", Step, step) for position, step in enumerate(run.trace)]
     parts += [(None, "the answer", Answer, run.result)] if run.result else []
+    parts += [(None, f"the channel {name}", kind, run.values.get(name)) for name, kind in beside.items()]
     for position, name, kind, stored in parts:
+        if stored and not isinstance(stored, dict):
+            yield Finding(step=position, problem=f"{name} is a {type(stored).__name__} and no record")
+            continue
         problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old)
         if problem:
             yield Finding(step=position, problem=f"{name} {problem}")
@@ -57,20 +69,3 @@ def _renamed(value: Any) -> Any:
 
 def _as_json(record: Plain) -> str:
     return json.dumps(record, sort_keys=True, default=str)
-
-
-def contradictions(run: RecordedRun) -> Iterator[str]:
-    """Find contradictions between the ledger and the other channels; the totals are left to `recompute`."""
-    if run.manifest.get("run") not in (None, run.progress.get("run")):
-        yield f"the totals belong to run {run.progress.get('run')!r}"
-    given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
-    if not run.result:
-        if given or run.values.get("result"):
-            yield f"the ledger has no answer, but these channels have a value: {', '.join(given) or 'result'}"
-        return
-    if run.values.get("answer") != run.result.get("text"):
-        yield "the answer that callers get is not the one in the ledger"
-    if run.stop_reason is None:
-        yield "there is an answer, but no stop reason"
-    if run.values.get("pending"):
-        yield "there is an answer, but a proposal is still in flight"

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from specreason_graph.audit.check.schema_check import contradictions, malformed
+from pydantic import Field
+
+from specreason_graph.audit.check.schema_check import malformed
+from specreason_graph.audit.check.state_check import contradictions, unfounded, with_writes_ahead
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable, check_version
-from specreason_graph.audit.read.saver import Damaged
-from specreason_graph.errors import ThreadError
+from specreason_graph.audit.read.serializer import Damaged
+from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.record.records import Plain, Record, Signature
 from specreason_graph.record.seal import seal_answer, seal_manifest, seal_step
 from specreason_graph.record.signing import is_signed_by
+
+NOT_COVERED = (
+    "a ledger that was rebuilt as a whole, cut back to an earlier step, or stripped of its signature: keep the head or "
+    "an anchor elsewhere, or name the key",
+    "a run that was removed with all its checkpoints, or put there as a whole: count them elsewhere",
+    "the thread, namespace and checkpoint ids that a run is kept under, and the times of its checkpoints",
+    "a step before it is committed: the proposal, score, review and lateness of the step in flight",
+    "checkpoints before the last one of a run, but for manifest and steps, which LangGraph's time travel reads",
+    "metadata and versions of channels, which only LangGraph reads, and channels of other graphs",
+    "the reply as a message, which is not read again",
+    "the order of keys in a record, and 0.0 against -0.0, which are the same in canonical JSON",
+    "how a run was launched (table specreason_runs), beyond what its manifest says",
+)
+"""What `verify` cannot find; the documents list the same."""
 
 
 class Verification(Record):
@@ -30,8 +47,14 @@ class Verification(Record):
     """Whether the ledger ends with an answer."""
     signed_by: str | None
     """Public key, raw in hexadecimal, whose signature of the head is valid; None without a valid signature."""
+    changes: list[Finding]
+    """Steps from which on the run went on with other engines or prompts, at its caller's word; these are sealed."""
+    other_ends: list[str]
+    """Last checkpoints of other branches of the run."""
     findings: list[Finding]
     """What is wrong; empty when everything is as it was written."""
+    not_covered: list[str] = Field(default_factory=lambda: list(NOT_COVERED))
+    """What a verification cannot find, whatever it says."""
 
     @property
     def ok(self) -> bool:
@@ -50,8 +73,7 @@ def verify(
     for a run without a ledger.
     """
     _check_schema(run)
-    findings = [*run.findings, *_broken_links(run), *malformed(run)]
-    findings += [Finding(step=None, problem=problem) for problem in contradictions(run)]
+    findings = _findings(run)
     # The stored answer is only read as a record after the checks above: it may be anything.
     signature = signature or (run.answer.signature if run.result and not findings and run.answer else None)
     key = public_key or (signature.key if signature else None)
@@ -66,8 +88,48 @@ def verify(
     return Verification(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run,
         entries=_count(run), head=run.head, finished=run.finished, signed_by=key if signed else None,
+        changes=[] if findings else list(_changes(run)), other_ends=list(run.other_ends),
         findings=list(dict.fromkeys(findings)),
     )  # fmt: skip
+
+
+def _findings(run: RecordedRun) -> list[Finding]:
+    """All that is not as it was written, the writes behind the last checkpoint included."""
+    try:
+        findings = [*_in_ledger(run), *_beside(run)]
+    except Exception as error:  # whatever a database holds: what cannot be checked is a finding
+        why = f"it cannot be checked: {str(error) or type(error).__name__}"
+        return [*run.findings, Finding(step=None, problem=why)]
+    if not run.ahead or findings:
+        return findings
+    if run.finished:
+        written = ", ".join(sorted({channel for channel, _ in run.ahead}))
+        return [Finding(step=None, problem=f"something was written behind its end: {written}")]
+    where = "what was begun behind its last checkpoint"
+    return [
+        each.model_copy(update={"problem": f"{where}: {each.problem}"}) for each in _findings(with_writes_ahead(run))
+    ]
+
+
+def _in_ledger(run: RecordedRun) -> list[Finding]:
+    return [*run.findings, *_broken_links(run), *malformed(run)]
+
+
+def _beside(run: RecordedRun) -> Iterator[Finding]:
+    problems = list(contradictions(run))
+    if not problems and not _in_ledger(run):  # else it cannot be computed, or follows from what is found already
+        problems = list(unfounded(run))
+    yield from (Finding(step=None, problem=problem) for problem in problems)
+
+
+def _changes(run: RecordedRun) -> Iterator[Finding]:
+    """The steps from which on another set-up was in force, and what was different."""
+    before = run.typed_manifest.setup
+    changed = [(step.index, step.change) for step in run.steps if step.change]
+    changed += [(len(run.steps), run.answer.change)] if run.answer and run.answer.change else []
+    for index, setup in changed:
+        yield Finding(step=index, problem="; ".join(before.differences(setup)))
+        before = setup
 
 
 def _count(run: RecordedRun) -> int:
@@ -96,7 +158,7 @@ def check_whole(run: RecordedRun) -> RecordedRun:
     check_readable(run)
     found = verify(run).findings if has_ledger(run) else []
     if found:
-        raise ThreadError(
+        raise RecordError(
             f"run {run.run!r} in thread {run.thread_id!r} is not as it was written: {found[0].problem}",
             hint="verify shows all that was found",
         )
@@ -124,7 +186,7 @@ def _broken_links(run: RecordedRun) -> list[Finding]:
     """Find the entries whose hash does not follow from their content and the hash before."""
     findings = []
     head = run.manifest.get("hash")
-    if head is None or seal_manifest(run.manifest)["hash"] != head:
+    if head is None or not _holds(lambda: seal_manifest(run.manifest), run.manifest):
         findings.append(Finding(step=None, problem="the manifest is not what was written"))
     for position, step in enumerate(run.trace):
         if isinstance(step, Damaged):

@@ -14,7 +14,8 @@ from specreason_graph.audit.keep.tables import Doomed, tables_of
 from specreason_graph.audit.read.checkpoint_summary import DELTAS, parent_of
 from specreason_graph.audit.read.reader import gather_runs
 from specreason_graph.audit.read.recorded import RecordedRun
-from specreason_graph.audit.read.saver import Damaged, ReadOnly
+from specreason_graph.audit.read.saver import ReadOnly
+from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.errors import ThreadError
 from specreason_graph.record.records import Record
 from specreason_graph.record.state import STAGES, State

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from specreason_graph.audit.read.saver import Damaged
+from specreason_graph.audit.read.serializer import Damaged, Extension, pack, unpack
 from specreason_graph.record.channels import bare
 
 MARKS = ("pending", "progress", "result", "answer", "stop_reason", "trace_summary")
 """Channels of which the last value belongs to the run."""
 DELTAS = ("manifest", "trace")
 """Delta channels: their value is spread over the checkpoints of a run."""
-WAITING = ("__start__", "branch:to:prepare")
+NEXT = "branch:to:"
+"""Channels with this prefix say which stage comes next."""
+WAITING = ("__start__", f"{NEXT}prepare")
 """Channels that hold a question before its run has begun."""
-_PLAIN = JsonPlusSerializer(allowed_msgpack_modules=None)
+Writes = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, init=False)
@@ -30,11 +30,11 @@ class Copy:
     """The channel's value as msgpack."""
 
     def __init__(self, value: Any) -> None:
-        object.__setattr__(self, "packed", _PLAIN.dumps_typed(value)[1])
+        object.__setattr__(self, "packed", pack(value))
 
     def value(self) -> Any:
         """Unpack the channel's value."""
-        return _PLAIN.loads_typed(("msgpack", self.packed))
+        return unpack(self.packed)
 
 
 class CheckpointSummary(NamedTuple):
@@ -48,6 +48,10 @@ class CheckpointSummary(NamedTuple):
     """Id of the checkpoint."""
     parent: str | None
     """Id of the checkpoint before; None for the first one, and where the one before was pruned."""
+    around: str | None
+    """For a subgraph, id of the checkpoint of the graph around it at which it was called."""
+    branched: bool
+    """Whether LangGraph's time travel made it, as the first one of another branch."""
     written: str
     """When the checkpoint was written, ISO 8601."""
     problem: str | None
@@ -58,48 +62,77 @@ class CheckpointSummary(NamedTuple):
     """Whether it holds a question whose run has not begun."""
     begun: bool
     """Whether a manifest was written before it."""
+    stages: tuple[str, ...]
+    """The stages that LangGraph would go on with."""
     values: dict[str, Any]
     """Values of the channels in `MARKS`; in the middle of a run only the totals and damaged values."""
-    copies: tuple[tuple[str, Any], ...]
+    copies: Writes
     """Snapshots of the channels in `DELTAS`: each a `Copy` or `Damaged`."""
-    writes: tuple[tuple[str, Any], ...]
-    """Pending writes to the channels in `DELTAS`, in order."""
+    writes: Writes
+    """Pending writes to the channels in `DELTAS`, in order; of the last of a branch, those to all our channels."""
 
 
 def checkpoint_summaries(checkpoints: Iterable[CheckpointTuple]) -> Iterator[CheckpointSummary]:
     """Summarise checkpoints, which must come latest first, as savers list them."""
-    # In this order a checkpoint comes after all its followers, so it is known whether it is the last of a branch.
+    # In this order a checkpoint comes after all its followers, so it is known whether it is the last of a branch. One
+    # that is only followed by the next question is the last of its run.
     followed = set()
     for each in checkpoints:
-        config = each.config["configurable"]
-        where = (config["thread_id"], config.get("checkpoint_ns", ""))
-        followed.add((*where, parent_of(each)))
-        yield _summarise(each, last=(*where, config["checkpoint_id"]) not in followed)
+        place = _text(each.config, "thread_id"), _text(each.config, "checkpoint_ns")
+        name, parent = _text(each.config, "checkpoint_id"), parent_of(each)
+        found = _summarise(each, (*place, name), parent, last=(*place, name) not in followed)
+        if not found.waiting:
+            followed.add((*place, parent))
+        yield found
 
 
 def parent_of(checkpoint: CheckpointTuple) -> str | None:
     """Return the id of the checkpoint before; None for the first one, and where the one before was pruned."""
-    parent = checkpoint.parent_config
-    return parent["configurable"]["checkpoint_id"] if parent else None
+    return _text(checkpoint.parent_config, "checkpoint_id") if checkpoint.parent_config else None
 
 
-def _summarise(each: CheckpointTuple, *, last: bool) -> CheckpointSummary:
+def _summarise(
+    each: CheckpointTuple, key: tuple[str, str, str], parent: str | None, *, last: bool
+) -> CheckpointSummary:
+    # The database may hold anything: every form is checked before it is used.
     stored: Any = each.checkpoint if isinstance(each.checkpoint, dict) else Damaged("is no record")
-    config = each.config["configurable"]
-    values = stored.get("channel_values")  # the database may hold anything: every form is checked before it is used
-    values = values if isinstance(values, dict) else {}
-    marks = {name: bare(values[name]) for name in MARKS if name in values}
+    values, metadata = _dict(stored.get("channel_values")), _dict(each.metadata)
+    marks = {name: bare(values[name]) if name == "answer" else values[name] for name in MARKS if name in values}
+    is_waiting = any(name in values for name in WAITING)
     # A run's values are in the last checkpoint of its branch, or where its stop reason was set.
-    wanted = marks if last or marks.get("stop_reason") else _passing(marks)
+    wanted = marks if last or is_waiting or marks.get("stop_reason") else _passing(marks)
     copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values and _is_copy(values[name]))
     damaged = (part for part in (stored, *values.values()) if isinstance(part, Damaged))
+    around = _dict(metadata.get("parents")).get(key[1].rpartition("|")[0]) if key[1] else None
+    writes = [(channel, value) for _, channel, value in each.pending_writes or () if isinstance(channel, str)]
     return CheckpointSummary(
-        thread=config["thread_id"], namespace=config.get("checkpoint_ns", ""), name=config["checkpoint_id"],
-        parent=parent_of(each), written=stored.get("ts", ""), problem=next((part.problem for part in damaged), None),
-        readable=not isinstance(stored, Damaged) or stored.readable, waiting=any(name in values for name in WAITING),
-        begun="manifest" in (stored.get("channel_versions") or ()), values=wanted, copies=copies,
-        writes=tuple((channel, value) for _, channel, value in each.pending_writes or () if channel in DELTAS),
+        *key, parent=parent, around=str(around) if around else None,
+        branched=metadata.get("source") in ("fork", "update"), written=str(stored.get("ts", "")),
+        problem=next((part.problem for part in damaged), None),
+        readable=not isinstance(stored, Damaged) or stored.readable, waiting=is_waiting,
+        begun="manifest" in _dict(stored.get("channel_versions")),
+        stages=tuple(sorted(name.removeprefix(NEXT) for name in values if _is_next(name))),
+        values=wanted, copies=copies,
+        writes=tuple(each for each in writes if each[0] in DELTAS or (last and _is_ours(each[0]))),
     )  # fmt: skip
+
+
+def _text(config: Any, name: str) -> str:
+    """Part of a key; SQLite may hold bytes where a text belongs."""
+    value = config["configurable"].get(name, "")
+    return value if isinstance(value, str) else repr(value)[:60]
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_next(name: object) -> bool:
+    return isinstance(name, str) and name.startswith(NEXT)
+
+
+def _is_ours(channel: str) -> bool:
+    return channel in MARKS or _is_next(channel)
 
 
 def _passing(marks: dict[str, Any]) -> dict[str, Any]:
@@ -107,8 +140,8 @@ def _passing(marks: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_copy(value: Any) -> bool:
-    return isinstance(value, _DeltaSnapshot | Damaged)
+    return isinstance(value, Damaged) or (isinstance(value, Extension) and value.is_snapshot)
 
 
 def _packed(value: Any) -> Any:
-    return Copy(value.value) if isinstance(value, _DeltaSnapshot) else value
+    return Copy(value.value) if isinstance(value, Extension) else value

@@ -1,18 +1,27 @@
-"""Reads runs from raw checkpoints in one pass, with no graph and no engine, and trusts nothing that is stored."""
+"""Reads runs from raw checkpoints in one pass, with no graph and no engine, and trusts nothing that is stored.
+
+Whoever looks at a kept run reads it here: audits, `find_runs`, batches and the command line. So what they see is what
+`verify` checks.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.types import Overwrite
 
 from specreason_graph.audit.read.checkpoint_summary import CheckpointSummary, Copy, checkpoint_summaries
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
-from specreason_graph.audit.read.saver import Damaged, ReadOnly, no_such_thread
+from specreason_graph.audit.read.saver import ReadOnly, no_such_thread
+from specreason_graph.audit.read.serializer import Damaged, Extension
 from specreason_graph.errors import ThreadError
+
+Place = tuple[str, str]
+"""Thread id and namespace."""
+Summaries = dict[str, CheckpointSummary]
+"""Checkpoints of one place, by id."""
 
 
 def read_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
@@ -48,24 +57,78 @@ def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[
 
 def _runs(seen: Iterable[CheckpointSummary]) -> list[RecordedRun]:
     """Gather the runs of each thread and namespace, the latest first; a run that two branches share is listed once."""
-    namespaces: dict[tuple[str, str], dict[str, CheckpointSummary]] = {}
+    places: dict[Place, Summaries] = {}
     for each in seen:
-        namespaces.setdefault((each.thread, each.namespace), {})[each.name] = each
-    found: dict[tuple[str, str, str], RecordedRun] = {}
-    for key, there in namespaces.items():
-        followers = Counter(each.parent for each in there.values())
-        for path in _branches(there):
-            for run in Reader(*key).read(path, followers):
+        places.setdefault((each.thread, each.namespace), {})[each.name] = each
+    found = list[RecordedRun]()
+    for place, there in places.items():
+        here = _runs_of(place, there)
+        for run in here:
+            run.abandoned = not run.finished and (_has_later(run, here) or _is_left(run, places))
+        found += here
+    return sorted(found, key=lambda run: run.checkpoint_id, reverse=True)
+
+
+def _runs_of(place: Place, there: Summaries) -> list[RecordedRun]:
+    """The runs of one place."""
+    found: dict[str, RecordedRun] = {}
+    followers = _followers(there)
+    for path in _branches(there):
+        try:
+            for run in Reader(place).read(path, followers):
                 if path[0].parent in there:
                     run.findings.append(Finding(step=None, problem="its checkpoints follow each other in a circle"))
-                found.setdefault((*key, run.checkpoint_id), run)
-    return sorted(found.values(), key=lambda run: run.checkpoint_id, reverse=True)
+                found.setdefault(run.checkpoint_id, run)
+        except Exception as error:  # whatever is stored there, the other runs are shown
+            broken = RecordedRun(*place, checkpoint_id=path[-1].name)
+            problem = f"it cannot be read: {str(error) or type(error).__name__}"
+            broken.findings.append(Finding(step=None, problem=problem))
+            found[path[-1].name] = broken
+    _tell_ends(list(found.values()), followers)
+    return list(found.values())
 
 
-def _branches(there: dict[str, CheckpointSummary]) -> Iterator[list[CheckpointSummary]]:
+def _tell_ends(runs: list[RecordedRun], followers: dict[str | None, list[CheckpointSummary]]) -> None:
+    """Name the ends of a run that has several; unless LangGraph's time travel made them, that is a finding."""
+    # Two of those who follow one checkpoint were written by two who worked on the run at once, or put there.
+    torn = any(sum(not each.branched for each in after) > 1 for parent, after in followers.items() if parent)
+    for run in runs:
+        same = [other for other in runs if other.run == run.run and other is not run]
+        run.other_ends = tuple(other.checkpoint_id for other in same)
+        if same and run.run and torn:
+            ends = sorted([run.checkpoint_id, *run.other_ends])
+            problem = f"the run has {len(ends)} ends, at checkpoints {', '.join(ends)}"
+            run.findings.append(Finding(step=None, problem=problem))
+
+
+def _followers(there: Summaries) -> dict[str | None, list[CheckpointSummary]]:
+    found: dict[str | None, list[CheckpointSummary]] = {}
+    for each in there.values():
+        found.setdefault(each.parent, []).append(each)
+    return found
+
+
+def _has_later(run: RecordedRun, runs: list[RecordedRun]) -> bool:
+    """Whether another run of the same place was begun behind it."""
+    return any(other.run != run.run and other.checkpoint_id > run.checkpoint_id for other in runs)
+
+
+def _is_left(run: RecordedRun, places: dict[Place, Summaries]) -> bool:
+    """Whether the graph around it has gone on from the checkpoint at which it was called."""
+    here = places[run.thread_id, run.namespace].get(run.checkpoint_id)
+    around = places.get((run.thread_id, run.namespace.rpartition("|")[0]), {})
+    if here is None or here.around is None:
+        return False
+    if here.around in around:
+        return any(each.parent == here.around for each in around.values())
+    return any(name > here.around for name in around)  # with durability "exit" not every checkpoint is kept
+
+
+def _branches(there: Summaries) -> Iterator[list[CheckpointSummary]]:
     """Yield the path from the first checkpoint to each last one, the latest branch first."""
     parents = {each.parent for each in there.values()}
-    for name in sorted(there.keys() - parents, reverse=True):
+    circles = there.keys() - _reached(there, there.keys() - parents)
+    for name in [*sorted(there.keys() - parents, reverse=True), *sorted(circles, reverse=True)[:1]]:
         path, at, seen = [], there.get(name), set()
         while at is not None and at.name not in seen:  # parents in a changed database may form a circle
             path.append(at)
@@ -74,23 +137,45 @@ def _branches(there: dict[str, CheckpointSummary]) -> Iterator[list[CheckpointSu
         yield path[::-1]
 
 
+def _reached(there: Summaries, ends: Iterable[str]) -> set[str]:
+    """The checkpoints on the paths to these last ones; a circle has no last one."""
+    seen = set[str]()
+    for end in ends:
+        at = there.get(end)
+        while at is not None and at.name not in seen:
+            seen.add(at.name)
+            at = there.get(at.parent or "")
+    return seen
+
+
 class Reader:
     """Follows one branch of checkpoints and gathers the runs on it."""
 
-    def __init__(self, thread_id: str, namespace: str) -> None:
-        self._key = (thread_id, namespace)
+    def __init__(self, place: Place) -> None:
+        self._key = place
         self._run: RecordedRun | None = None
 
-    def read(self, path: list[CheckpointSummary], followers: Counter[str | None]) -> Iterator[RecordedRun]:
+    def read(
+        self, path: list[CheckpointSummary], followers: dict[str | None, list[CheckpointSummary]]
+    ) -> Iterator[RecordedRun]:
         """Yield the runs of a path, in order."""
         forked = False
-        for each in path[:-1]:  # pending writes of the last checkpoint are not part of any state yet
+        for each, following in pairwise(path):
             self._inspect(each, forked=forked)
-            forked = followers[each.name] > 1
-            yield from self._apply(each.writes)
+            forked = len(followers[each.name]) > 1
+            if following.waiting:  # the next question: LangGraph drops what was begun before it
+                self._note_ahead(each)
+            else:
+                yield from self._apply(each.writes)
         self._inspect(path[-1], forked=forked)
+        self._note_ahead(path[-1])
         if self._run and self._run.checkpoint_id:
             yield self._run
+
+    def _note_ahead(self, each: CheckpointSummary) -> None:
+        """Keep the writes behind a run's last checkpoint; those behind a waiting question are of a run to come."""
+        if self._run and self._run.checkpoint_id == each.name:
+            self._run.ahead = each.writes
 
     def _inspect(self, each: CheckpointSummary, *, forked: bool) -> None:
         """Take over what a checkpoint holds of the state."""
@@ -99,17 +184,28 @@ class Reader:
             self._run.checkpoint_id = each.name
             self._find(f"a checkpoint {each.problem}", here=True)
             return
-        if each.waiting or not self._belongs(each):
-            return  # the state is still that of the run before, or no run has begun
+        if each.waiting:
+            self._check_waiting(each)
+            return  # the state is still that of the run before
+        if not self._belongs(each):
+            return  # no run has begun
         run = self._here()
         if each.problem:
             self._find(f"a checkpoint or a value in it {each.problem}", here=True)
         for name, copy in each.copies:
             self._take_copy(name, copy, forked=forked)
-        run.checkpoint_id, run.updated, run.values = each.name, each.written, each.values
+        run.checkpoint_id, run.updated, run.values, run.stages = each.name, each.written, each.values, each.stages
         counted = run.progress.get("steps", len(run.trace))
         if counted != len(run.trace):
             self._find(f"{counted} steps were counted, and {len(run.trace)} are there", here=True)
+
+    def _check_waiting(self, each: CheckpointSummary) -> None:
+        """Find other values in a checkpoint that only adds the next question: LangGraph would show them."""
+        if self._run is None or not self._run.checkpoint_id:
+            return
+        before = self._run.values
+        if changed := [name for name, value in each.values.items() if value != before.get(name)]:
+            self._find(f"a checkpoint that holds the next question has another {', '.join(changed)}")
 
     def _belongs(self, each: CheckpointSummary) -> bool:
         """Whether a checkpoint belongs to a run; a run whose first checkpoints are missing has no manifest."""
@@ -132,12 +228,15 @@ class Reader:
         known = getattr(run, name)
         if not isinstance(copy, Copy):
             return  # damaged: reported as a problem of the checkpoint
+        value = copy.value()
+        if not isinstance(value, type(known)):
+            self._find(f"a copy of the {name} is a {type(value).__name__}")
         # The writes on a checkpoint with several followers are not marked with the branch that they belong to; there
         # only the snapshot says what the state of this branch is.
-        if not known or forked:
-            setattr(run, name, copy.value())
+        elif not known or forked:
+            setattr(run, name, value)
         elif copy != Copy(known):
-            same = [mine == theirs for mine, theirs in zip(run.trace, copy.value(), strict=False)]
+            same = [mine == theirs for mine, theirs in zip(run.trace, value, strict=False)]
             at = same.index(False) if name == "trace" and False in same else None
             run.findings.append(Finding(step=at, problem=f"a copy of the {name} is not what was written"))
 
@@ -152,20 +251,21 @@ class Reader:
                     self._find(f"the manifest {getattr(value, 'problem', 'is no record')}")
                 else:
                     self._run.manifest = value
-            elif self._run:
-                self._append(value)
-
-    def _append(self, value: Any) -> None:
-        run = self._here()
-        if isinstance(value, Overwrite):
-            run.trace = list(value.value)
-        elif isinstance(value, list):
-            run.trace += value
-        else:
-            problem = value.problem if isinstance(value, Damaged) else f"is a {type(value).__name__}"
-            run.findings.append(Finding(step=len(run.trace), problem=f"its record {problem}"))
-            run.trace.append(Damaged(problem))
+            elif channel == "trace" and self._run:
+                append(self._run, value)
 
     def _find(self, problem: str, *, here: bool = False) -> None:
         run = self._here()
         run.findings.append(Finding(step=len(run.trace) if here else None, problem=problem))
+
+
+def append(run: RecordedRun, value: Any) -> None:
+    """Apply one write to the trace, as LangGraph does; what is no list of steps is a finding."""
+    replaces = isinstance(value, Extension) and value.is_overwrite
+    steps = value.value if replaces else value
+    if isinstance(steps, list):
+        run.trace = [*([] if replaces else run.trace), *steps]
+        return
+    problem = value.problem if isinstance(value, Damaged) else f"is a {type(steps).__name__}"
+    run.findings.append(Finding(step=len(run.trace), problem=f"its record {problem}"))
+    run.trace.append(Damaged(problem))

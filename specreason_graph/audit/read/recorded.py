@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from specreason_graph.audit.read.saver import Damaged
-from specreason_graph.errors import ThreadError
+from specreason_graph.audit.read.serializer import Damaged
+from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import SCHEMA_VERSION, Answer, Plain, Record, Step, StopReason
 
@@ -43,6 +43,14 @@ class RecordedRun:
     """The last values of the other channels."""
     findings: list[Finding] = field(default_factory=list)
     """What is damaged."""
+    stages: tuple[str, ...] = ()
+    """The stages that LangGraph would go on with."""
+    ahead: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+    """Writes behind the last checkpoint, which are part of no state yet: channel and value, in order."""
+    abandoned: bool = field(default=False, compare=False)
+    """Whether it has no answer and will never have one: the graph around it, or a later run, has gone on."""
+    other_ends: tuple[str, ...] = field(default=(), compare=False)
+    """Last checkpoints of other branches of the same run."""
 
     @property
     def run(self) -> str:
@@ -97,30 +105,33 @@ class RecordedRun:
 
 
 def choose_run(runs: list[RecordedRun], name: str | None = None) -> RecordedRun:
-    """Return the run whose name starts with ``name``, or the only run; raise `ThreadError` when that is not one run."""
-    found = [run for run in runs if name is None or run.run.startswith(name)]
+    """Return the run whose name or last checkpoint starts with ``name``, or the only run.
+
+    Raises `ThreadError` when that is not one run. The ends of a run with several branches are told by checkpoint.
+    """
+    found = [run for run in runs if name is None or run.run.startswith(name) or run.checkpoint_id.startswith(name)]
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(run.run[:12] for run in runs)
+    same = len({run.run for run in found}) == 1
+    listed = ", ".join(run.checkpoint_id if run.other_ends else run.run[:12] for run in found or runs)
     if not found:
         raise ThreadError(f"no run {name!r} in thread {runs[0].thread_id!r}; its runs: {listed}")
-    raise ThreadError(
-        f"thread {runs[0].thread_id!r} holds {len(found)} runs", hint=f"choose with --run one of {listed}"
-    )
+    held = f"run {found[0].run[:12]} with {len(found)} ends" if same else f"{len(found)} runs"
+    raise ThreadError(f"thread {runs[0].thread_id!r} holds {held}", hint=f"choose with --run one of {listed}")
 
 
 def check_readable(run: RecordedRun) -> RecordedRun:
-    """Return the run, or raise `ThreadError` when it is damaged or was made by a later version of this package."""
+    """Return the run; `RecordError` when it is damaged, `ThreadError` when a later version of this package made it."""
     check_version(run)
     if run.findings:
         first = run.findings[0]
         where = "" if first.step is None else f"step {first.step + 1}: "
-        raise ThreadError(f"the record of run {run.run!r} is damaged: {where}{first.problem}", hint="verify it first")
+        raise RecordError(f"the record of run {run.run!r} is damaged: {where}{first.problem}", hint="verify it first")
     try:  # these properties read the records as models, and keep the result for later
         _ = run.typed_manifest, run.steps, run.answer
     except ValidationError as error:
         problem = first_problem(error)
-        raise ThreadError(f"a record of run {run.run!r} cannot be read: {problem}", hint="verify it first") from None
+        raise RecordError(f"a record of run {run.run!r} cannot be read: {problem}", hint="verify it first") from None
     return run
 
 

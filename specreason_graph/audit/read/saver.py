@@ -8,59 +8,17 @@ from contextlib import closing, contextmanager
 from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from specreason_graph.audit.read.serializer import CheckedSerializer, Damaged
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 
-LOCKED = "is encrypted, and the checkpointer has no key"
-
-
-class Damaged(dict[str, Any]):
-    """Takes the place of a stored value that is damaged, in the form of a checkpoint, with what can be read of it."""
-
-    def __init__(self, problem: str, value: Any = None) -> None:
-        read = value if isinstance(value, dict) else {}
-        super().__init__({"channel_values": {}, "channel_versions": {}, **read})
-        self.problem = problem
-        self.readable = value is not None
-
-
-class CheckedSerializer(SerializerProtocol):
-    """Reads strictly: it imports no code for stored values, and returns `Damaged` for bytes that nobody would write."""
-
-    def __init__(self, serde: SerializerProtocol) -> None:
-        self._serde, self._plain = serde, JsonPlusSerializer(allowed_msgpack_modules=None)
-        if isinstance(serde, EncryptedSerializer):
-            self._serde = EncryptedSerializer(serde.cipher, self)  # what it decrypts goes through the checks here, too
-        self._encrypted = isinstance(serde, EncryptedSerializer)
-        self._ours = self._encrypted or isinstance(serde, JsonPlusSerializer)
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Return the stored value, or `Damaged`."""
-        if not self._encrypted and "+" in data[0]:  # LangGraph appends the cipher to the type, as in "msgpack+aes"
-            return Damaged(LOCKED)
-        try:
-            if self._encrypted and "+" in data[0]:
-                return self._serde.loads_typed(data)
-            value = (self._plain if self._ours else self._serde).loads_typed(data)
-        except Exception as error:
-            how = "cannot be decrypted" if self._encrypted else "cannot be read"
-            return Damaged(f"{how}: {str(error) or type(error).__name__}")
-        # Several byte strings decode to the same value: a changed byte is found by encoding the value again.
-        if self._ours and data[0] == "msgpack" and self._plain.dumps_typed(value)[1] != data[1]:
-            return Damaged("is stored in bytes that this package does not write", value)
-        return value
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:  # noqa: ARG002 - part of the protocol
-        """Raise `TypeError`, because an audit never writes."""
-        raise TypeError("an audit writes nothing")
+Key = tuple[str, str, str]
+"""Thread id, namespace and id of a checkpoint."""
 
 
 class ReadOnly:
@@ -73,23 +31,71 @@ class ReadOnly:
             self._saver.is_setup = True  # else SQLite savers create their tables at the first use, which is a write
 
     def checkpoints(self, thread_id: str | None = None) -> Iterator[CheckpointTuple]:
-        """Yield all checkpoints of a thread, or of all threads, the latest first, in one pass."""
+        """Yield all checkpoints of a thread, or of all threads, the latest first.
+
+        One that the saver cannot read is given as `Damaged`, and does not hide the others.
+        """
+        seen = set[Key]()
         try:
-            yield from self._saver.list(_thread(thread_id))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _unreadable(error) from error
+            for each in self._saver.list(_thread(thread_id)):
+                seen.add(_key(each.config))
+                yield each
+        except Exception as error:  # a row may hold anything, and savers trust what is in it
+            keys = _keys(self._saver, thread_id)
+            if keys is None:
+                raise _unreadable(error) from error
+            yield from (self._one(key, parent) for key, parent in keys if key not in seen)
+
+    def _one(self, key: Key, parent: str | None) -> CheckpointTuple:
+        config = _config(*key)
+        try:
+            found = self._saver.get_tuple(config)
+            problem = "has a key that is no text"
+        except Exception as error:
+            found, problem = None, f"cannot be read: {str(error) or type(error).__name__}"
+        before = _config(*key[:2], parent) if parent else None
+        return found or CheckpointTuple(config, Damaged(problem), {}, before, [])  # type: ignore[arg-type]
 
     def checkpoint(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return one checkpoint."""
         return self._saver.get_tuple(config)
 
     async def acheckpoints(self, thread_id: str | None = None) -> AsyncIterator[CheckpointTuple]:
-        """Do the same as `checkpoints`, for an asynchronous checkpointer."""
+        """Yield all checkpoints of a thread, or of all threads, from an asynchronous checkpointer.
+
+        Raises `ThreadError` for one that the saver cannot read.
+        """
         try:
             async for each in self._saver.alist(_thread(thread_id)):
                 yield each
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:
             raise _unreadable(error) from error
+
+
+def _key(config: RunnableConfig) -> Key:
+    place = config["configurable"]
+    return place["thread_id"], place.get("checkpoint_ns", ""), place["checkpoint_id"]
+
+
+def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}}
+
+
+def _keys(saver: BaseCheckpointSaver[Any], thread_id: str | None) -> list[tuple[Key, str | None]] | None:
+    """The keys of all checkpoints and of those before them, the latest first; None for an unknown kind of saver."""
+    names = "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id"
+    postgres = type(saver).__name__ == "PostgresSaver"
+    if not postgres and type(saver).__name__ != "SqliteSaver":
+        return None
+    mark, found = "%s" if postgres else "?", cast("Any", saver)
+    where, values = ("", ()) if thread_id is None else (f" where thread_id = {mark}", (thread_id,))
+    if not postgres:  # SQLite keeps bytes that are no UTF-8 as text, and then fails to read them
+        names = ", ".join(f"cast({name} as blob)" for name in names.split(", "))
+    with found._cursor() if postgres else found.cursor(transaction=False) as cursor:  # noqa: SLF001 - there is no public one
+        cursor.execute(f"select {names} from checkpoints{where} order by checkpoint_id desc", values)  # noqa: S608
+        rows = [tuple(row.values()) if isinstance(row, dict) else row for row in cursor.fetchall()]
+    texts = [[each.decode(errors="replace") if isinstance(each, bytes) else each for each in row] for row in rows]
+    return [((str(row[0]), str(row[1]), str(row[2])), row[3]) for row in texts]
 
 
 def _unreadable(error: Exception) -> ThreadError:

@@ -1,0 +1,70 @@
+"""Recomputes the running totals of a recorded run, and when it should have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.record.progress import Progress
+from specreason_graph.record.records import Step
+from specreason_graph.record.summary import seconds_of
+
+Recomputed = tuple[str, object, object]
+"""A name, the recorded value and the recomputed one."""
+
+
+class Totals:
+    """Adds up the steps as the run did, and recomputes when it should have ended."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        self._run, self._config = run, run.typed_manifest.config
+        self._progress, self._seen = Progress(), dict[str, int]()
+
+    def last(self) -> Iterator[Recomputed]:
+        """Yield the stop reason and the totals behind the last step."""
+        steps, taken_over = self._run.steps, self._run.typed_manifest.taken_over
+        if not steps:
+            yield from self.without_steps()
+        for step in steps:
+            found = list(self.take(step, own=step.index >= taken_over))
+            if step is steps[-1]:
+                yield from found
+
+    def without_steps(self) -> Iterator[Recomputed]:
+        """Yield the stop reason of a run that has no steps."""
+        recorded, config = self._run.progress.get("stop_reason"), self._config
+        forced = config.answer_schema is not None or config.tool_choice not in (None, "auto", "none")
+        at_once = "answered" if self._run.typed_manifest.is_plain and forced else None
+        yield "stop reason", recorded, recorded if at_once is None and self._was_cut_short() else at_once
+
+    def take(self, step: Step, *, own: bool) -> Iterator[Recomputed]:
+        """Yield the stop reason and the totals after a step."""
+        text = step.text.strip()
+        self._seen[text] = self._seen.get(text, 0) + 1
+        before = self._progress
+        self._progress = Progress(
+            steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
+            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
+            tokens_left=step.tokens_left or 0, draft_failed=step.decision.reason == "draft_failed",
+        )  # fmt: skip
+        last = step.index + 1 == len(self._run.trace)
+        recorded = self._run.progress.get("stop_reason") if last else None
+        manifest = self._run.typed_manifest
+        if own and step.tokens_left is not None:  # schema version 1 lacks it, and the stop reason depends on it
+            reply = [each.text for each in self._run.steps[: step.index + 1]] if manifest.is_plain else None
+            again = stop_reason(
+                step, self._progress, self._config, reply=reply, ends_at_control=bool(manifest.thinking)
+            )
+            yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
+        if last:
+            kept = self._run.progress
+            for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
+                yield name, kept.get(name), getattr(self._progress, name)
+
+    def _was_cut_short(self) -> bool:
+        """Whether the deadline passed during the step after the last committed one, which leaves no record."""
+        deadline, answer = self._config.deadline_seconds, self._run.answer
+        if deadline is None or self._run.progress.get("stop_reason") != "deadline":
+            return False
+        return answer is None or (answer.begun or 0.0) + (answer.reserve or 0.0) >= deadline
