@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
 
@@ -21,12 +22,15 @@ from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes import Finalize, Prepare
 from specreason_graph.nodes.stage import Stage
+from specreason_graph.record.claim import aclaimed, claimed
 from specreason_graph.record.manifest import with_todays_names
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 
 Work = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+CHECKPOINTER, TASK = "__pregel_checkpointer", "__pregel_task_id"
+"""Keys under which LangGraph gives a graph the checkpointer of its server, and a node the task that it works for."""
 RECURSION_LIMIT = 1_000_000
 """Supersteps of a run: its own limits end it, not LangGraph's, which callers set for graphs of their own."""
 SETTINGS = 1024
@@ -132,39 +136,55 @@ class Route(Runnable[State, str]):
 
 
 class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outcome]):
-    """A compiled graph that no recursion limit of a caller cuts short, and whose work ends with its stream."""
+    """A compiled graph that no recursion limit of a caller cuts short, and whose work ends with its stream.
+
+    While a stream is open nobody else may work on its thread: `ThreadError`.
+    """
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
-        calls: set[Any] = set()
-        parts = super().stream(input, _unlimited(config), **more)
-        try:
-            while True:
-                with _noted_in(calls):
-                    try:
-                        part = next(parts)
-                    except StopIteration:
-                        return
-                yield part
-        finally:
-            _cancel(calls)
-            parts.close()  # type: ignore[attr-defined]
+        held = self._held(config)
+        with claimed(*held) if held else nullcontext():
+            calls: set[Any] = set()
+            parts = super().stream(input, _unlimited(config), **more)
+            try:
+                while True:
+                    with _noted_in(calls):
+                        try:
+                            part = next(parts)
+                        except StopIteration:
+                            return
+                    yield part
+            finally:
+                _cancel(calls)
+                parts.close()  # type: ignore[attr-defined]
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
-        calls: set[Any] = set()
-        parts = super().astream(input, _unlimited(config), **more)
-        try:
-            while True:
-                with _noted_in(calls):
-                    try:
-                        part = await anext(parts)
-                    except StopAsyncIteration:
-                        return
-                yield part
-        finally:
-            _cancel(calls)
-            await parts.aclose()  # type: ignore[attr-defined]
+        held = self._held(config)
+        async with aclaimed(*held) if held else nullcontext():
+            calls: set[Any] = set()
+            parts = super().astream(input, _unlimited(config), **more)
+            try:
+                while True:
+                    with _noted_in(calls):
+                        try:
+                            part = await anext(parts)
+                        except StopAsyncIteration:
+                            return
+                    yield part
+            finally:
+                _cancel(calls)
+                await parts.aclose()  # type: ignore[attr-defined]
+
+    def _held(self, config: RunnableConfig | None) -> tuple[BaseCheckpointSaver[Any], str] | None:
+        """The saver and thread that this stream works on; None without them, and inside another graph's node."""
+        bound, given = ((each or {}).get("configurable") or {} for each in (self.config, config))
+        place = {**bound, **given}
+        saver = self.checkpointer or place.get(CHECKPOINTER)
+        if not isinstance(saver, BaseCheckpointSaver) or "thread_id" not in place or TASK in place:
+            return None
+        return saver, str(place["thread_id"])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Databases of schema versions 1 to 4: read, checked, exported, gone on with, and no less guarded than those of now."""
+"""Databases of schema versions 1 to 5: read, checked, exported, gone on with, and no less guarded than those of now."""
 
 from __future__ import annotations
 

@@ -19,25 +19,30 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from specreason_graph.audit.read.serializer import StrictSerializer
 from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.errors import ConfigError, EngineError, QuestionError, SpecReasonError, UsageError
+from specreason_graph.errors import (
+    ConfigError,
+    EngineError,
+    QuestionError,
+    RecordError,
+    SpecReasonError,
+    UsageError,
+)
 from specreason_graph.prompting.conversation import check_known
 from specreason_graph.record.records import Answer, Plain, Record, Step
 from specreason_graph.record.state import Question
 from specreason_graph.record.summary import summarise
-from specreason_graph.runs.find import read_values
+from specreason_graph.runs.find import aread_values, read_values
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.lock import exclusive
-from specreason_graph.runs.resume import check_engines
 from specreason_graph.runs.store import RunStore
 
 KEYS = ("question", "id", "settings")
 """What a line may hold."""
 DEFAULT_CONCURRENCY = 8
 """Questions worked on at once where nobody says how many."""
-WHERE = frozenset({"device", "base_url", "draft_url"})
-"""Fields of a launch that say where the models run, and not what they are; they leave the thread id as it is."""
 
 
 class Asked(Record):
@@ -52,9 +57,9 @@ class Asked(Record):
 
     @cached_property
     def thread(self) -> str:
-        """The thread id of its run, made of question, models and settings: the same command finds the run again."""
-        launch = self.launch.model_dump(mode="json", exclude=set(WHERE)) | {"drafts": bool(self.launch.draft_url)}
-        return hashlib.sha256(json.dumps([str(self.id), launch], sort_keys=True).encode()).hexdigest()[:16]
+        """The thread id of its run, made of question, models and chosen settings: the same command finds it again."""
+        asked = json.dumps([str(self.id), self.launch.identity], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Ask
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
-    settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
+    given = sorted({*launch.given, *settings})
+    settled = {"question": _question(found), "settings": config.model_dump(mode="json"), "given": given}
     asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()
     check_known(asked.launch.base, asked.launch.question)
@@ -179,7 +185,12 @@ def answer_all(
     """
     left = []
     with RunStore.open(database) as store, exclusive(database):
-        for asked, values in zip(questions, read_values(store.saver, (each.thread for each in questions)), strict=True):
+        for asked in questions:
+            try:
+                values = next(read_values(store.saver, [asked.thread]))
+            except RecordError as error:  # whoever changed it must not decide what is answered here
+                report(Result(asked=asked, values={}, error=error))
+                continue
             if values.get("stop_reason"):
                 report(Result(asked=asked, values=values))
             else:
@@ -198,6 +209,7 @@ async def _answer(
 ) -> None:
     """Work on one loop: a saver with a thread of its own, and runs that can be cancelled between and in their calls."""
     async with AsyncSqliteSaver.from_conn_string(str(database)) as saver:
+        saver.serde = StrictSerializer()
         worker = BatchWorker(pair, saver, asyncio.Semaphore(concurrency), report)
         try:
             async with asyncio.TaskGroup() as group:
@@ -226,11 +238,15 @@ class BatchWorker:
             graph = asked.launch.compile(self.pair, self.saver)
             error: SpecReasonError | None = None
             config: RunnableConfig = {"configurable": {"thread_id": asked.thread}}
-            before = await graph.aget_state(config)
+            started = await self.saver.aget_tuple(config) is not None
+            values: Plain = {}
             try:
-                check_engines(asked.thread, before.values, self.pair)
-                question: Question | None = None if before.created_at else {"question": asked.launch.question}
+                question: Question | None = None if started else {"question": asked.launch.question}
                 await graph.ainvoke(question, config, durability="sync")
             except SpecReasonError as failure:
                 error = failure
-            self.report(Result(asked=asked, values=(await graph.aget_state(config)).values, error=error))
+            try:
+                values = await aread_values(self.saver, asked.thread)
+            except RecordError as failure:
+                error = error or failure
+            self.report(Result(asked=asked, values=values, error=error))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
 """Fields of a launch that are texts."""
+WHERE = {"device", "base_url", "draft_url"}
+"""Fields of a launch that say where the models run, and not what they are."""
 TABLES = {"base": "base_options", "draft": "draft_options"}
 """Fields of a launch that hold engine options, by role."""
 BUILT_IN = {"base": "abacus-base", "draft": "abacus-draft"}
@@ -55,6 +57,8 @@ class Launch(Record):
     """Engine options of the draft model."""
     settings: Annotated[dict[str, Any], BeforeValidator(with_todays_names)] = Field(default_factory=dict)
     """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
+    given: list[str] = Field(default_factory=list)
+    """Names of the settings that somebody set; the others are the defaults of the release that wrote this."""
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""
@@ -63,10 +67,20 @@ class Launch(Record):
             draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
         )  # fmt: skip
 
-    def compile(self, pair: EnginePair, saver: BaseCheckpointSaver[Any] | None = None) -> CompiledSpecReason:
-        """The graph of the run."""
-        graph = create_specreason(pair, config=make_config(**self.settings), signer=Signer.from_environment())
+    def compile(
+        self, pair: EnginePair, saver: BaseCheckpointSaver[Any] | None = None, *, accept_changes: bool = False
+    ) -> CompiledSpecReason:
+        """The graph of the run; ``accept_changes`` lets it go on with another set-up than it began with."""
+        signer, config = Signer.from_environment(), make_config(**self.settings)
+        graph = create_specreason(pair, config=config, signer=signer, accept_changes=accept_changes)
         return graph.compile(checkpointer=saver)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was asked of which models, as far as somebody chose it; where they run does not count."""
+        own = self.model_dump(mode="json", exclude=WHERE | {"settings", "given"}, exclude_defaults=True)
+        chosen = {name: value for name, value in self.settings.items() if name in self.given}
+        return own | {"settings": chosen, "drafts": bool(self.draft_url)}
 
     def check_unattended(self) -> None:
         """`ConfigError` when a human would be asked, and nobody could answer."""
@@ -106,9 +120,8 @@ def make_launch(
     for role in TABLES:
         if Path(chosen[role]).expanduser().is_dir():  # kept whole, so that the run can be resumed from elsewhere
             chosen[role] = str(Path(chosen[role]).expanduser().resolve())
-    launch = Launch(
-        question=question, settings=make_config(**merged).model_dump(mode="json"), **chosen, **tables
-    )  # fmt: skip
+    settings = make_config(**merged).model_dump(mode="json")
+    launch = Launch(question=question, settings=settings, given=sorted(merged), **chosen, **tables)
     if question:
         check_known(launch.base, question)
     return launch

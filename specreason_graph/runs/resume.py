@@ -8,9 +8,12 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from specreason_graph.engines import EnginePair
-from specreason_graph.errors import ThreadError
+from specreason_graph.lookahead.resumed import check_resumed
+from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.record.events import Accepted, Event, Regenerated, read_event
+from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Answer, Plain, Step
+from specreason_graph.runs.find import read_values
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.store import RunStore
 
@@ -19,15 +22,21 @@ COMMITS: dict[str, type[Accepted | Regenerated]] = {"accept": Accepted, "regener
 
 
 class Run:
-    """One run: from its launch, or from the step it had reached."""
+    """One run: from its launch, or from the step it had reached.
 
-    def __init__(self, store: RunStore, thread: str, pair: EnginePair) -> None:
+    Raises `RecordError` when its record is not as it was written, and `ThreadError` when it began with other models,
+    prompts or engine options, unless ``accept_changes`` says to go on with those of now.
+    """
+
+    def __init__(self, store: RunStore, thread: str, pair: EnginePair, *, accept_changes: bool = False) -> None:
         self.thread, self.pair = thread, pair
-        self._launch = store.launch(thread)
-        self._graph = self._launch.compile(pair, store.saver)
+        self._launch, self._saver = store.launch(thread), store.saver
+        self._graph = self._launch.compile(pair, store.saver, accept_changes=accept_changes)
         self._config: RunnableConfig = {"configurable": {"thread_id": thread}}
-        if self.answer is None:  # a finished run is only shown
-            check_engines(thread, self.values, pair)
+        values = self.values
+        if values and not values["result"]:  # a finished run is only shown
+            sampler = StepSampler.create(pair, Manifest.load(values["manifest"]).settings)
+            check_resumed(values["manifest"], values["trace"], sampler, accept_changes=accept_changes)
 
     @classmethod
     def start(cls, store: RunStore, launch: Launch, pair: EnginePair) -> Run:
@@ -44,7 +53,7 @@ class Run:
     def events(self) -> Iterator[Event]:
         """Work to the end, and tell what happens; a step is emitted once it is kept, and none that was kept before."""
         kept = len(self.steps)  # a step whose superstep was cut by a kill is emitted by LangGraph again
-        started = bool(self._graph.get_state(self._config).created_at)
+        started = self._saver.get_tuple(self._config) is not None
         question = None if started else {"question": self._launch.question}
         parts: Iterator[Any] = self._graph.stream(
             question, self._config, stream_mode=["updates", "custom"], durability="sync"
@@ -60,9 +69,8 @@ class Run:
 
     @property
     def values(self) -> Plain:
-        """The state as checkpointed last."""
-        values: Plain = self._graph.get_state(self._config).values
-        return values
+        """The state as it was sealed last; empty before the first step is begun."""
+        return next(read_values(self._saver, [self.thread]))
 
     @property
     def steps(self) -> list[Step]:
@@ -74,17 +82,3 @@ class Run:
         """The answer, once there is one."""
         result = self.values.get("result")
         return Answer.load(result) if result else None
-
-
-def check_engines(thread: str, values: Plain, pair: EnginePair) -> None:
-    """`ThreadError` when a run would go on with other models than it began with."""
-    recorded = values.get("manifest", {}).get("engines")
-    now = {"base": pair.base.describe().dump(), "draft": pair.draft.describe().dump()}
-    for role in recorded or ():
-        for field in ("weights", "vocabulary", "dtype"):
-            if recorded[role][field] != now[role][field]:
-                raise ThreadError(
-                    f"run {thread!r} began with another {role} model: its {field} were "
-                    f"{recorded[role][field][:12]} and are {now[role][field][:12]}",
-                    hint="put the model back, or solve the question anew",
-                )

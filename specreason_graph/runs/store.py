@@ -15,8 +15,11 @@ from urllib.parse import quote
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from platformdirs import user_data_path
+from pydantic import ValidationError
 
-from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.audit.read.recorded import first_problem
+from specreason_graph.audit.read.serializer import StrictSerializer
+from specreason_graph.errors import RecordError, ThreadError, UsageError
 from specreason_graph.runs.launch import Launch
 
 TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
@@ -32,7 +35,7 @@ class RunStore:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.saver = SqliteSaver(connection)
+        self.saver = SqliteSaver(connection, serde=StrictSerializer())
 
     @classmethod
     @contextmanager
@@ -68,7 +71,11 @@ def _launch(connection: sqlite3.Connection, thread: str) -> Launch:
     row = connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
     if row is None:
         raise ThreadError(f"no run {thread!r} in this database", hint="check the thread id and --db")
-    return Launch.model_validate_json(row[0])
+    try:
+        return Launch.model_validate_json(row[0])
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise RecordError(f"how run {thread!r} was launched cannot be read: {problem}", hint="ask it anew") from None
 
 
 def _connect(file: Path) -> sqlite3.Connection:

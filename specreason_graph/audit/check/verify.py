@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
+from specreason_graph.audit.check.anchor import Anchor, check_anchor
 from specreason_graph.audit.check.schema_check import malformed
 from specreason_graph.audit.check.state_check import contradictions, unfounded, with_writes_ahead
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable, check_version
@@ -63,14 +64,16 @@ class Verification(Record):
 
 
 def verify(
-    run: RecordedRun, *, public_key: str | None = None, head: str | None = None, signature: Signature | None = None
-) -> Verification:
+    run: RecordedRun, *, public_key: str | None = None, head: str | None = None, signature: Signature | None = None,
+    anchor: Anchor | None = None,
+) -> Verification:  # fmt: skip
     """Recompute the hash chain of a run from the stored records, and report what does not fit.
 
     ``public_key``: raw in hexadecimal; a head without a valid signature of this key is a finding. ``head``: a head hash
-    that was kept elsewhere. ``signature``: one that was kept elsewhere, used instead of the stored one. Without these
-    three, a chain that somebody rebuilt as a whole, or cut back to an earlier step, looks genuine. Raises `ThreadError`
-    for a run without a ledger.
+    that was kept elsewhere. ``signature``: one that was kept elsewhere, used instead of the stored one. ``anchor``: the
+    heads of runs at an earlier time; a ledger that does not go on from there is a finding. Without these four, a chain
+    that somebody rebuilt as a whole, or cut back to an earlier step, looks genuine. Raises `ThreadError` for a run
+    without a ledger.
     """
     _check_schema(run)
     findings = _findings(run)
@@ -85,6 +88,8 @@ def verify(
         findings.append(Finding(step=None, problem="the signature is not one of this head"))
     if head is not None and head != run.head:
         findings.append(Finding(step=None, problem=f"the head is {run.head}, and {head} was expected"))
+    if anchor is not None:
+        findings += check_anchor(run, anchor)
     return Verification(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run,
         entries=_count(run), head=run.head, finished=run.finished, signed_by=key if signed else None,

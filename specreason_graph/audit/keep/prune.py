@@ -10,13 +10,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from specreason_graph.audit.check.verify import check_whole
-from specreason_graph.audit.keep.tables import Doomed, tables_of
+from specreason_graph.audit.keep.tables import Doomed, Tables, tables_of
 from specreason_graph.audit.read.checkpoint_summary import DELTAS, parent_of
 from specreason_graph.audit.read.reader import gather_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import ReadOnly
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.errors import ThreadError
+from specreason_graph.record.claim import claimed
 from specreason_graph.record.records import Record
 from specreason_graph.record.state import STAGES, State
 
@@ -53,12 +54,19 @@ def prune(checkpointer: BaseCheckpointSaver[Any], thread_id: str, *, dry_run: bo
     Afterwards the runs read as before, and the thread can be asked the next question. `plan_fork` still starts from any
     step, but LangGraph's own time travel no longer reaches the steps in between. Checkpoints of other graphs in the
     thread are not touched. The complete checkpoints are written and read back before anything is removed: a crash
-    loses nothing, and the same call finishes the work. Nobody else may work on the thread meanwhile.
+    loses nothing, and the same call finishes the work. A run that will never end, because the graph around it or a
+    later run has gone on, is kept as far as it came.
 
     ``checkpointer``: a ``SqliteSaver`` or ``PostgresSaver``; any other raises `ConfigError`. Raises `ThreadError`, and
-    changes nothing, when a run is not finished, is damaged, or shares its namespace with another graph.
+    changes nothing, when a run is not finished, shares its namespace with another graph, or is being worked on, and
+    `RecordError` when one is damaged.
     """
     tables = tables_of(checkpointer)
+    with claimed(checkpointer, thread_id):
+        return _prune(checkpointer, tables, thread_id, dry_run=dry_run)
+
+
+def _prune(checkpointer: BaseCheckpointSaver[Any], tables: Tables, thread_id: str, *, dry_run: bool) -> Pruned:
     found = list(ReadOnly(checkpointer).checkpoints(thread_id))
     runs = gather_runs(found, thread_id)
     by_namespace = {run.namespace: [each for each in runs if each.namespace == run.namespace] for run in runs}
@@ -83,17 +91,18 @@ def _plan(checkpoints: Mapping[str, CheckpointTuple], runs: Sequence[RecordedRun
     for each in checkpoints.values():
         _check_ours(each)
     for run in runs:
-        if not check_whole(run).finished:
+        if not (check_whole(run).finished or run.abandoned):
             raise _refusal(run.thread_id, f"run {run.run!r} is not finished")
     kept = [run.checkpoint_id for run in runs]
+    abandoned = [run.checkpoint_id for run in runs if run.abandoned]  # what was begun behind it leads nowhere
     followed = {parent_of(each) for each in checkpoints.values()}
     for name, each in checkpoints.items():
         # Pending writes on a last checkpoint are work that was begun on top of it, as a question that waits.
-        if name not in followed and (name not in kept or each.pending_writes):
+        if name not in followed and name not in abandoned and (name not in kept or each.pending_writes):
             raise _refusal(runs[0].thread_id, "something was begun behind its last run and is not finished")
     return Doomed(
         checkpoints=[name for name in checkpoints if name not in kept], kept=kept,
-        closed=[name for name in kept if name in followed],
+        closed=[name for name in kept if name in followed or name in abandoned],
     )  # fmt: skip
 
 

@@ -34,6 +34,17 @@ async def aread_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> 
     return gather_runs([each async for each in ReadOnly(checkpointer).acheckpoints(thread_id)], thread_id)
 
 
+def find_recorded(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
+    """Do the same as `read_runs`, but return nothing where a thread holds no run."""
+    return _readable(list(checkpoint_summaries(ReadOnly(checkpointer).checkpoints(thread_id))), thread_id)
+
+
+async def afind_recorded(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[RecordedRun]:
+    """Do the same as `find_recorded`, for an asynchronous checkpointer."""
+    found = [each async for each in ReadOnly(checkpointer).acheckpoints(thread_id)]
+    return _readable(list(checkpoint_summaries(found)), thread_id)
+
+
 def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
     """Read all runs of all threads, the latest first."""
     return _runs(checkpoint_summaries(ReadOnly(checkpointer).checkpoints()))
@@ -44,14 +55,20 @@ def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[
     seen = list(checkpoint_summaries(checkpoints))
     if not seen:
         raise no_such_thread(thread_id)
+    found = _readable(seen, thread_id)
+    if not found:
+        hint = "check the thread id: the thread belongs to another graph, or its run has not begun"
+        raise ThreadError(f"thread {thread_id!r} holds no run of specreason", hint=hint)
+    return found
+
+
+def _readable(seen: list[CheckpointSummary], thread_id: str) -> list[RecordedRun]:
+    """Gather the runs; raise `ThreadError` when they are encrypted."""
     found = _runs(seen)
     problem = next((each.problem for each in seen if each.problem and "crypted" in each.problem), None)
     if problem and not any(run.run or run.manifest for run in found):
         hint = "give the checkpointer LangGraph's EncryptedSerializer with the key it was written with"
         raise ThreadError(f"thread {thread_id!r} {problem}", hint=hint)
-    if not found:
-        hint = "check the thread id: the thread belongs to another graph, or its run has not begun"
-        raise ThreadError(f"thread {thread_id!r} holds no run of specreason", hint=hint)
     return found
 
 

@@ -86,7 +86,8 @@ class RecordedRun:
     @property
     def head(self) -> str | None:
         """The stored hash of the ledger's last entry; None where there is none."""
-        return _plain(self.result or (self.trace[-1] if self.trace else self.manifest)).get("hash")
+        found = _plain(self.result or (self.trace[-1] if self.trace else self.manifest)).get("hash")
+        return found if isinstance(found, str) else None
 
     @cached_property
     def typed_manifest(self) -> Manifest:
