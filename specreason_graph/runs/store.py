@@ -36,6 +36,7 @@ class RunStore:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.saver = SqliteSaver(connection, serde=StrictSerializer())
+        self.saver.setup()  # a new file can be read before the first run is begun
 
     @classmethod
     @contextmanager

@@ -41,6 +41,8 @@ class Checked(Record):
     """Key."""
     finished: bool = True
     """Whether there is an answer."""
+    changes: list[Finding] = Field(default_factory=list)
+    """What it went on with."""
     findings: list[Finding] = Field(default_factory=list)
     """What is wrong."""
 

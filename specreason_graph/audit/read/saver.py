@@ -41,6 +41,8 @@ class ReadOnly:
                 seen.add(_key(each.config))
                 yield each
         except Exception as error:  # a row may hold anything, and savers trust what is in it
+            if "no such table" in str(error) or type(error).__name__ == "UndefinedTable":
+                return  # nothing was ever kept
             keys = _keys(self._saver, thread_id)
             if keys is None:
                 raise _unreadable(error) from error
@@ -69,6 +71,8 @@ class ReadOnly:
             async for each in self._saver.alist(_thread(thread_id)):
                 yield each
         except Exception as error:
+            if "no such table" in str(error) or type(error).__name__ == "UndefinedTable":
+                return
             raise _unreadable(error) from error
 
 

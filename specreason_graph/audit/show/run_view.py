@@ -15,7 +15,7 @@ from specreason_graph.audit.show.step_view import StepView
 from specreason_graph.audit.show.timeline import Timeline, draw_timeline
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.manifest import Lineage, Manifest
-from specreason_graph.record.records import Answer, Proposal, Record, Score, Step
+from specreason_graph.record.records import Answer, Proposal, Record, Score, Step, Unfinished
 from specreason_graph.record.summary import Summary, summarise
 
 R = TypeVar("R", bound=Record)
@@ -43,6 +43,10 @@ class Verified(Protocol):
     @property
     def findings(self) -> list[Finding]:
         """What is wrong."""
+
+    @property
+    def changes(self) -> list[Finding]:
+        """Steps from which on the run went on with other engines or prompts."""
 
     @property
     def ok(self) -> bool:
@@ -74,8 +78,16 @@ class RunView:
         problems: dict[int | None, list[str]] = {}
         for finding in self.findings:
             problems.setdefault(finding.step, []).append(finding.problem)
+        found = self.verification.changes if self.verification else []
+        changes = {each.step: each.problem for each in found}
         return [
-            StepView(index, _typed(Step, plain), tuple(problems.get(index, ())), inherited=index < self.inherited)
+            StepView(
+                index,
+                _typed(Step, plain),
+                tuple(problems.get(index, ())),
+                change=changes.get(index, ""),
+                inherited=index < self.inherited,
+            )
             for index, plain in enumerate(self.run.trace)
         ]
 
@@ -127,6 +139,11 @@ class RunView:
     def tokens(self) -> int:
         """Generated tokens, discarded ones included."""
         return sum(cost.usage.generated_tokens for cost in self.summary.costs)
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """The step that a deadline cut short; None without one."""
+        return self.answer.unfinished if self.answer else None
 
     @property
     def reviewed(self) -> list[StepView]:

@@ -51,6 +51,8 @@ class StepView:
     """The record; None where it cannot be read."""
     problems: tuple[str, ...] = ()
     """What is wrong with the record."""
+    change: str = ""
+    """What was different from this step on, where the run was resumed with other engines or prompts."""
     inherited: bool = False
     """Whether the step was taken over from another run."""
 
