@@ -6,7 +6,8 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from specreason_graph.audit.read.recorded import RecordedRun, check_readable
+from specreason_graph.audit.check.verify import check_whole
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
@@ -52,9 +53,10 @@ def plan_fork(
 
     ``pair``: the engines that the new run will use, the same or others; they must be open. ``settings``: fields of
     `SpecReasonConfig` that override those of the run. ``edit``: a review with the verdict ``edit``, whose text replaces
-    the last step that is taken over. Raises `ThreadError` when the run has fewer steps.
+    the last step that is taken over. Raises `ThreadError` when the run has fewer steps, and `RecordError` when its
+    record is not as it was written.
     """
-    steps = check_readable(run).steps
+    steps = check_whole(run).steps
     if not 0 <= at <= len(steps):
         raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
     if edit and (edit.verdict != "edit" or not edit.text or not at):

@@ -11,6 +11,7 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import Field
 
+from specreason_graph.audit.check.state_check import with_writes_ahead
 from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.reader import afind_recorded, find_recorded
 from specreason_graph.audit.read.recorded import RecordedRun
@@ -76,7 +77,7 @@ def _values(runs: list[RecordedRun]) -> Plain:
     at_root = [run for run in runs if not run.namespace]
     if not at_root:
         return {}
-    run = check_whole(at_root[0])
+    run = with_writes_ahead(check_whole(at_root[0]))  # a step is kept as soon as its node has ended
     return {**run.values, "manifest": run.manifest, "trace": run.trace}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,3 +138,35 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{name} = {value!r} is not allowed", hint="write a table of engine options")
     return dict(value)
+
+
+def with_callers_word(
+    launch: Launch, named: Mapping[str, Any], engine_options: Mapping[str, Mapping[str, Any]]
+) -> Launch:
+    """A launch that a record holds, with what the caller names put over it.
+
+    Whoever wrote the record may be somebody else: the addresses of servers, to which questions and keys are sent, and
+    vLLM's own arguments, which can load code, are used only when the caller names them; else `ConfigError` says how.
+    ``named``: fields of a launch. ``engine_options``: by table, ``base_options`` and ``draft_options``.
+    """
+    fields, kind = dict(named), named.get("engine", launch.engine)
+    if kind != launch.engine:  # options of one kind of engine mean nothing to another
+        launch = launch.model_copy(update={name: {} for name in TABLES.values()})
+    missing = []
+    for name in ("base_url", "draft_url"):
+        recorded = getattr(launch, name)
+        if recorded and kind == "server" and name not in fields:
+            missing.append(f"--{name.replace('_', '-')} {recorded}")
+        elif kind != "server":
+            fields[name] = None
+    for role, table in TABLES.items():
+        own = engine_options.get(table, {})
+        fields[table] = {**getattr(launch, table), **own}
+        if "arguments" in getattr(launch, table) and "arguments" not in own:
+            missing.append(f"--option '{role}.arguments={json.dumps(getattr(launch, table)['arguments'])}'")
+    if missing:
+        raise ConfigError(
+            "the record of this run names addresses or arguments, which are not taken from a record alone",
+            hint=f"if they are yours, add {' '.join(missing)}",
+        )
+    return launch.model_copy(update=fields)

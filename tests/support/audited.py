@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import Any
 
 import psycopg
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.read.reader import read_runs
@@ -90,6 +91,23 @@ class Meddler:
         self.do(
             f"insert into {self.table} ({columns}) values (?, '', ?, ?, ?, 'trace', 'msgpack', ?)",  # noqa: S608
             thread, row[0], row[1], row[2] + 100, value,
+        )  # fmt: skip
+
+    def head(self, thread: str) -> str:
+        """Id of the newest checkpoint at the root."""
+        rows = self.do(
+            "select checkpoint_id from checkpoints where thread_id = ? and checkpoint_ns = '' "
+            "order by checkpoint_id desc limit 1", thread,
+        )  # fmt: skip
+        return str(rows[0][0])
+
+    def forge(self, thread: str, channel: str, value: Any, *, task: str = "forged", idx: int = 0) -> None:
+        """Write a value to a channel, behind the newest checkpoint."""
+        kind, packed = JsonPlusSerializer().dumps_typed(value)
+        columns = f"thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, {self.value}"
+        self.do(
+            f"insert into {self.table} ({columns}) values (?, '', ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            thread, self.head(thread), task, idx, channel, kind, packed,
         )  # fmt: skip
 
     def fingerprint(self, thread: str) -> str:
