@@ -6,11 +6,10 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from specreason_graph.audit.check.verify import check_whole
-from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.errors import ThreadError
+from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.graph import CompiledSpecReason
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
@@ -21,7 +20,7 @@ from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Lineage
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
-from specreason_graph.record.seal import head_of, seal_step
+from specreason_graph.record.seal import head_of, is_sealed, seal_step
 from specreason_graph.record.state import begin
 from specreason_graph.record.summary import seconds_of
 
@@ -56,7 +55,9 @@ def plan_fork(
     the last step that is taken over. Raises `ThreadError` when the run has fewer steps, and `RecordError` when its
     record is not as it was written.
     """
-    steps = check_whole(run).steps
+    steps = check_readable(run).steps
+    if not is_sealed(run.manifest, run.trace):
+        raise RecordError(f"run {run.run!r} is not as it was written", hint="verify shows all that was found")
     if not 0 <= at <= len(steps):
         raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
     if edit and (edit.verdict != "edit" or not edit.text or not at):

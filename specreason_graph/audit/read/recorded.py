@@ -128,6 +128,9 @@ def check_readable(run: RecordedRun) -> RecordedRun:
         first = run.findings[0]
         where = "" if first.step is None else f"step {first.step + 1}: "
         raise RecordError(f"the record of run {run.run!r} is damaged: {where}{first.problem}", hint="verify it first")
+    if run.finished and run.ahead:
+        written = ", ".join(sorted({channel for channel, _ in run.ahead}))
+        raise RecordError(f"run {run.run!r} is not as it was written: {written} behind its end", hint="verify it first")
     try:  # these properties read the records as models, and keep the result for later
         _ = run.typed_manifest, run.steps, run.answer
     except ValidationError as error:
