@@ -1,0 +1,177 @@
+"""One live writer a thread: of two who resume it at once one works and the other is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from specreason_graph import create_specreason, find_runs
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.keep.prune import prune
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.errors import ThreadError
+from specreason_graph.record.claim import claimed
+from tests.support.databases import opened
+from tests.support.parents import parent
+from tests.support.scripts import ANSWER, stepwise
+
+TRIES = int(os.environ.get("SPECREASON_RACES", "3"))
+"""Races of each kind; more by the environment."""
+STEPS = 4
+
+
+def config(thread: str) -> Any:
+    return {"configurable": {"thread_id": thread}}
+
+
+def resume(place: str, thread: str, start: Any, told: Any) -> None:
+    """What each of two processes does: wait for the other one, and resume."""
+    with opened(place) as saver, stepwise(STEPS, draft=0.05, base=0.05) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        start.wait(60)
+        try:
+            told.put(graph.invoke(None, config(thread), durability="sync")["answer"])
+        except ThreadError as error:
+            told.put(str(error))
+
+
+def test_of_two_processes_that_resume_one_thread_one_is_refused(place: str) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.test_one_writer"])
+    for number in range(TRIES):
+        thread = f"race-{number}-{time.time_ns()}"
+        with opened(place) as saver, stepwise(STEPS) as pair:
+            graph = create_specreason(pair).compile(checkpointer=saver)
+            graph.invoke({"question": "What?"}, config(thread), interrupt_after=["draft"])
+        start, told = processes.Barrier(2), processes.Queue()
+        both = [processes.Process(target=resume, args=(place, thread, start, told)) for _ in range(2)]
+        for each in both:
+            each.start()
+        said = sorted(told.get(timeout=120) for _ in both)
+        for each in both:
+            each.join()
+        refused = [text for text in said if "is being worked on by another process" in text]
+        assert said.count(ANSWER) + len(refused) == 2, said
+        assert said.count(ANSWER) >= 1
+        with opened(place) as saver:
+            (run,) = read_runs(saver, thread)  # one end
+            assert verify(run).ok
+            assert run.finished
+        if len(refused) == 1:
+            break
+    else:
+        pytest.fail("in no race the two met")
+
+
+def test_a_claim_ends_with_its_process(place: str) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    held, thread = processes.Event(), f"dies-{time.time_ns()}"
+    child = processes.Process(target=_hold, args=(place, thread, held))
+    child.start()
+    assert held.wait(60)
+    with opened(place) as saver:
+        with pytest.raises(ThreadError, match="another process"), claimed(saver, thread):
+            pass
+        with claimed(saver, thread + "-other"):
+            pass
+        child.kill()
+        child.join()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with claimed(saver, thread):
+                    return
+            except ThreadError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def _hold(place: str, thread: str, held: Any) -> None:
+    with opened(place) as saver, claimed(saver, thread):
+        held.set()
+        time.sleep(600)
+
+
+def test_within_a_process_the_second_is_refused_and_nothing_is_lost() -> None:
+    saver = InMemorySaver()
+    with stepwise(STEPS, draft=0.02) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        parts = graph.stream({"question": "What?"}, config("one"), stream_mode="updates", durability="sync")
+        next(parts)
+        with pytest.raises(ThreadError, match="is being worked on by this process"):
+            graph.invoke(None, config("one"))
+        assert graph.invoke({"question": "Another?"}, config("two"))["answer"] == ANSWER
+        parts.close()  # type: ignore[attr-defined]
+        assert graph.invoke(None, config("one"))["answer"] == ANSWER
+    (run,) = read_runs(saver, "one")
+    assert verify(run).ok
+
+
+async def test_a_stream_that_was_left_is_waited_for() -> None:
+    async with AsyncSqliteSaver.from_conn_string(":memory:") as saver:
+        with stepwise(STEPS) as pair:
+            graph = create_specreason(pair).compile(checkpointer=saver)
+            async for _ in graph.astream({"question": "What?"}, config("one"), stream_mode="updates"):
+                break  # the generator is closed by the event loop, some time later
+            assert (await graph.ainvoke(None, config("one")))["answer"] == ANSWER
+
+
+async def test_many_threads_are_worked_on_at_once(tmp_path: Path) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
+        with stepwise(STEPS) as pair:
+            graph = create_specreason(pair).compile(checkpointer=saver)
+            asked = [graph.ainvoke({"question": "What?"}, config(str(number))) for number in range(8)]
+            assert [outcome["answer"] for outcome in await asyncio.gather(*asked)] == [ANSWER] * 8
+
+
+def test_calls_inside_another_graph_go_by_its_thread(tmp_path: Path) -> None:
+    with SqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver, stepwise(STEPS) as pair:
+        loop = create_specreason(pair).compile()
+        assert parent(loop).compile(checkpointer=saver).invoke({"question": "What?"}, config("t"))["answer"] == ANSWER
+        assert [run.answer for run in find_runs(saver, "t")] == [ANSWER]
+
+
+def test_a_thread_that_is_worked_on_is_not_pruned(tmp_path: Path) -> None:
+    with SqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver, stepwise(STEPS) as pair:
+        create_specreason(pair).compile(checkpointer=saver).invoke({"question": "What?"}, config("t"))
+        with claimed(saver, "t"), pytest.raises(ThreadError, match="is being worked on"):
+            prune(saver, "t")
+        assert prune(saver, "t").kept == 1
+
+
+def test_claims_of_many_threads_of_a_process_do_not_block_each_other() -> None:
+    saver, inside = InMemorySaver(), []
+
+    def work(name: str) -> None:
+        with claimed(saver, "same"):
+            inside.append(name)
+            assert inside == [name]
+            time.sleep(0.01)
+            inside.remove(name)
+
+    workers = [threading.Thread(target=work, args=(str(number),)) for number in range(8)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
+    assert inside == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have modes")
+def test_the_file_of_the_claims_is_nobody_elses(tmp_path: Path) -> None:
+    place = tmp_path / "runs.sqlite"
+    with SqliteSaver.from_conn_string(str(place)) as saver:
+        saver.setup()
+        with claimed(saver, "t"):
+            assert (tmp_path / "runs.sqlite.claims").stat().st_mode & 0o777 == 0o600
