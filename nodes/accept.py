@@ -7,7 +7,7 @@ from typing import Any
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import commit, emit_reply
 from specreason_graph.nodes.stage import Stage, emit
-from specreason_graph.prompting.engine_prompts import BLANK_LINE
+from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.record.events import Accepted
 from specreason_graph.record.progress import Pending
 from specreason_graph.record.records import Proposal, Usage
@@ -33,6 +33,6 @@ class Accept(Stage):
     def _edited(self, proposal: Proposal, text: str) -> Proposal:
         """The human's version; a step goes on where the proposal went on, and ends the thinking where that did."""
         ending = proposal.ending if proposal.closes_thinking else "blank_line"
-        whole = text.strip() + BLANK_LINE
+        whole = as_step(text)
         ids = self.sampler.prompts.base.vocabulary.encode(whole)
         return Proposal(author="human", token_ids=ids, text=whole, ending=ending, seed=proposal.seed, usage=Usage())

@@ -17,10 +17,11 @@ from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.policies.end_of_thinking import token_budget
 from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.policies.seeds import call_seed
-from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply
+from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply, trimmed
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
-from specreason_graph.prompting.tool_calls import ToolFormat, read_reply
+from specreason_graph.prompting.tool_calls import read_reply
+from specreason_graph.prompting.tool_formats import ToolFormat
 from specreason_graph.record.events import AnswerToken, Finished
 from specreason_graph.record.progress import Pending, Progress, totals_of
 from specreason_graph.record.records import CLOSING, Answer, Engine, Step, Unfinished, Usage
@@ -135,11 +136,11 @@ class Finalize(Stage):
         steps = state["trace"]
         ended = bool(steps) and (steps[-1]["ending"] in CLOSING or plan.start != plain_reply(steps))
         ids, complete = _without_end(written, prompts) if written else ([], ended and not forced)
-        text = (plan.start + before_stop(prompts.vocabulary.decode(ids), self.config.stop)).strip()
+        text = trimmed(plan.start + before_stop(prompts.vocabulary.decode(ids), self.config.stop))
         fields: dict[str, Any] = {"text": text, "token_ids": ids, "forced_close": forced, "complete": complete}
         if plan.form:
             reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])
-            fields |= {"text": reply.text, "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
+            fields |= {"text": trimmed(reply.text), "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
         return fields
 
     def _outcome(self, state: State, answer: Answer) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from typing import Any
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
+from specreason_graph.json_values import why_not_kept
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage
 from specreason_graph.policies.acceptance import decide_reviewed
+from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.record.progress import Pending
 from specreason_graph.record.records import Proposal, Review, Usage
 from specreason_graph.record.state import State
@@ -18,10 +20,10 @@ ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "revi
 
 
 class AskHuman(Stage):
-    """Interrupts the run until a human has settled the step; resumed with ``Command(resume=...)``."""
+    """Interrupts the run until a human has answered; resumed with ``Command(resume=...)``."""
 
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
-        """Put the human's decision into ``pending``; an answer that cannot be read is asked for again."""
+        """Put the human's decision into ``pending``, or what is wrong with it: then the human is asked again."""
         pending, trace = Pending.load(state["pending"]), state["trace"]
         assert pending.proposal is not None  # noqa: S101 - the route here is behind score
         assert pending.score is not None  # noqa: S101
@@ -36,10 +38,12 @@ class AskHuman(Stage):
             "decision": pending.decision.dump(),
             "allowed": ALLOWED,
         }
-        review = interrupt(asked)
-        while isinstance(found := self._read(review, lookahead), str):
-            review = interrupt({**asked, "problem": found})
-        settled = {"decision": decide_reviewed(pending.decision, found), "needs_review": False}
+        found = self._read(interrupt(asked | ({"problem": pending.problem} if pending.problem else {})), lookahead)
+        if isinstance(found, str):
+            # The stage ends here, and is not asked again within it: LangGraph stores an answer before it is read, and
+            # what it cannot store it alters, so that another process would find an answer that nobody gave.
+            return {"pending": pending.model_copy(update={"problem": found}).dump()}
+        settled = {"decision": decide_reviewed(pending.decision, found), "needs_review": False, "problem": ""}
         return {"pending": pending.model_copy(update=settled).dump()}
 
     def _read(self, answer: Any, lookahead: Lookahead) -> Review | str:
@@ -49,9 +53,11 @@ class AskHuman(Stage):
         except ValidationError as error:
             first = error.errors()[0]
             return f"{'.'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}; {ALLOWED}"
+        if problem := why_not_kept(dict(review), "the answer"):
+            return problem
         if (review.verdict == "edit") != bool(review.text and review.text.strip()):
             return 'a text belongs to "edit", and only to it; ' + ALLOWED
-        if review.text and (excess := self._excess(review.text, lookahead)) > 0:
+        if review.text and (excess := self._excess(as_step(review.text), lookahead)) > 0:
             return f"the text is {excess} tokens too long for what is left of the context; shorten it"
         return review
 

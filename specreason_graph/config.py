@@ -9,9 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from specreason_graph.errors import ConfigError
+from specreason_graph.json_values import why_not_kept
 
 CONFIG_KEY = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
@@ -32,6 +42,10 @@ RENDERED = {
 """Arguments of a chat template that this package gives itself."""
 ANSWER_TOKENS = 1024
 """Most tokens of an answer behind a thinking, where the settings do not say."""
+
+
+class NotKeptError(ValueError):
+    """A value that no record gives back as it was."""
 
 
 def _free(template: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -149,6 +163,15 @@ class SpecReasonConfig(BaseModel):
     think_close: str | None = None
     """Tag that closes the thinking, given with ``think_open``."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _kept(cls, value: Any, info: ValidationInfo) -> Any:
+        """Settings are a part of the record, and must come out of it as they were given."""
+        plain = value.model_dump() if isinstance(value, BaseModel) else value
+        if problem := why_not_kept(plain, str(info.field_name)):
+            raise NotKeptError(problem)
+        return value
+
     @model_validator(mode="after")
     def _sampled(self) -> Self:
         if self.proposals > 1 and self.temperature == 0:
@@ -204,6 +227,8 @@ def _explain_one(detail: Any) -> str:
     name = ".".join(str(part) for part in detail["loc"]) or "config"
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+    if isinstance(problem := detail.get("ctx", {}).get("error"), NotKeptError):
+        return f"{problem}; leave it out, or write it as a text"  # the value may be of any length and depth
     field = SpecReasonConfig.model_fields.get(name)
     meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
     return f"{name} = {detail['input']!r} is not allowed: {_lower(detail['msg'])}{meaning}"

@@ -52,7 +52,7 @@ def create_specreason(
     graph.add_conditional_edges("prepare", Route(route), ["draft", "regenerate", "finalize"])
     graph.add_conditional_edges("draft", Route(after_draft), ["score", "regenerate", "finalize"])
     graph.add_conditional_edges("score", Route(after_score), ["accept", "review", "regenerate", "finalize"])
-    graph.add_conditional_edges("review", Route(after_review), ["accept", "regenerate"])
+    graph.add_conditional_edges("review", Route(after_review), ["review", "accept", "regenerate"])
     graph.add_conditional_edges("accept", Route(route), ["draft", "regenerate", "finalize"])
     graph.add_conditional_edges("regenerate", Route(route), ["draft", "regenerate", "finalize"])
     graph.add_edge("finalize", END)

@@ -211,6 +211,17 @@ def test_a_conversation(models: Models) -> None:
     assert models.decoded(models.prompts.head_ids(turns_of(*given))) == models.opened(models.rendered(*kept))
 
 
+def test_white_space_around_contents_is_the_templates_to_keep_or_to_trim(models: Models) -> None:
+    texts = ["  Be brief.\n", "        x = 1\n    y = 2\n\n", "\n    Two. \n", "\tThree? "]
+    speakers = ["system", "user", "assistant", "user"]
+    kept = [{"role": role, "content": text} for role, text in zip(speakers, texts, strict=True)]
+    given = [
+        kind(text) for kind, text in zip((SystemMessage, HumanMessage, AIMessage, HumanMessage), texts, strict=True)
+    ]
+    head = models.prompts.head_ids(turns_of(*given))
+    assert models.decoded(head) == models.opened(models.rendered(*kept))
+
+
 def call_of(models: Models) -> dict[str, Any]:
     function = {"name": "look", "arguments": ARGUMENTS}
     return {"id": models.family.call_id, "type": "function", "function": function}

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from specreason_graph.prompting.tool_calls import FORMATS, read_reply
+from specreason_graph.prompting.tool_calls import read_reply
+from specreason_graph.prompting.tool_formats import FORMATS
 
 TOOLS: Any = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}

@@ -11,11 +11,12 @@ from specreason_graph.config import overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.graph import CompiledSpecReason
+from specreason_graph.json_values import why_not_kept
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies.acceptance import decide_reviewed
 from specreason_graph.policies.end_of_thinking import stop_reason
-from specreason_graph.prompting.engine_prompts import BLANK_LINE
+from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Lineage
 from specreason_graph.record.progress import Progress
@@ -62,6 +63,8 @@ def plan_fork(
         raise ThreadError(f"step {at} is not in run {run.run!r}", hint=f"choose 0 to {len(steps)}")
     if edit and (edit.verdict != "edit" or not edit.text or not at):
         raise ThreadError("an edit needs a text and a step that it takes the place of", hint="fork at 1 or later")
+    if edit and (problem := why_not_kept(dict(edit), "the edit")):
+        raise ThreadError(problem, hint="take it out")
     sampler = StepSampler.create(pair, overridden(run.typed_manifest.settings, settings))
     taken = [_in_vocabulary_of(sampler.prompts, step, run) for step in steps[:at]]
     if edit:
@@ -103,7 +106,7 @@ def _edited(prompts: PairPrompts, step: Step, edit: Review) -> Step:
         usage = next((cost.usage for cost in step.costs if cost.purpose == "draft"), Usage())
         drafted = Proposal(**fields, usage=usage)
     ending = step.ending if step.closes_thinking else "blank_line"
-    text = str(edit.text).strip() + BLANK_LINE
+    text = as_step(str(edit.text))
     decision = decide_reviewed(step.decision.model_copy(update={"review": None}), edit)
     return step.model_copy(
         update={

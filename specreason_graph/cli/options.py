@@ -15,6 +15,7 @@ import typer
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
+from specreason_graph.prompting.conversation import refuse_unkept
 from specreason_graph.runs.launch import TABLES, Launch, make_launch
 
 BaseOption = Annotated[str | None, typer.Option("--base", help="Base model: built-in name, folder or hub name.")]
@@ -81,20 +82,25 @@ def takes_models(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_question(question: str | None, file: Path | None) -> str:
-    """Read the question from the argument, a file, or standard input."""
+    """Read the question from the argument, a file, or standard input.
+
+    It is taken as it is, but for the one line end with which files and standard input end.
+    """
     if question is not None and file is not None:
         raise QuestionError("a question and a file are given", hint="give one of them")
     if question is None:
         try:  # a terminal is not read: the command would seem to hang
-            question = file.read_text(encoding="utf-8") if file else "" if sys.stdin.isatty() else sys.stdin.read()
+            read = file.read_text(encoding="utf-8") if file else "" if sys.stdin.isatty() else sys.stdin.read()
         except (OSError, UnicodeDecodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise QuestionError(
                 f"cannot read the question from {file or 'standard input'}: {cause}", hint="check the path"
             ) from None
+        question = read.removesuffix("\n")
     if not question.strip():
         raise QuestionError("the question is empty", hint="give it as argument, with -f FILE or on standard input")
-    return question.strip()
+    refuse_unkept({"question": question})
+    return question
 
 
 def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -131,6 +137,6 @@ def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[s
             raise ConfigError(f"{option} {pair!r} is not NAME=VALUE", hint=f"names: {', '.join(known)}")
         try:
             settings[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             settings[name] = value
     return settings

@@ -31,11 +31,13 @@ def after_score(state: Mapping[str, Any]) -> Literal["accept", "review", "regene
     """A human where the score is in the band, else as the decision says."""
     if state["progress"]["stop_reason"]:
         return "finalize"
-    return "review" if Pending.load(state["pending"]).needs_review else after_review(state)
+    return after_review(state)
 
 
-def after_review(state: Mapping[str, Any]) -> Literal["accept", "regenerate"]:
-    """As the decision says; a step that a human wrote is there already."""
+def after_review(state: Mapping[str, Any]) -> Literal["accept", "review", "regenerate"]:
+    """As the decision says, once no human is to be asked, or asked again; a human's own step is there already."""
+    if Pending.load(state["pending"]).needs_review:
+        return "review"
     decision = state["pending"]["decision"]
     return "accept" if decision["accepted"] or decision["reason"] == "written_by_reviewer" else "regenerate"
 

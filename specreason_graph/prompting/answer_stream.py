@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specreason_graph.engines.base import Vocabulary
-from specreason_graph.prompting.tool_calls import ToolFormat
+from specreason_graph.prompting.tool_formats import ToolFormat
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What the bytes of a character that is not complete are decoded to."""
+BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
+"""What models write between a thinking and the answer behind it."""
 
 
 class AnswerStream:
@@ -74,10 +77,20 @@ def settled(text: str, stops: Sequence[str], form: ToolFormat | None, after: int
     """
     whole = text[:after] + before_stop(text[after:], stops)
     shown = form.visible(whole) if form else whole
-    if whole != text or (form and shown != whole and whole.startswith(shown)):
-        return shown.strip()  # what follows is known, and no more text can make a stop of its end
-    held = max((overlap(whole, end) for end in (*stops, *(form.openings if form else ()))), default=0)
-    return shown[: max(0, len(shown) - held)].strip()
+    cut = whole != text or (form and shown != whole and whole.startswith(shown))
+    if not cut:  # else what follows is known, and no more text can make a stop of its end
+        held = max((overlap(whole, end) for end in (*stops, *(form.openings if form else ()))), default=0)
+        shown = shown[: max(0, len(shown) - held)]
+    return trimmed(shown)
+
+
+def trimmed(written: str) -> str:
+    """What was written as an answer: without blank lines at its start and white space at its end, else as it is.
+
+    Both part it from what is around it, and how much of them there is, is up to the model and its template; the
+    indentation of the first line is content.
+    """
+    return (written[blank.end() :] if (blank := BLANK_LINES.match(written)) else written).rstrip()
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:

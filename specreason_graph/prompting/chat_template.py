@@ -15,7 +15,8 @@ from typing import Any
 from specreason_graph.engines.base import Message, Vocabulary
 from specreason_graph.errors import ModelError
 from specreason_graph.prompting.thinking_format import BLOCKS
-from specreason_graph.prompting.tool_calls import ToolFormat, as_template_takes_it
+from specreason_graph.prompting.tool_calls import as_template_takes_it
+from specreason_graph.prompting.tool_formats import ToolFormat
 from specreason_graph.record.manifest import ThinkingFormat, ToolCall, Turn
 
 Mark = Callable[[str], str]
@@ -41,22 +42,32 @@ class Marks:
 
     def __init__(self, control_texts: Iterable[str]) -> None:
         self.texts: list[str] = []
+        self.around: list[tuple[str, str]] = []
         self.contents: set[int] = set()
         self._control_texts = (MARK[0], *control_texts)
 
     def content(self, text: str) -> str:
         """A mark for a message's text."""
-        self.contents.add(len(self.texts))
+        if text.strip():
+            self.contents.add(len(self.texts))
         return self.thought(text)
 
     def thought(self, text: str) -> str:
-        """A mark for a text that the template may leave out."""
+        """A mark for a text that the template may leave out; white space around it is the template's to trim."""
+        bare = text.strip()
+        if not bare:
+            return text
+        before, _, behind = text.partition(bare)
+        return before + self._mark(bare, before, behind) + behind
+
+    def _mark(self, text: str, before: str = "", behind: str = "") -> str:
         self.texts.append(text)
+        self.around.append((before, behind))
         return MARK.format(len(self.texts) - 1)
 
     def argument(self, text: str) -> str:
         """A text in a tool or call: as it is, unless it spells a control token; then a mark for it."""
-        return self.thought(text) if any(control in text for control in self._control_texts) else text
+        return self._mark(text) if any(control in text for control in self._control_texts) else text
 
     def read(self, number: str, backslashes: str) -> str:
         """The text of a mark; where the template wrote it as JSON, so is the text, as often as the template did."""
@@ -88,7 +99,14 @@ def render_pieces(
         )
     pieces = [Piece(first)]
     for number, backslashes, template in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        pieces += [Piece(marks.read(number, backslashes), plain=True), Piece(template)]
+        # white space that the template has kept is encoded with its text, as a tokenizer would do it
+        before, behind = marks.around[int(number)]
+        before = before if pieces[-1].text.endswith(before) else ""
+        behind = behind if template.startswith(behind) else ""
+        pieces[-1] = Piece(pieces[-1].text.removesuffix(before))
+        pieces += [
+            Piece(before + marks.read(number, backslashes) + behind, plain=True), Piece(template.removeprefix(behind)),
+        ]  # fmt: skip
     return pieces
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -16,9 +16,12 @@ from langchain_core.messages import (
 
 from specreason_graph.engines import BUILT_IN
 from specreason_graph.errors import QuestionError
+from specreason_graph.json_values import why_not_kept
 from specreason_graph.models.abacus.problems import knows
 from specreason_graph.record.manifest import ToolCall, Turn
 
+MEND = "take it out, or write it as a text that says it"
+"""What to do about something that cannot be kept."""
 TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
 """Kinds of content blocks that are let through; only ``text`` ones are shown to the models."""
 
@@ -28,7 +31,8 @@ def read_conversation(question: object, messages: object) -> list[Turn]:
     if question:
         if not isinstance(question, str):
             raise QuestionError(f"the question is a {type(question).__name__}", hint="give a text")
-        turns = [Turn(speaker="user", text=question.strip())]
+        refuse_unkept({"question": question})
+        turns = [Turn(speaker="user", text=question)]
     else:
         turns = [_turn(index, message) for index, message in enumerate(_messages(messages))]
     _check(turns, asked=bool(messages))
@@ -51,6 +55,27 @@ def check_known(base: str, question: str) -> None:
         )
 
 
+def refuse_unkept(asked: Mapping[str, Any]) -> None:
+    """`QuestionError` for a question or messages with something in them that no record gives back as it was."""
+    question, messages = asked.get("question"), asked.get("messages")
+    if problem := why_not_kept(question, "the question") if isinstance(question, str) else None:
+        raise QuestionError(problem, hint=MEND)
+    for index, message in enumerate([] if question else _messages(messages)):
+        _refuse_unkept_in(index, message)
+
+
+def _refuse_unkept_in(number: int, message: BaseMessage) -> None:
+    texts: dict[str, Any] = {"text": str(message.text), "name": message.name, "id": message.id}
+    if isinstance(message, AIMessage):
+        texts["reasoning"] = _reasoning(message)
+        for index, call in enumerate(message.tool_calls):
+            texts |= {f"tool_calls[{index}].{name}": call[name] for name in ("name", "id", "args")}
+    if isinstance(message, ToolMessage):
+        texts["tool_call_id"] = message.tool_call_id
+    if problem := next(filter(None, (why_not_kept(text, name) for name, text in texts.items())), None):
+        raise QuestionError(f"message {number}: {problem}", hint=MEND)
+
+
 def _messages(messages: Any) -> list[BaseMessage]:
     try:
         return convert_to_messages([messages] if isinstance(messages, str | BaseMessage) else messages or [])
@@ -61,7 +86,7 @@ def _messages(messages: Any) -> list[BaseMessage]:
 def _check(turns: Sequence[Turn], *, asked: bool) -> None:
     if not turns and asked:
         raise QuestionError("there are no messages", hint="give at least one user message")
-    if not any(turn.text for turn in turns if turn.speaker == "user"):
+    if not any(turn.text.strip() for turn in turns if turn.speaker == "user"):
         if any(turn.speaker == "system" for turn in turns):
             raise QuestionError("there is a system message and no user message", hint="add a user message")
         raise QuestionError("the question is empty", hint="ask something")
@@ -71,6 +96,7 @@ def _check(turns: Sequence[Turn], *, asked: bool) -> None:
 
 def _turn(index: int, message: BaseMessage) -> Turn:
     text = _text(index, message)
+    _refuse_unkept_in(index, message)
     match message:
         case SystemMessage():
             return Turn(speaker="system", text=text)
@@ -92,7 +118,8 @@ def _reasoning(message: AIMessage) -> str:
         [block for block in message.content if isinstance(block, dict)] if isinstance(message.content, list) else []
     )
     texts = [str(block.get("reasoning") or block.get("thinking") or "") for block in blocks]
-    return ("".join(texts) or str(message.additional_kwargs.get("reasoning_content") or "")).strip()
+    thought = "".join(texts) or str(message.additional_kwargs.get("reasoning_content") or "")
+    return thought.strip("\n") if thought.strip() else ""  # templates put line ends of their own around it
 
 
 def _text(index: int, message: BaseMessage) -> str:
@@ -101,4 +128,4 @@ def _text(index: int, message: BaseMessage) -> str:
         kind = "text" if isinstance(block, str) else str(block.get("type"))
         if kind not in TEXTS:
             raise QuestionError(f"message {index} holds {kind!r}, and only text can be read", hint="leave it out")
-    return str(message.text).strip()
+    return str(message.text)

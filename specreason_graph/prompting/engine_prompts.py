@@ -6,6 +6,7 @@ so every prompt extends one that the engine has seen, and its prefix cache is hi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,19 @@ from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.errors import ConfigError
 from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, one_call_each, render_pieces
 from specreason_graph.prompting.thinking_format import HEADER, find_format, opens
-from specreason_graph.prompting.tool_calls import ChannelFormat, ToolFormat, find_tool_format, forced_start
+from specreason_graph.prompting.tool_calls import find_tool_format, forced_start
+from specreason_graph.prompting.tool_formats import ChannelFormat, ToolFormat
 from specreason_graph.record.manifest import ThinkingFormat, Turn
 from specreason_graph.record.records import Engine as Role
 
 BLANK_LINE = "\n\n"
+BEHIND_TAG = re.compile(r"\A[^\S\n]*(?:\n(?:[^\S\n]*\n)*)?")
+"""What stands between a closing tag and the reply behind it: the rest of the tag's line, and blank lines."""
+
+
+def as_step(text: str) -> str:
+    """A human's text as a step: as it is, but for the line ends behind it, which become a blank line."""
+    return text.rstrip("\r\n") + BLANK_LINE
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class EnginePrompts:
 
     def question_ids(self, question: str) -> list[int]:
         """The same for a single question."""
-        return self.head_ids([Turn(speaker="user", text=question.strip())])
+        return self.head_ids([Turn(speaker="user", text=question)])
 
     def follow_up_ids(self, instruction: str, prefill: str) -> list[int]:
         """What is put behind a trace to ask about it: the turn's end, ``instruction``, a reply begun by ``prefill``.
@@ -145,7 +154,7 @@ class EnginePrompts:
             thinking, closed, rest = turn.text.partition(closing)
             prefilled = own and closing == own[1] and self._template_cuts_thinking  # the opening was in the prompt
             if closed and (thinking.lstrip().startswith(opening.strip()) or prefilled):
-                return turn.model_copy(update={"text": rest.strip()})
+                return turn.model_copy(update={"text": BEHIND_TAG.sub("", rest)})
         return turn
 
     @cached_property

@@ -84,6 +84,8 @@ class Pending(Record):
     """What follows from it, or what a human said."""
     needs_review: bool = Field(default=False, validation_alias=formerly("needs_review", "uncertain"))
     """Whether a human is to settle it."""
+    problem: str = ""
+    """What was wrong with the human's last answer, who is asked again; empty where nothing was."""
     seconds: float = 0.0
     """Wall-clock seconds that the step took before a human was asked."""
     wasted: list[Cost] = Field(default_factory=list, validation_alias=formerly("wasted", "lost"))

@@ -30,6 +30,7 @@ from specreason_graph.errors import (
     SpecReasonError,
     UsageError,
 )
+from specreason_graph.json_values import INTEGERS, why_not_kept
 from specreason_graph.prompting.conversation import check_known
 from specreason_graph.record.records import Answer, Plain, Record, Step
 from specreason_graph.record.state import Question
@@ -128,6 +129,8 @@ def _parse(text: str) -> dict[str, Any]:
     hint = 'write {"question": "..."}'
     try:
         found = json.loads(text)
+    except RecursionError:
+        raise QuestionError("it is nested too deep", hint=hint) from None
     except ValueError as error:
         raise QuestionError(f"it is not JSON: {error}", hint=hint) from None
     if not isinstance(found, dict):
@@ -140,7 +143,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Asked:
     name, settings = found.get("id", number), found.get("settings", {})
-    if not _is_text(name) and type(name) is not int:
+    if not _is_text(name) and not (type(name) is int and name in INTEGERS):
         raise QuestionError(f"id = {name!r} is not allowed", hint="write a text or a whole number, or leave it out")
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
@@ -158,12 +161,12 @@ def _question(found: dict[str, Any]) -> str:
         raise QuestionError("there is no question", hint='write {"question": "..."}')
     if not _is_text(found["question"]):
         raise QuestionError(f"question = {found['question']!r} is not allowed", hint="write a text that is not empty")
-    return str(found["question"]).strip()
+    return str(found["question"])
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a text with something in it and no lone surrogate, which JSON can write and UTF-8 cannot."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+    """Whether it is a text with something in it that can be kept."""
+    return isinstance(value, str) and bool(value.strip()) and why_not_kept(value, "it") is None
 
 
 @contextmanager
