@@ -14,6 +14,7 @@ from uuid import uuid4
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.nodes.review import refuse_exit
 from specreason_graph.nodes.stage import emit
 from specreason_graph.prompting.conversation import asked_last, check_known, read_conversation
 from specreason_graph.record.events import Started
@@ -40,6 +41,8 @@ class Prepare:
         turns = read_conversation(question, messages)
         check_known(self.sampler.pair.base.name, asked_last(turns))
         config, registry = self.sampler.config, self.registry
+        if config.review:
+            refuse_exit()
         with registry.starting():
             # in a thread: templates and tokenizers take milliseconds, and the loop serves all runs of the pair
             made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)

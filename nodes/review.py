@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from langgraph.config import get_config
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
+from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage
@@ -19,11 +21,22 @@ from specreason_graph.record.state import State
 ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "reviewer" and "note" may go with each'
 
 
+def refuse_exit() -> None:
+    """`ConfigError` in a subgraph of which only the end is kept: what humans answered in between would be lost."""
+    conf = get_config()["configurable"]
+    nested = "|" in conf.get("checkpoint_ns", "")
+    if nested and conf.get("__pregel_durability") == "exit":  # LangGraph tells it in no other way
+        raise ConfigError(
+            'a subgraph that asks a human cannot run with durability="exit"', hint='use "sync" or "async"'
+        )
+
+
 class AskHuman(Stage):
     """Interrupts the run until a human has answered; resumed with ``Command(resume=...)``."""
 
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Put the human's decision into ``pending``, or what is wrong with it: then the human is asked again."""
+        refuse_exit()
         pending, trace = Pending.load(state["pending"]), state["trace"]
         assert pending.proposal is not None  # noqa: S101 - the route here is behind score
         assert pending.score is not None  # noqa: S101

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -12,8 +13,10 @@ from langgraph.graph import END, START, StateGraph
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
+from specreason_graph.nested_call import NestedCall
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.policies.routing import after_draft, after_review, after_score, route
+from specreason_graph.prompting.conversation import refuse_unkept
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runtime import Node, Route, StageRunner, UnlimitedGraph
@@ -72,6 +75,42 @@ class SpecReasonGraph(StateGraph[State, SpecReasonConfig, Question, Outcome]):
 class CompiledSpecReason(UnlimitedGraph):
     """The compiled loop."""
 
+    def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
+        call = _checked_call(input, config, more.get("context"))
+        if call is None:
+            yield from super().stream(input, config, **more)
+            return
+        search = call.choose(self)
+        try:
+            read, _, where = next(search)
+            while True:
+                read, _, where = search.send(read(where))
+        except StopIteration as found:
+            number, hears = found.value
+        with call.placed(number, hears=hears) as placed:
+            yield from super().stream(input, {**(config or {}), **placed}, **more)
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
+        """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
+        call = _checked_call(input, config, more.get("context"))
+        if call is None:
+            async with aclosing(_closable(super().astream(input, config, **more))) as parts:
+                async for part in parts:
+                    yield part
+            return
+        search = call.choose(self)
+        try:
+            _, read, where = next(search)
+            while True:
+                _, read, where = search.send(await read(where))
+        except StopIteration as found:
+            number, hears = found.value
+        with call.placed(number, hears=hears) as placed:
+            async with aclosing(_closable(super().astream(input, {**(config or {}), **placed}, **more))) as parts:
+                async for part in parts:
+                    yield part
+
     def as_tool(self, *, name: str = "think", description: str | None = None, **more: Any) -> BaseTool:  # type: ignore[override]
         """A tool that takes a ``question`` and gives the answer."""
 
@@ -83,6 +122,17 @@ class CompiledSpecReason(UnlimitedGraph):
 
         text = description or "Thinks about a question step by step and gives the answer."
         return StructuredTool.from_function(think, athink, name=name, description=text, **more)
+
+
+def _closable(parts: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+    return cast("AsyncGenerator[Any]", parts)
+
+
+def _checked_call(asked: Any, config: RunnableConfig | None, context: Any) -> NestedCall | None:
+    """The call of another graph's node that a stream is, if it is one; `QuestionError` for what cannot be kept."""
+    if isinstance(asked, Mapping):
+        refuse_unkept(asked)  # here, because LangGraph stores the input before a stage sees it
+    return NestedCall.find(asked, config, context)
 
 
 def _answer(outcome: Mapping[str, Any]) -> str:
