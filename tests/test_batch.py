@@ -243,7 +243,7 @@ def test_the_command_answers_into_a_file(here: Callable[..., Any], tmp_path: Pat
 def test_settings_of_a_line_are_put_over_those_of_the_command(tmp_path: Path) -> None:
     file = written(tmp_path, {"question": "a", "settings": {"seed": 7}}, "", {"question": " b ", "id": "x"})
     one, two = read_questions(file, Launch(question="", base="m", draft="d", settings={"seed": 3, "threshold": 5.0}))
-    assert [(each.id, each.launch.question) for each in (one, two)] == [(1, "a"), ("x", "b")]
+    assert [(each.id, each.launch.question) for each in (one, two)] == [(1, "a"), ("x", " b ")]
     assert [each.launch.settings["seed"] for each in (one, two)] == [7, 3]
     assert [each.launch.settings["threshold"] for each in (one, two)] == [5.0, 5.0]
 
