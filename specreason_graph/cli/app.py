@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import sqlite3
 import sys
+import traceback
 
 import typer
 
-from specreason_graph.cli import audit, bench, doctor, serve, solve
-from specreason_graph.errors import SpecReasonError, UsageError
+from specreason_graph.cli import audit, bench, doctor, serve, solve, terminal
+from specreason_graph.errors import RecordError, SpecReasonError, UsageError
+
+TRACEBACK = "SPECREASON_TRACEBACK"
+"""Environment variable; when it is set, an error that nobody foresaw is shown with its traceback."""
+CLOSED = 141
+"""Exit code when nobody reads the output any more: 128 + SIGPIPE, as shells expect."""
 
 app = typer.Typer(
     help="Speculative reasoning: a small model drafts each step; a large one scores it and regenerates rejected steps.",
@@ -25,17 +31,28 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)  # standard output is for results only
-    logging.getLogger("specreason_graph").setLevel(logging.INFO)
-    sys.exit(run(sys.argv[1:]))
+    terminal.log_to_stderr()
+    code = run(sys.argv[1:])
+    terminal.close_quietly()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code; errors are printed as one line, without traceback."""
+    try:
+        return _run(arguments)
+    except terminal.OutputClosed:
+        return CLOSED
+
+
+def _run(arguments: list[str]) -> int:
     # In standalone mode typer would print errors itself and exit. Without it, app returns what the command returns: its
     # exit code, or None.
     try:
+        _check_text(arguments)
         return app(arguments, standalone_mode=False, prog_name="specreason") or 0
+    except RecordError as error:
+        return _fail(str(error), 1)
     except UsageError as error:
         return _fail(str(error), 2)
     except SpecReasonError as error:
@@ -46,10 +63,30 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", 130)  # 128 + SIGINT, as shells expect
     except typer.TyperException as error:
         return _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
+    except terminal.OutputClosed:
+        raise
+    except Exception as error:
+        return _bug(error)
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Raise `UsageError` for an argument in another encoding: it could neither be recorded nor sent to a model."""
+    for each in arguments:
+        if any("\ud800" <= char <= "\udfff" for char in each):
+            shown = each.encode("utf-8", "backslashreplace").decode()
+            raise UsageError(f"the argument '{shown}' is not UTF-8 text", hint="convert it, or rename the file")
+
+
+def _bug(error: Exception) -> int:
+    """Say in one line that this package has a bug, or show the traceback to who asks for it."""
+    if os.environ.get(TRACEBACK):
+        terminal.echo_text("".join(traceback.format_exception(error)), end="", err=True)
+    hint = f"run it again with {TRACEBACK}=1 to see where, and report it"
+    return _fail(f"this is a bug of specreason: {type(error).__name__}: {error}; {hint}", 1)
 
 
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     if line:
-        typer.echo(f"error: {line}", err=True)
+        terminal.echo(f"error: {line}", err=True)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,29 +11,45 @@ from typing import Any, TextIO
 import typer
 
 from specreason_graph.cli.document import document
-from specreason_graph.errors import UsageError
+from specreason_graph.cli.terminal import clear_line, echo, echo_json, to_json
+from specreason_graph.errors import QuestionError, UsageError
+from specreason_graph.files import is_stream, open_lines, write_errors
 from specreason_graph.runs.batch import Result, answer_all, read_questions
 from specreason_graph.runs.launch import Launch
 
-CLEAR_LINE = "\r\x1b[K"
-"""Moves a terminal's cursor to the start of the line and clears the line."""
-
 
 def answer_file(
-    file: Path, launch: Launch, database: Path, output: Path | None, *, concurrency: int, as_json: bool
+    file: Path,
+    launch: Launch,
+    database: Path,
+    output: Path | None,
+    *,
+    concurrency: int,
+    as_json: bool,
+    kept: tuple[Path, ...] = (),
 ) -> None:
-    """Answer all questions of a file; exit with code 1 when one has failed."""
-    questions = read_questions(file, launch)
-    with _opened(output, (file, database)) as out, ProgressBar(len(questions)) as progress:
+    """Answer all questions of a file; exit with code 1 when one has failed.
+
+    ``output`` is none of the other files: the questions, the database, and what is in ``kept``.
+    """
+    try:
+        questions = read_questions(file, launch)
+    except RecursionError:
+        raise QuestionError(f"a line of {file} is nested too deeply", hint='write {"question": "..."}') from None
+    with _opened(output, (file, database, *kept)) as out, ProgressBar(len(questions)) as progress:
 
         def report(result: Result) -> None:
             progress.make_room()
-            # Results of an earlier command are kept until there are new ones; a pipe cannot be truncated.
-            if output and not progress.counted and out.seekable():
-                out.truncate(0)
             line = _whole(result) if as_json else result.line()
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-            out.flush()  # a killed command keeps the lines of all finished runs
+            if out is None or output is None:
+                echo_json(line)
+            else:
+                with write_errors(output):
+                    # Results of an earlier command are kept until there are new ones; a pipe cannot be truncated.
+                    if not progress.counted and not is_stream(output):
+                        out.truncate(0)
+                    out.write(to_json(line) + "\n")
+                    out.flush()  # a killed command keeps the lines of all finished runs
             progress.count(failed=result.error is not None)
 
         answer_all(questions, database, report, concurrency)
@@ -50,18 +65,12 @@ def _whole(result: Result) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO]:
-    """Open the file for the results, or standard output; the files in ``kept`` are refused."""
+def _opened(output: Path | None, kept: tuple[Path, ...]) -> Iterator[TextIO | None]:
+    """Open the file for the results; None stands for standard output."""
     if output is None:
-        yield sys.stdout
+        yield None
         return
-    if output.resolve() in [each.resolve() for each in kept]:
-        raise UsageError(f"{output} would be overwritten with the results", hint="name another file with --output")
-    try:
-        opened = output.open("a", encoding="utf-8")  # mode "w" would empty the file before there is a result
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another file with --output") from None
-    with opened:
+    with open_lines(output, kept) as opened:
         yield opened
 
 
@@ -84,7 +93,7 @@ class ProgressBar:
         if kind and issubclass(kind, UsageError):  # bad input: no question was asked
             return
         again = "; run the same command again for the rest" if self.done < self.total else ""
-        typer.echo(f"{self.done} done, {self.failed} failed, {self.total} in all{again}", err=True)
+        echo(f"{self.done} done, {self.failed} failed, {self.total} in all{again}", err=True)
 
     @property
     def counted(self) -> int:
@@ -94,7 +103,7 @@ class ProgressBar:
     def make_room(self) -> None:
         """Clear the bar before a line is printed on standard output, which may be the same terminal."""
         if not self._bar.hidden:
-            typer.echo(CLEAR_LINE, nl=False, err=True)
+            clear_line()
 
     def count(self, *, failed: bool) -> None:
         """Count a question that is done or has failed."""

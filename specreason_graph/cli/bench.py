@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specreason_graph.cli import options
+from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.runs.launch import Launch
@@ -63,7 +64,7 @@ def speed(
     launch, chosen = models.launch(""), choose(scenarios)
     plan = {
         "problems": held_out()[:problems], "repeats": repeats, "settings": shared,
-        "report": partial(typer.echo, err=True),
+        "report": partial(echo, err=True),
     }  # fmt: skip
     for name in _drafts(launch, chosen, by_name=bool(scenarios)):
         plan |= {"draft": name, "scenarios": with_draft(chosen, name)}
@@ -115,5 +116,9 @@ def _with(launch: Launch, draft: DraftKind, folder: Path) -> Launch:
 
 def _show(records: Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print one JSON line per record, or a table for people."""
-    for line in (record.model_dump_json() for record in records) if as_json else lines:
-        typer.echo(line)
+    if as_json:
+        for record in records:
+            echo_json(record.dump())
+        return
+    for line in lines:
+        echo(line)

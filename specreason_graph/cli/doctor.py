@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from specreason_graph.cli import options
 from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, memory
 from specreason_graph.cli.own_questions import read_own_questions, try_own_questions
+from specreason_graph.cli.terminal import Coloured, echo, echo_json, echo_text
 from specreason_graph.config import make_config
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": typer.colors.RED}
@@ -22,7 +22,9 @@ def doctor(
     models: options.ModelOptions,
     file: Annotated[
         Path | None,
-        typer.Option("-f", "--file", help="JSONL file with your own questions, and perhaps answers, to measure on."),
+        options.path_option(
+            "-f", "--file", text="JSONL file with your own questions, and perhaps answers, to measure on."
+        ),
     ] = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
@@ -38,7 +40,7 @@ def doctor(
         if asked and not any(result.name == "stopped" for result in results):
             results += try_own_questions(pair, settings, asked)
     if as_json:
-        typer.echo(json.dumps([result.dump() for result in results]))
+        echo_json([result.dump() for result in results])
     else:
         for result in results:
             _show(result)
@@ -48,14 +50,13 @@ def doctor(
 
 
 def _show(result: CheckResult) -> None:
-    status = typer.style(f"{result.status:7}", fg=COLOURS[result.status])
-    typer.echo(f"{status} {result.name:14} {result.detail}")
+    echo(Coloured(f"{result.status:7}", COLOURS[result.status]), f" {result.name:14} {result.detail}")
 
 
 def _show_advice(results: Sequence[CheckResult]) -> None:
     """Print what to change: what fails first, then what is only advised, each in the order of the checks."""
     advised = sorted((result for result in results if result.advice), key=lambda result: result.status != "failed")
     if advised:
-        typer.echo("\nWhat to change, in order:")
+        echo_text("\nWhat to change, in order:")
     for number, result in enumerate(advised, start=1):
-        typer.echo(f"  {number}. {result.advice} ({result.name})")
+        echo(f"  {number}. {result.advice} ({result.name})")

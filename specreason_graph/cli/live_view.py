@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import typer
 
 from specreason_graph.audit.show.labels import REASONS
+from specreason_graph.cli.terminal import Coloured, echo, echo_text, visible
+from specreason_graph.cli.terminal import printable as printable
 from specreason_graph.record.events import Accepted, AnswerToken, Event, Finished, Regenerated, Started
 from specreason_graph.record.manifest import ThinkingFormat
 from specreason_graph.record.records import Answer, Engine, Step, StopReason
@@ -30,11 +32,10 @@ class LiveView:
             case Accepted() | Regenerated():
                 self.step(event.step)
             case AnswerToken() if not self._is_plain:
-                typer.echo("" if self._answering else "\n", nl=False)
-                typer.echo(printable(event.text), nl=False)
+                echo_text(event.text if self._answering else f"\n{event.text}", end="")
                 self._answering = True
             case Finished():
-                typer.echo(f"\n{printable(event.answer.text)}\n" if self._is_plain else "\n" * self._answering)
+                echo_text(f"\n{event.answer.text}\n" if self._is_plain else "\n" * self._answering)
                 self.closing(event.answer, event.stop_reason, event.summary)
 
     def head(self, thinking: Mapping[Engine, ThinkingFormat]) -> None:
@@ -44,40 +45,40 @@ class LiveView:
         same = len(set(lines.values())) == 1
         for role, line in lines.items():
             if role == "base" or not same:
-                typer.echo(f"thinking {'' if same else f'of the {role} '}{line}")
-        typer.echo()
+                echo(f"thinking {'' if same else f'of the {role} '}{line}")
+        echo()
 
     def step(self, committed: Step) -> None:
         """Print one line: author, score of the draft's version, tokens, seconds and text."""
         score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
         seconds = seconds_of(committed)
-        author = typer.style(f"{committed.author:5}", fg=COLOURS[committed.author])
+        author = Coloured(f"{committed.author:5}", COLOURS[committed.author])
         text = visible(committed.text) or "(ends the thinking)"
         figures = f"{score} {len(committed.token_ids):4} tok {seconds:6.2f} s"
-        typer.echo(f"{committed.index + 1:3} {author} {figures}  {text}{_note(committed)}")
+        echo(f"{committed.index + 1:3} ", author, f" {figures}  {text}", _note(committed))
 
     def closing(self, answer: Answer, reason: StopReason, totals: Summary) -> None:
         """Print the stop reason, the acceptance, and the costs by model and purpose."""
         self.finished = True
-        typer.echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
+        echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
         share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
-        typer.echo(f"{share} in {totals.steps} steps")
+        echo(f"{share} in {totals.steps} steps")
         for cost in (cost for cost in totals.costs if not cost.wasted):
             usage = cost.usage
-            typer.echo(
+            echo(
                 f"  {cost.engine:5} {cost.purpose:10} {usage.calls:4} calls {usage.generated_tokens:6} tokens written "
                 f"{usage.prompt_tokens:7} read ({usage.cached_tokens} cached) {usage.seconds:7.2f} s"
             )
         discarded = totals.discarded
-        typer.echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
+        echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
         if guessed := (work := totals.work).speculated_tokens:
-            typer.echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
+            echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
         if totals.elapsed is not None and totals.base_only_seconds is not None:
             base_only = f"the base alone would have taken about {totals.base_only_seconds:.2f} s"
-            typer.echo(f"  steps took {totals.elapsed:.2f} s; {base_only}")
+            echo(f"  steps took {totals.elapsed:.2f} s; {base_only}")
         if (wasted := totals.wasted).calls:
             figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
-            typer.echo(f"  wasted speculation: {figures}")
+            echo(f"  wasted speculation: {figures}")
 
 
 def describe_format(form: ThinkingFormat) -> str:
@@ -86,21 +87,11 @@ def describe_format(form: ThinkingFormat) -> str:
     return f"{form.kind}{tags} ({form.source})"
 
 
-def visible(text: str) -> str:
-    """Return model text in one line, without control characters."""
-    return " ".join(printable(text.strip()).split("\n"))
-
-
-def printable(text: str) -> str:
-    """Return model text without control characters, so that it cannot control the terminal."""
-    return "".join(c for c in text if c.isprintable() or c == "\n")
-
-
-def _note(committed: Step) -> str:
+def _note(committed: Step) -> Coloured | str:
     note = REASONS[committed.decision.reason].note
     if committed.discarded and note.endswith(": "):
         same = committed.discarded.text == committed.text
         note += "the base writes the same" if same else visible(committed.discarded.text)
     if committed.alternatives:
         note = f"best of {len(committed.alternatives) + 1}; {note}".rstrip("; ")
-    return typer.style(f"   [{note}]", dim=True) if note else ""
+    return Coloured(f"   [{note}]", dim=True) if note else ""

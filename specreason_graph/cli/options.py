@@ -18,6 +18,18 @@ from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
 from specreason_graph.runs.launch import TABLES, Launch, make_launch
 
+
+def path_option(*names: str, text: str) -> Any:
+    """Return an option for a path; an empty one is refused, because `Path` would take it for the current folder."""
+    return typer.Option(*names, parser=_path, metavar="PATH", help=text)
+
+
+def _path(given: str) -> Path:
+    if not given.strip():
+        raise typer.BadParameter("it is empty; name a file, or leave the option out")
+    return Path(given)
+
+
 BaseOption = Annotated[str | None, typer.Option("--base", help="Base model: built-in name, folder or hub name.")]
 DraftOption = Annotated[str | None, typer.Option("--draft", help="Draft model: built-in name, folder or hub name.")]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="Kind of engine: transformers, vllm or server.")]
@@ -29,8 +41,8 @@ EngineSetOption = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="[ROLE.]NAME=VALUE", help="Engine option, as in base.tensor_parallel=2."),
 ]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML or JSON file with settings and model names.")]
-DatabaseOption = Annotated[Path | None, typer.Option("--db", help="SQLite file that keeps the runs.")]
+ConfigOption = Annotated[Path | None, path_option("--config", text="TOML or JSON file with settings and model names.")]
+DatabaseOption = Annotated[Path | None, path_option("--db", text="SQLite file that keeps the runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
 
@@ -89,9 +101,10 @@ def read_question(question: str | None, file: Path | None) -> str:
     if question is not None and file is not None:
         raise QuestionError("a question and a file are given", hint="give one of them")
     if question is None:
-        try:  # a terminal is not read: the command would seem to hang
-            read = file.read_text(encoding="utf-8") if file else "" if sys.stdin.isatty() else sys.stdin.read()
-        except (OSError, UnicodeDecodeError) as error:
+        try:
+            read = file.read_text(encoding="utf-8") if file else _standard_input()
+            read.encode()  # raises for bytes that are no text, which Python may have let through
+        except (OSError, UnicodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise QuestionError(
                 f"cannot read the question from {file or 'standard input'}: {cause}", hint="check the path"
@@ -101,6 +114,12 @@ def read_question(question: str | None, file: Path | None) -> str:
         raise QuestionError("the question is empty", hint="give it as argument, with -f FILE or on standard input")
     refuse_unkept({"question": question})
     return question
+
+
+def _standard_input() -> str:
+    if sys.stdin is None or sys.stdin.isatty():  # a terminal is not read: the command would seem to hang
+        return ""
+    return sys.stdin.read()
 
 
 def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -139,4 +158,6 @@ def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[s
             settings[name] = json.loads(value)
         except (ValueError, RecursionError):
             settings[name] = value
+        except RecursionError:
+            raise ConfigError(f"{option} {name} is nested too deeply", hint="write a flatter value") from None
     return settings

@@ -39,7 +39,7 @@ def read_own_questions(file: Path) -> list[OwnQuestion]:
                  for line in lines[:MOST]]  # fmt: skip
     except OSError as error:
         raise QuestionError(f"cannot read {file}: {error.strerror}", hint="check the path") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise QuestionError(
             f"{file} holds a line that is no question", hint='write {"question": "..."} lines'
         ) from None

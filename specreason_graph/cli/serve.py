@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
+from specreason_graph.cli.terminal import echo, echo_text
 from specreason_graph.engines import locate, plan_pair, require, share_cores, vllm_options
 from specreason_graph.errors import ConfigError
 
@@ -44,7 +45,7 @@ def serve_engines(
     ][: 1 if base == draft else 2]  # one model in both roles needs one server
     if only_print:
         for each in servers:
-            typer.echo(each.line())
+            echo_text(each.line())
         return
     urls = " ".join(f"--{each.role}-url {each.url}" for each in servers)
-    watch(servers, lambda: typer.echo(f"ready: specreason solve --engine server --base {base} --draft {draft} {urls}"))
+    watch(servers, lambda: echo(f"ready: specreason solve --engine server --base {base} --draft {draft} {urls}"))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
+import sqlite3
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
 from specreason_graph.cli.document import document
-from specreason_graph.cli.live_view import LiveView, printable
-from specreason_graph.errors import EngineError, QuestionError
+from specreason_graph.cli.live_view import LiveView
+from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.errors import EngineError, QuestionError, RecordError, ThreadError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.summary import summarise
 from specreason_graph.runs.batch import DEFAULT_CONCURRENCY
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.resume import Run
-from specreason_graph.runs.store import RunStore, default_database
+from specreason_graph.runs.store import RunStore, default_database, read_launch
 
 
 @options.takes_models
@@ -31,7 +33,9 @@ def solve(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("-f", "--file", help="File with the question, or a .jsonl file with one question per line."),
+        options.path_option(
+            "-f", "--file", text="File with the question, or a .jsonl file with one question per line."
+        ),
     ] = None,
     example: Annotated[
         bool, typer.Option("--example", help="Use a random problem that the built-in models never saw.")
@@ -78,7 +82,7 @@ def solve(
         typer.Option(min=1, help=f"Questions of a .jsonl file at the same time; {DEFAULT_CONCURRENCY} if not given."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File for the results of a .jsonl file.")
+        Path | None, options.path_option("-o", "--output", text="File for the results of a .jsonl file.")
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -95,7 +99,10 @@ def solve(
         raise QuestionError("--example and a question are given", hint="give one of them")
     if file and file.suffix == ".jsonl" and question is None:
         launch, limit = models.launch("", config, settings), concurrency or DEFAULT_CONCURRENCY
-        answer_file(file, launch, db or default_database(), output, concurrency=limit, as_json=as_json)
+        answer_file(
+            file, launch, db or default_database(), output, concurrency=limit, as_json=as_json,
+            kept=(config,) if config else (),
+        )  # fmt: skip
         return
     if concurrency or output:
         raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
@@ -112,10 +119,25 @@ def resume(
     as_json: options.JsonOption = False,
 ) -> None:
     """Resume a run that was interrupted or has failed, from its last committed step."""
-    with RunStore.open(db or default_database()) as store:
+    file = db or default_database()
+    _check_kept(file, thread)  # before the file is opened, which would make one
+    with RunStore.open(file) as store:
         launch = store.launch(thread)
         with launch.open_pair() as pair:
             work(Run(store, thread, pair), launch, as_json=as_json, show_question=True)
+
+
+def _check_kept(file: Path, thread: str) -> None:
+    """Raise `ThreadError` where a file does not hold a run, and leave the file as it is."""
+    hint = "check the thread id and --db"
+    try:
+        if not file.exists():
+            raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
+        read_launch(file, thread)
+    except ValidationError as error:
+        raise RecordError(f"the launch of run {thread!r} cannot be read: {error.errors()[0]['msg']}") from None
+    except (sqlite3.Error, OSError) as error:
+        raise ThreadError(f"no run {thread!r} can be read from {file}: {error}", hint=hint) from None
 
 
 def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
@@ -127,24 +149,23 @@ def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> Non
             _show(run, launch, show_question=show_question)
     except EngineError as error:
         if as_json and "manifest" in run.values:  # with --json, standard output is one document also after a failure
-            typer.echo(
-                json.dumps({**document(run.thread, run.values), "stop_reason": "engine_error"}, ensure_ascii=False)
-            )
+            echo_json({**document(run.thread, run.values), "stop_reason": "engine_error"})
         error.hint = f"{error.hint}; " * bool(error.hint) + f"resume it later with: specreason resume {run.thread}"
         raise
 
 
 def _write_document(run: Run) -> None:
-    typer.echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
+    echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
     for _ in run.advance():
         pass
-    typer.echo(json.dumps(document(run.thread, run.values), ensure_ascii=False))
+    echo_json(document(run.thread, run.values))
 
 
 def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
-    typer.echo(f"thread {run.thread}   base {launch.base}   draft {launch.draft}\n")
+    echo(f"thread {run.thread}   base {launch.base}   draft {launch.draft}")
+    echo()
     if show_question:
-        typer.echo(f"{launch.question}\n")
+        echo_text(f"{launch.question}\n")
     view = LiveView()
     if run.values.get("manifest"):  # of a run that is resumed
         view.head(Manifest.load(run.values["manifest"]).thinking)
@@ -153,5 +174,5 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     for event in run.events():
         view.show(event)
     if run.answer and not view.finished:  # the run was finished before, so that it emitted no events
-        typer.echo(f"\n{printable(run.answer.text)}\n")
+        echo_text(f"\n{run.answer.text}\n")
         view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))

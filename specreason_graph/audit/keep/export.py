@@ -11,6 +11,7 @@ from typing import Any
 from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.errors import ConfigError, ThreadError
+from specreason_graph.files import written_beside
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Alternative, Answer, Proposal, Record, Review, Signature, Step
 from specreason_graph.record.seal import Entry, entries
@@ -87,13 +88,14 @@ def _as_entered(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "properties": fields, "required": [name for name in body["required"] if name not in gone]}
 
 
-def to_inspect(runs: Sequence[RecordedRun], file: Path) -> None:
+def to_inspect(runs: Sequence[RecordedRun], file: Path, kept: Iterable[Path] = ()) -> None:
     """Write a log for ``inspect view`` with one sample per run; the name of ``file`` ends in ``.eval`` or ``.json``.
 
     In a folder the viewer lists a ``.json`` log only if its name begins with a time, as in
     ``2026-01-01T00-00-00_runs_1.json``. The samples have no Inspect scores, because the right answers are not known;
-    the scores of the steps are in the transcript. Raises `ThreadError` for a run that is not as it was written, and
-    `ConfigError` where Inspect is not installed.
+    the scores of the steps are in the transcript. Raises `ThreadError` for a run that is not as it was written,
+    `ConfigError` where Inspect is not installed, and `UsageError` where ``file`` is a database, one of the files in
+    ``kept``, or cannot be written.
     """
     if file.suffix not in ENDINGS:
         raise ConfigError(f"{file.name!r} is no name of an Inspect log", hint="end it with .eval or .json")
@@ -106,4 +108,6 @@ def to_inspect(runs: Sequence[RecordedRun], file: Path) -> None:
 
     from specreason_graph.audit.keep.inspect_log import make_log
 
-    write_eval_log(make_log([check_whole(run) for run in runs]), file)
+    log = make_log([check_whole(run) for run in runs])
+    with written_beside(file, kept) as place:
+        write_eval_log(log, place)

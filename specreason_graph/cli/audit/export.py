@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
-from specreason_graph.cli.options import JsonOption
-from specreason_graph.errors import ConfigError, ThreadError, UsageError
+from specreason_graph.cli.options import JsonOption, path_option
+from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.errors import ConfigError, ThreadError
+from specreason_graph.files import check_target, is_stream, write_file
 
 PLAIN = re.compile("[^0-9A-Za-z]")
 """Characters of a run's name that do not go into a file name: a database may hold any name, a path included."""
@@ -30,9 +31,9 @@ def report(
     thread: Annotated[
         str | None, typer.Argument(help="Thread id. Without it, all runs of the database get a page, with an index.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="HTML file to write; for all runs, the folder.")
-    ] = Path("run.html"),
+    output: Annotated[Path, path_option("-o", "--output", text="HTML file to write; for all runs, the folder.")] = Path(
+        "run.html"
+    ),
     other: Annotated[
         str | None, typer.Option("--compare", help="Thread id of a second run, shown side by side.")
     ] = None,
@@ -48,8 +49,12 @@ def report(
         checked = [_checked(each) for each in shown]
         both = (shown[0], shown[-1], checked[0], checked[-1])
         page = render_comparison(*both) if other else render_run(shown[0], checked[0])
-        written, sound = _write(output, page), _are_sound(shown, checked)
-    typer.echo(json.dumps({"written": str(written), "ok": sound}) if as_json else f"written to {written}")
+        write_file(output, page, _kept(db))
+        written, sound = output, _are_sound(shown, checked)
+    if as_json:
+        echo_json({"written": str(written), "ok": sound})
+    else:
+        echo(f"written to {written}", err=is_stream(written))
     return 0 if sound else 1
 
 
@@ -58,7 +63,7 @@ def export(
         str | None, typer.Argument(help="Thread id. Without it, all runs of the database are exported.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; standard output if not given.")
+        Path | None, path_option("-o", "--output", text="File to write; standard output if not given.")
     ] = None,
     form: Annotated[
         str,
@@ -72,19 +77,19 @@ def export(
     if form == "inspect":
         if output is None:
             raise ConfigError("an Inspect log needs a file", hint="name one with -o runs.eval")
-        to_inspect(runs, output)
+        to_inspect(runs, output, _kept(db))
     elif form == "jsonl":
         lines = "".join(f"{line}\n" for line in to_jsonl(runs))
-        typer.echo(lines, nl=False) if output is None else _write(output, lines)
+        echo_text(lines, end="") if output is None else write_file(output, lines, _kept(db))
     else:
         raise ConfigError(f"--format {form!r} is unknown", hint="write jsonl or inspect")
     if output:
-        typer.echo(f"written to {output}")
+        echo(f"written to {output}", err=is_stream(output))
 
 
 def schema() -> None:
     """Print the JSON Schema of a line of an exported ledger."""
-    typer.echo(json.dumps(ledger_schema(), indent=2))
+    echo_json(ledger_schema(), indent=2)
 
 
 def prune(
@@ -100,7 +105,7 @@ def prune(
         say(found)
         return
     would = "would be removed" if dry_run else "removed"
-    typer.echo(
+    echo(
         f"{would}: {found.checkpoints} checkpoints, {found.writes} writes, {found.blobs} values; "
         f"{found.bytes_before} bytes before, {found.bytes_after} after; {len(found.runs)} runs kept"
     )
@@ -123,24 +128,24 @@ def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
     checked = [_checked(run) for run in runs]
     # The number keeps names apart: the beginnings of two run names may be the same.
     names = [f"{number:04}-{PLAIN.sub('', run.run)[:12]}.html" for number, run in enumerate(runs, 1)]
+    index, kept = folder / "index.html", _kept(db)
+    for name in (*names, index.name):  # before the first page is written
+        check_target(folder / name, kept)
     for run, found, name in zip(runs, checked, names, strict=True):
-        _write(folder / name, render_run(run, found))
-    written = _write(folder / "index.html", render_index(list(zip(runs, names, strict=True))))
-    return written, _are_sound(runs, checked)
+        write_file(folder / name, render_run(run, found), kept)
+    write_file(index, render_index(list(zip(runs, names, strict=True))), kept)
+    return index, _are_sound(runs, checked)
+
+
+def _kept(db: str | None) -> tuple[Path, ...]:
+    """Return the database file, which nothing is written over."""
+    where = database_of(db)
+    return () if "://" in where else (Path(where).expanduser(),)
 
 
 def _are_sound(runs: Sequence[RecordedRun], checked: Sequence[Verification | None]) -> bool:
     """Whether no run has findings, neither from reading it nor from verifying it."""
     return all(not run.findings and (found is None or found.ok) for run, found in zip(runs, checked, strict=True))
-
-
-def _write(file: Path, text: str) -> Path:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}", hint="name another file with -o") from None
-    return file
 
 
 @contextmanager

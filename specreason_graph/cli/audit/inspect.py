@@ -21,8 +21,9 @@ from specreason_graph.cli.audit.locate import (
     find_run,
     say,
 )
-from specreason_graph.cli.live_view import LiveView, printable, visible
-from specreason_graph.cli.options import JsonOption
+from specreason_graph.cli.live_view import LiveView
+from specreason_graph.cli.options import JsonOption, path_option
+from specreason_graph.cli.terminal import echo, echo_json, echo_text, visible
 from specreason_graph.errors import UsageError
 from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import read_public_key
@@ -37,14 +38,14 @@ def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
     with open_database(database_of(db)) as saver:
         runs = read_all_runs(saver)
     if as_json:
-        typer.echo(json.dumps([_row(run) for run in runs], ensure_ascii=False))
+        echo_json([_row(run) for run in runs])
         return
     for run in runs:
-        where = f"{run.thread_id} {run.namespace}".strip()
+        where, name = visible(f"{run.thread_id} {run.namespace}"), visible(run.run)
         forked = " forked" if run.manifest.get("forked_from") else ""
         ended = run.stop_reason or "unfinished"
-        typer.echo(
-            f"{run.updated[:19]}  {printable(where):14} {run.run[:8]}  {len(run.trace):4} steps  {ended:13}{forked}  "
+        echo(
+            f"{run.updated[:19]}  {where:14} {name[:8]}  {len(run.trace):4} steps  {ended:13}{forked}  "
             f"{visible(run.question)[:80]}"
         )
 
@@ -53,26 +54,26 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     """Show one run: question, settings, steps and answer."""
     found = check_readable(find_run(thread, run, db))
     if as_json:
-        typer.echo(json.dumps({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values}))
+        echo_json({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values})
         return
     manifest = found.typed_manifest
     models = "   ".join(f"{role} {each.model} ({each.engine})" for role, each in manifest.engines.items())
-    typer.echo(f"thread {found.thread_id}   run {found.run}   {models}")
-    typer.echo(f"head {found.head or 'none: made with schema version 1'}")
+    echo(f"thread {found.thread_id}   run {found.run}   {models}")
+    echo(f"head {found.head or 'none: made with schema version 1'}")
     if manifest.forked_from:
         old = manifest.forked_from
-        typer.echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
+        echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
     chosen = {name: value for name, value in manifest.config.model_dump().items() if name in SHOWN}
-    typer.echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
-    typer.echo(f"\n{printable(found.question)}\n")
+    echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
+    echo_text(f"\n{found.question}\n")
     view = LiveView()
     for step in found.steps:
         view.step(step)
     if found.answer and found.stop_reason:
-        typer.echo(f"\n{printable(found.answer.text)}\n")
+        echo_text(f"\n{found.answer.text}\n")
         view.closing(found.answer, found.stop_reason, summarise(found.steps, found.answer))
     else:
-        typer.echo("\nnot finished")
+        echo_text("\nnot finished")
 
 
 def verify_(
@@ -86,7 +87,7 @@ def verify_(
         str | None, typer.Option("--head", help="Expected hash of the last entry, kept outside the database.")
     ] = None,
     signature: Annotated[
-        Path | None, typer.Option("--signature", help="JSON file with a signature that was kept outside the database.")
+        Path | None, path_option("--signature", text="JSON file with a signature that was kept outside the database.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -129,7 +130,7 @@ def show_findings(findings: list[Finding]) -> None:
     """Print one line per finding."""
     for finding in findings:
         where = "run" if finding.step is None else f"step {finding.step + 1}"
-        typer.echo(f"  {where}: {printable(finding.problem)}")
+        echo(f"  {where}: {finding.problem}")
 
 
 def _row(run: RecordedRun) -> dict[str, object]:
@@ -145,7 +146,7 @@ def _signature(file: Path | None) -> Signature | None:
         return None
     try:
         return Signature.load(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         hint = 'write {"key": "...", "value": "..."}'
         raise UsageError(f"cannot read the signature {file}: {error}", hint=hint) from None
 
@@ -153,24 +154,24 @@ def _signature(file: Path | None) -> Signature | None:
 def _show_verification(found: Verification) -> None:
     state = "as written" if found.ok else f"findings: {len(found.findings)}"
     ended = "" if found.finished else ", not finished"
-    typer.echo(f"run {found.run}: {found.entries} entries{ended}, {state}")
-    typer.echo(f"head {found.head}")
-    typer.echo(f"signed by {found.signed_by}" if found.signed_by else "not signed")
+    echo(f"run {found.run}: {found.entries} entries{ended}, {state}")
+    echo(f"head {found.head}")
+    echo(f"signed by {found.signed_by}" if found.signed_by else "not signed")
     show_findings(found.findings)
 
 
 def _show_comparison(found: Comparison, one: RecordedRun, other: RecordedRun) -> None:
     for row in found.rows:
         left, right = (_side(run, at) for run, at in ((one, row.one), (other, row.other)))
-        typer.echo(f"{' ' if row.same else '|'} {left:58} {right}")
-    typer.echo()
+        echo(f"{' ' if row.same else '|'} {left:58} {right}")
+    echo()
     for name in ("steps", "by_draft", "by_base", "by_human", "generated_tokens", "discarded_tokens", "seconds"):
         values = [getattr(side, name) for side in (found.one, found.other)]
         left, right = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in values)
-        typer.echo(f"{name.replace('_', ' '):18} {left:>12} {right:>12}")
+        echo(f"{name.replace('_', ' '):18} {left:>12} {right:>12}")
     first = found.first_divergence
     where = "the same to the last token" if found.same else "answers differ" if first is None else f"step {first + 1}"
-    typer.echo(f"first difference: {where}")
+    echo(f"first difference: {where}")
 
 
 def _side(run: RecordedRun, at: int | None) -> str:

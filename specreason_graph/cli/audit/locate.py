@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, choose_run
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
+from specreason_graph.cli.terminal import echo_json
 from specreason_graph.engines import BUILT_IN, KINDS
-from specreason_graph.errors import ThreadError
+from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.records import Record
 from specreason_graph.runs.launch import Launch
@@ -31,7 +32,9 @@ DatabaseOption = Annotated[
 
 def database_of(db: str | None) -> str:
     """Return the given database, or else the default one."""
-    return db or str(default_database())
+    if db is not None and not db.strip():
+        raise UsageError("--db is empty", hint="name a file or postgresql://..., or leave the option out")
+    return str(default_database()) if db is None else db
 
 
 def find_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
@@ -54,7 +57,7 @@ def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -
 
 def say(record: Record, **more: Any) -> None:
     """Print a record as one JSON document."""
-    typer.echo(json.dumps({**record.dump(), **more}, ensure_ascii=False))
+    echo_json({**record.dump(), **more})
 
 
 def _launched(run: RecordedRun, db: str | None) -> Launch | None:
@@ -63,7 +66,7 @@ def _launched(run: RecordedRun, db: str | None) -> Launch | None:
         return None
     try:
         return read_launch(Path(database_of(db)).expanduser(), run.thread_id)
-    except (sqlite3.Error, ThreadError):
+    except (sqlite3.Error, ThreadError, ValidationError):
         return None
 
 

@@ -25,6 +25,7 @@ from specreason_graph.cli.audit.locate import (
     say,
 )
 from specreason_graph.cli.solve import work
+from specreason_graph.cli.terminal import echo
 from specreason_graph.config import overridden
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Review
@@ -79,7 +80,9 @@ def fork(
     db: DatabaseOption = None,
     into: Annotated[
         Path | None,
-        typer.Option("--into", help="SQLite file for the new run; if not given, the same file or that of `solve`."),
+        options.path_option(
+            "--into", text="SQLite file for the new run; if not given, the same file or that of `solve`."
+        ),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -111,7 +114,7 @@ def _recorded(run: RecordedRun, *, as_json: bool) -> int:
         say(found, ok=found.ok)
     else:
         state = "all as recorded" if found.ok else f"{len(found.differences)} differences"
-        typer.echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
+        echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
         show_findings(found.differences)
     return 0 if found.ok else 1
 
@@ -123,12 +126,8 @@ def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     else:
         for step in found.steps:
             flipped = "  the decision would change" if step.flipped else ""
-            typer.echo(
-                f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{flipped}"
-            )
-        typer.echo(
-            f"largest drift {found.drift:.1e}; {len(found.flipped)} of {len(found.steps)} decisions would change"
-        )
+            echo(f"step {step.step + 1}: {step.recorded:.3f} then, {step.now:.3f} now, drift {step.drift:.1e}{flipped}")
+        echo(f"largest drift {found.drift:.1e}; {len(found.flipped)} of {len(found.steps)} decisions would change")
         _show_changed(found.changed_engines)
     return 1 if found.flipped or found.drift > DRIFT else 0
 
@@ -138,24 +137,22 @@ def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     if as_json:
         say(found, ok=found.ok)
     elif found.difference is None:
-        typer.echo(f"{found.steps} steps and the answer, {found.tokens} tokens: the same to the last token")
+        echo(f"{found.steps} steps and the answer, {found.tokens} tokens: the same to the last token")
     else:
         first = found.difference
         where = "the answer" if first.step is None else f"step {first.step + 1}"
         token = "" if first.token is None else f", token {first.token + 1}"
-        typer.echo(f"first difference: {where}, {first.part}{token}: recorded {first.recorded}, now {first.again}")
+        echo(f"first difference: {where}, {first.part}{token}: recorded {first.recorded}, now {first.again}")
     if not as_json:
         _show_changed(found.changed_engines)
         for caveat in found.caveats:
-            typer.echo(f"note: {caveat}")
+            echo(f"note: {caveat}")
     return 0 if found.ok else 1
 
 
 def _show_changed(roles: list[Any]) -> None:
     if roles:
-        typer.echo(
-            f"note: not the recorded {' and '.join(roles)} engine (weights, format, kind, version or device differ)"
-        )
+        echo(f"note: not the recorded {' and '.join(roles)} engine (weights, format, kind, version or device differ)")
 
 
 COMMANDS = (replay, fork)

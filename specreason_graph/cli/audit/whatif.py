@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal, cast
 
 import typer
@@ -14,6 +13,7 @@ from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
 from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_run, say
+from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import ConfigError, ThreadError
 
 
@@ -61,9 +61,9 @@ def whatif(
         number = "" if change.number is None else f"{change.number:.1f} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
-        typer.echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
-    typer.echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
-    typer.echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
+        echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
+    echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
+    echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
 
 
 def _many(
@@ -75,11 +75,9 @@ def _many(
         if as_json:
             say(found)
         elif found.threshold is None:
-            typer.echo(
-                f"no threshold is shown by {found.runs} runs to reach {target:.0%} at {confidence:.0%} confidence"
-            )
+            echo(f"no threshold is shown by {found.runs} runs to reach {target:.0%} at {confidence:.0%} confidence")
         else:
-            typer.echo(
+            echo(
                 f"threshold {found.threshold:g}: acceptance {found.acceptance:.1%}, at least "
                 f"{found.acceptance_at_least:.1%}; steps that only this threshold accepts {found.let_in:.1%}, at most "
                 f"{found.let_in_at_most:.1%} ({found.runs} finished runs without forks; {confidence:.0%} confidence)"
@@ -87,13 +85,11 @@ def _many(
         return
     points = curve(scored, score_reduction=score_reduction)
     if as_json:
-        typer.echo(json.dumps([point.dump() for point in points]))
+        echo_json([point.dump() for point in points])
         return
-    typer.echo("threshold  acceptance  seconds a run  unchanged runs")
+    echo("threshold  acceptance  seconds a run  unchanged runs")
     for point in points:
-        typer.echo(
-            f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}"
-        )
+        echo(f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}")
 
 
 def _counts(run: RecordedRun) -> bool:
