@@ -19,13 +19,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
 
 CONFIG_KEY = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
-Count = Annotated[int, Field(ge=1)]
+
+Whole = Annotated[int, Field(lt=2**31)]
+Count = Annotated[Whole, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Tag = Annotated[str, Field(pattern=r"\S")]
 ScoreReduction = Literal["mean", "greedy"]
 Author = Literal["base", "draft"]
 Thinking = Literal["auto", "none", "tags"]
@@ -65,14 +70,26 @@ def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tools
 
 
-class Band(BaseModel):
-    """An uncertain range of scores, both ends included."""
+class Settings(BaseModel):
+    """Values that people set: unknown names are rejected, and so are true and false in the place of a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    low: Annotated[float, Field(ge=0, le=9)]
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what Python would take for 1 or 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_number", "true and false are not allowed here")
+        return value
+
+
+class Band(Settings):
+    """An uncertain range of scores, both ends included."""
+
+    low: Annotated[Number, Field(ge=0, le=9)]
     """Lowest score in the band."""
-    high: Annotated[float, Field(ge=0, le=9)]
+    high: Annotated[Number, Field(ge=0, le=9)]
     """Highest score in the band."""
 
     @model_validator(mode="after")
@@ -85,26 +102,24 @@ class Band(BaseModel):
         return self.low <= number <= self.high
 
 
-class SpecReasonConfig(BaseModel):
+class SpecReasonConfig(Settings):
     """Settings of one run; unknown names are rejected, and so are values out of range.
 
     Defaults follow the paper (arXiv 2504.07891, section 5.1): threshold 7, temperature 0.6, top-p 0.95, a thinking
     budget of 8192 tokens.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    threshold: Annotated[float, Field(ge=0, le=9)] = 7.0
+    threshold: Annotated[Number, Field(ge=0, le=9)] = 7.0
     """Score from which a proposal is accepted, 0 (accept everything) to 9."""
     score_reduction: ScoreReduction = "mean"
     """How ten digits become one number: ``mean`` weighs them by probability, ``greedy`` takes the likeliest."""
-    proposals: Annotated[int, Field(ge=1, le=16)] = 1
+    proposals: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
-    lookahead: Annotated[int, Field(ge=0, le=64)] | None = None
+    lookahead: Annotated[Whole, Field(ge=0, le=64)] | None = None
     """Steps worked on ahead of the commit point; None goes by acceptance and load. No token depends on it."""
     speculation_control: bool = False
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
-    first_steps_by_base: Annotated[int, Field(ge=0)] = 0
+    first_steps_by_base: Annotated[Whole, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
     max_steps: Count = 256
     """Committed steps after which the thinking ends."""
@@ -117,22 +132,22 @@ class SpecReasonConfig(BaseModel):
     answer_tokens: Count | None = None
     """Most tokens of the answer, and of a reply that is itself the trace; None for 1024 behind a thinking, and for
     ``thinking_tokens`` where the reply is the trace."""
-    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    deadline_seconds: Annotated[Number, Field(gt=0)] | None = None
     """Seconds in which a run is to have its answer, waiting for engines included; the thinking is cut short for it."""
-    step_seconds: Annotated[float, Field(gt=0)] | None = None
+    step_seconds: Annotated[Number, Field(gt=0)] | None = None
     """Seconds that a step is to take; a run that is slower goes before others, and eases its own demands."""
-    threshold_floor: Annotated[float, Field(ge=0, le=9)] | None = None
+    threshold_floor: Annotated[Number, Field(ge=0, le=9)] | None = None
     """How far a run that is late may lower the threshold, 0 to 9; None never does."""
-    repetition_limit: Annotated[int, Field(ge=2)] = 3
+    repetition_limit: Annotated[Whole, Field(ge=2)] = 3
     """The thinking ends when one step text has been committed this often."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
+    temperature: Annotated[Number, Field(ge=0, le=2)] = 0.6
     """Sampling temperature of both models; 0 is greedy. Scores do not depend on it."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     """Nucleus of the sampling."""
     sampling: Literal["settings", "model"] = "settings"
     """How both models are sampled: ``settings``, or ``model`` for what the makers of each recommend in its generation
     config, top-k, min-p and repetition penalty included."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0)] = 0
     """Seed that every call's own seed is derived from."""
     continue_without_draft: bool = True
     """Whether the base model goes on alone when the draft engine has failed for good; False stops the run instead."""
@@ -157,10 +172,10 @@ class SpecReasonConfig(BaseModel):
     makes the reply itself the trace."""
     template: Annotated[dict[Author, dict[str, Any]], AfterValidator(_free)] = Field(default_factory=dict)
     """Arguments of the chat templates by role, as in ``{"base": {"enable_thinking": true}}``."""
-    think_open: str | None = None
+    think_open: Tag | None = None
     """Tag that opens the thinking, given with ``think_close``; None finds both in the chat template or vocabulary,
     else ``<think>``."""
-    think_close: str | None = None
+    think_close: Tag | None = None
     """Tag that closes the thinking, given with ``think_open``."""
 
     @field_validator("*", mode="before")

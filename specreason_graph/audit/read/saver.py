@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +17,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from specreason_graph.audit.read.serializer import CheckedSerializer, Damaged
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
+from specreason_graph.files import is_sqlite
 
+EFFECTIVE = os.access in os.supports_effective_ids
+"""Whether the system can say what the user may do on whose behalf a process works."""
 Key = tuple[str, str, str]
 """Thread id, namespace and id of a checkpoint."""
 
@@ -115,31 +119,89 @@ def open_database(where: str | Path) -> Iterator[BaseCheckpointSaver[Any]]:
     """Open a database for reading only, as a checkpointer.
 
     ``where``: an SQLite file, or ``postgresql://...`` (extra ``postgres``). Raises `UsageError` for a database that
-    cannot be read.
+    cannot be read, also when that shows only while it is read.
     """
-    if str(where).startswith(("postgres://", "postgresql://")):
+    scheme, is_url, _ = str(where).partition("://")
+    if is_url and scheme in ("postgres", "postgresql"):
         with _postgres(str(where)) as saver:
             yield saver
         return
+    if is_url:  # the rest is not repeated: it may hold a password
+        raise UsageError(f"{scheme}:// is no database", hint="name an SQLite file or postgresql://... with --db")
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-    with closing(_sqlite(Path(where).expanduser())) as connection:
-        yield SqliteSaver(connection)
+    file = Path(where).expanduser()
+    with closing(_sqlite(file)) as connection:
+        try:
+            yield SqliteSaver(connection)
+        except sqlite3.Error as error:
+            raise _unread(file, error) from None
 
 
 def _sqlite(file: Path) -> sqlite3.Connection:
-    if not file.is_file():
-        raise UsageError(f"there is no database {file}", hint="check --db")
-    connection = sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True, check_same_thread=False)
     try:
-        tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise UsageError(f"database {file} cannot be read: {error}", hint="check --db") from None
+        if not file.exists():
+            raise UsageError(f"there is no database {file}", hint="check --db")
+        if not file.is_file():
+            raise UsageError(f"database {file} cannot be read: it is no file", hint="check --db")
+        if not is_sqlite(file):
+            problem = "it is no SQLite database, or is encrypted" if file.stat().st_size else "it is empty"
+            raise UsageError(f"database {file} cannot be read: {problem}", hint="check --db")
+        connection = _connected(Path(os.path.realpath(file)))
+    except (sqlite3.Error, OSError) as error:
+        raise _unread(file, error) from None
+    tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
     if not {"checkpoints", "writes"} <= tables:
         connection.close()
         raise UsageError(f"database {file} holds no LangGraph checkpoints", hint="check --db")
     return connection
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    try:
+        return _connect(file, "mode=ro")
+    except sqlite3.OperationalError as error:
+        # In WAL mode SQLite makes files beside the database, and cannot where it may only read. When neither a WAL nor
+        # a journal is there, the file alone is the database, and can be read as one that nobody changes.
+        if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or _has_changes_beside(file):
+            raise
+        if all(os.access(each, os.W_OK, effective_ids=EFFECTIVE) for each in (file, file.parent)):
+            raise
+        return _connect(file, "immutable=1")
+
+
+def _connect(file: Path, options: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{quote(str(file))}?{options}", uri=True, check_same_thread=False)
+    try:
+        connection.execute("select count(*) from sqlite_master").fetchone()  # opens the file, and reads its header
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _has_changes_beside(file: Path) -> bool:
+    """Whether changes of a database stand in a file beside it, from which SQLite must first take them over."""
+    beside = [file.with_name(f"{file.name}{ending}") for ending in ("-wal", "-journal")]
+    return any(each.exists() and each.stat().st_size for each in beside)
+
+
+def _unread(file: Path, error: sqlite3.Error | OSError) -> UsageError:
+    """Return the error for a file that the system or SQLite cannot read."""
+    hint, cause = "check --db", str(error)
+    if isinstance(error, OSError):
+        cause = error.strerror or cause
+    elif _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        hint = "another process holds it: try again when that has ended"
+    elif _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and _has_changes_beside(file.resolve()):
+        cause = "changes stand in a file beside it, and the folder is read-only"
+        hint = "copy the database and its -wal or -journal to a folder that you can write to, and name the copy"
+    return UsageError(f"database {file} cannot be read: {cause}", hint=hint)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's own code of an error, without the details in its upper bits."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 @contextmanager
@@ -149,22 +211,33 @@ def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
         raise ConfigError("PostgreSQL needs langgraph-checkpoint-postgres", hint=hint)
     import psycopg
     from langgraph.checkpoint.postgres import PostgresSaver
+    from psycopg.conninfo import conninfo_to_dict
     from psycopg.rows import dict_row
 
     try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except psycopg.Error:
+        parts = {"host": "@"}
+    # What is said of an address that is read in another way than it is meant repeats parts of the password.
+    if any("@" in parts.get(name, "") for name in ("host", "dbname", "port")):
+        hint = "write @, / and other marks in the password as in %40 and %2F"
+        raise UsageError("the address of the PostgreSQL database cannot be read", hint=hint)
+    try:
         # The same arguments as in PostgresSaver.from_conn_string, which opens no read-only connection.
-        connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, row_factory=dict_row)
+        with closing(psycopg.connect(url, autocommit=True, prepare_threshold=0, row_factory=dict_row)) as connection:
+            connection.read_only = True
+            # With these plans PostgreSQL may scan a whole thread once for each of its checkpoints.
+            for plan in ("hashjoin", "mergejoin", "seqscan"):
+                connection.execute(f"set enable_{plan} = off")
+            found = connection.execute("select to_regclass('checkpoints') as found").fetchone()
+            if not found or found["found"] is None:
+                raise UsageError("the PostgreSQL database holds no LangGraph checkpoints", hint="check --db")
+            yield PostgresSaver(connection)
     except psycopg.Error as error:
-        raise UsageError(f"the PostgreSQL database cannot be opened: {error}", hint="check --db") from None
-    with closing(connection):
-        connection.read_only = True
-        # With these plans PostgreSQL may scan a whole thread once for each of its checkpoints.
-        for plan in ("hashjoin", "mergejoin", "seqscan"):
-            connection.execute(f"set enable_{plan} = off")
-        found = connection.execute("select to_regclass('checkpoints') as found").fetchone()
-        if not found or found["found"] is None:
-            raise UsageError("the PostgreSQL database holds no LangGraph checkpoints", hint="check --db")
-        yield PostgresSaver(connection)
+        cause = str(error)
+        for name in ("password", "sslpassword"):
+            cause = cause.replace(parts[name], "***") if parts.get(name) else cause
+        raise UsageError(f"the PostgreSQL database cannot be read: {cause}", hint="check --db") from None
 
 
 def no_such_thread(thread_id: str) -> ThreadError:
