@@ -64,7 +64,8 @@ def _free(template: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Tools with names that are safe to write into a prompt."""
     for tool in tools:
-        name = (tool.get("function") or {}).get("name")
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,128}", name):
             raise ValueError(f"a tool is named {name!r}; use letters, digits, '_', '.' and '-'")
     return tools
@@ -227,7 +228,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}", hint="check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"config file {path} is not UTF-8 text", hint="write it as TOML or JSON") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config file {path} cannot be parsed: {error}", hint="write it as TOML or JSON") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"config file {path} holds a {type(settings).__name__}", hint="write name and value pairs")

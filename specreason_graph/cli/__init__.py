@@ -9,6 +9,8 @@ def main() -> None:
     """Run the command ``specreason``; says what to install where the libraries of the command line are missing."""
     try:
         from specreason_graph.cli.app import main as run
+    except KeyboardInterrupt:  # the imports take seconds
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("specreason_graph"):
             raise

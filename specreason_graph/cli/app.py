@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     """Run a command and return its exit code; errors are printed as one line, without traceback."""
     try:
         return _run(arguments)
-    except terminal.OutputClosed:
+    except (terminal.OutputClosed, SystemExit):  # typer exits where the reader of any pipe has gone
         return CLOSED
 
 

@@ -24,8 +24,8 @@ def path_option(*names: str, text: str) -> Any:
     return typer.Option(*names, parser=_path, metavar="PATH", help=text)
 
 
-def _path(given: str) -> Path:
-    if not given.strip():
+def _path(given: str | Path) -> Path:
+    if not str(given).strip():
         raise typer.BadParameter("it is empty; name a file, or leave the option out")
     return Path(given)
 

@@ -8,11 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from specreason_graph.errors import UsageError
+from specreason_graph.files import make_private
 
 
 @contextmanager
 def exclusive(database: Path) -> Iterator[None]:
     """Hold a lock on a file beside the database; `UsageError` when another process holds it."""
+    make_private(Path(f"{database}.lock"))
     with closing(sqlite3.connect(f"{database}.lock", timeout=0, isolation_level=None)) as lock:
         try:
             lock.execute("begin exclusive")  # SQLite's own lock: the system releases it when the process dies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from specreason_graph.audit.show.report import render_comparison, render_index, 
 from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
 from specreason_graph.cli.options import JsonOption, path_option
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
-from specreason_graph.errors import ConfigError, ThreadError
+from specreason_graph.errors import ConfigError, ThreadError, UsageError
 from specreason_graph.files import check_target, is_stream, write_file
 
 PLAIN = re.compile("[^0-9A-Za-z]")
@@ -154,15 +155,22 @@ def _writable(where: str) -> Iterator[Any]:
     with open_database(where):  # raises for a database that does not exist, which SqliteSaver would create
         pass
     if "://" in where:
+        import psycopg
         from langgraph.checkpoint.postgres import PostgresSaver
 
-        with PostgresSaver.from_conn_string(where) as saver:
-            yield saver
+        try:
+            with PostgresSaver.from_conn_string(where) as saver:
+                yield saver
+        except psycopg.Error as error:
+            raise UsageError(f"the PostgreSQL database cannot be written: {error}", hint="check --db") from None
         return
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-    with SqliteSaver.from_conn_string(str(Path(where).expanduser())) as saver:
-        yield saver
+    try:
+        with SqliteSaver.from_conn_string(str(Path(where).expanduser())) as saver:
+            yield saver
+    except sqlite3.OperationalError as error:
+        raise UsageError(f"database {where} cannot be written: {error}", hint="check --db") from None
 
 
 COMMANDS = (report, export, schema, prune)
