@@ -56,9 +56,8 @@ def to_jsonl(runs: Iterable[RecordedRun]) -> Iterator[str]:
                 thread_id=run.thread_id, namespace=run.namespace, run=run.run, entry=entry,
                 signature=signature if entry.kind == "answer" else None,
             )  # fmt: skip
-            yield json.dumps(line.model_dump()).replace(
-                "\x7f", "\\u007f"
-            )  # the one control character it leaves as it is
+            # All control characters are escaped, the one that json.dumps leaves as it is included.
+            yield json.dumps(line.model_dump()).replace("\x7f", "\\u007f")
 
 
 def ledger_schema() -> dict[str, Any]:
