@@ -21,6 +21,8 @@ COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
 """Endings of the files beside a database that belong to it."""
 STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/null", "/dev/tty")
 """Devices that results may be written to; so may ``/dev/fd/N``."""
+EFFECTIVE = os.access in os.supports_effective_ids
+"""Whether the system can say what the user may do on whose behalf this process works."""
 ANOTHER = "name another file with -o"
 
 
@@ -70,6 +72,7 @@ def check_target(target: Path, kept: Iterable[Path] = ()) -> None:
     Refused are databases and the files beside them, ``kept`` (files that the command reads or writes), by whatever name
     or link, and folders, devices and sockets.
     """
+    # First of all, and by name and inode: a database that is open in this process must not be opened here as a file.
     for each in (whole for file in kept for whole in (file, *_beside(file))):
         if _is_same(target, each):
             raise UsageError(f"{target} would be overwritten with the results", hint=ANOTHER)
@@ -96,7 +99,10 @@ def write_errors(target: Path) -> Iterator[None]:
 
 
 def is_sqlite(file: Path) -> bool:
-    """Whether a file begins as SQLite databases do; False where there is no file."""
+    """Whether a file begins as SQLite databases do; False where there is no file.
+
+    Not for a database that this process has open: closing the file here would drop the locks that SQLite holds on it.
+    """
     if not file.is_file():
         return False
     with file.open("rb") as opened:
@@ -112,6 +118,11 @@ def is_stream(target: Path) -> bool:
         return stat.S_ISFIFO(target.stat().st_mode)
     except OSError:
         return False
+
+
+def may(file: Path, how: int) -> bool:
+    """Whether this process may read or write a file: ``how`` is `os.R_OK` or `os.W_OK`."""
+    return os.access(file, how, effective_ids=EFFECTIVE)
 
 
 def make_private(file: Path) -> None:

@@ -6,6 +6,7 @@ id alone.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from specreason_graph.audit.read.recorded import first_problem
 from specreason_graph.audit.read.serializer import StrictSerializer
 from specreason_graph.errors import RecordError, ThreadError, UsageError
-from specreason_graph.files import make_folder, make_private
+from specreason_graph.files import make_folder, make_private, may
 from specreason_graph.runs.launch import Launch
 
 TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
@@ -86,8 +87,8 @@ def _connect(file: Path) -> sqlite3.Connection:
         make_private(file)
         if not file.is_file():
             raise UsageError(f"database {file} cannot be used: it is no file", hint="name another file with --db")
-        with file.open("r+b"):  # SQLite would open a file that it cannot write, and fail at the first step
-            pass
+        if not may(file, os.W_OK):  # SQLite would open it, and fail at the first step
+            raise UsageError(f"database {file} cannot be used: it is read-only", hint="name another file with --db")
         connection = sqlite3.connect(file, check_same_thread=False)
         connection.execute(TABLE)
     except (sqlite3.DatabaseError, OSError) as error:

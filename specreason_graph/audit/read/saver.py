@@ -17,10 +17,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from specreason_graph.audit.read.serializer import CheckedSerializer, Damaged
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
-from specreason_graph.files import is_sqlite
+from specreason_graph.files import may
 
-EFFECTIVE = os.access in os.supports_effective_ids
-"""Whether the system can say what the user may do on whose behalf a process works."""
 Key = tuple[str, str, str]
 """Thread id, namespace and id of a checkpoint."""
 
@@ -144,9 +142,9 @@ def _sqlite(file: Path) -> sqlite3.Connection:
             raise UsageError(f"there is no database {file}", hint="check --db")
         if not file.is_file():
             raise UsageError(f"database {file} cannot be read: it is no file", hint="check --db")
-        if not is_sqlite(file):
-            problem = "it is no SQLite database, or is encrypted" if file.stat().st_size else "it is empty"
-            raise UsageError(f"database {file} cannot be read: {problem}", hint="check --db")
+        problem = "" if may(file, os.R_OK) else "Permission denied"
+        if problem or not file.stat().st_size:
+            raise UsageError(f"database {file} cannot be read: {problem or 'it is empty'}", hint="check --db")
         connection = _connected(Path(os.path.realpath(file)))
     except (sqlite3.Error, OSError) as error:
         raise _unread(file, error) from None
@@ -165,7 +163,7 @@ def _connected(file: Path) -> sqlite3.Connection:
         # a journal is there, the file alone is the database, and can be read as one that nobody changes.
         if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or _has_changes_beside(file):
             raise
-        if all(os.access(each, os.W_OK, effective_ids=EFFECTIVE) for each in (file, file.parent)):
+        if all(may(each, os.W_OK) for each in (file, file.parent)):
             raise
         return _connect(file, "immutable=1")
 
@@ -191,6 +189,8 @@ def _unread(file: Path, error: sqlite3.Error | OSError) -> UsageError:
     hint, cause = "check --db", str(error)
     if isinstance(error, OSError):
         cause = error.strerror or cause
+    elif _code(error) == sqlite3.SQLITE_NOTADB:
+        cause = "it is no SQLite database, or is encrypted"
     elif _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         hint = "another process holds it: try again when that has ended"
     elif _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and _has_changes_beside(file.resolve()):
