@@ -17,7 +17,7 @@ FILE_MODE, FOLDER_MODE = 0o600, 0o700
 """Permissions of new files and folders: their owner alone. Runs hold questions, answers and addresses of servers."""
 SQLITE = b"SQLite format 3\0"
 """The bytes that every SQLite database begins with, unless it is encrypted or empty."""
-COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
+COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".claims")
 """Endings of the files beside a database that belong to it."""
 STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/null", "/dev/tty")
 """Devices that results may be written to; so may ``/dev/fd/N``."""

@@ -70,7 +70,8 @@ def beside(database: Path) -> set[str]:
 
 REFUSED = [
     "runs.db", "./runs.db", "link", "link-to-link", "hard", "runs.db-wal", "runs.db-shm", "runs.db-journal",
-    "runs.db.lock", "other.db", "other-link", "other.db-wal", "folder", "folder/", "pipe", "/dev/full", "socket", "",
+    "runs.db.lock", "runs.db.claims", "other.db", "other-link", "other.db-wal", "folder", "folder/", "pipe",
+    "/dev/full", "socket", "",
 ]  # fmt: skip
 WRITERS = [
     ["audit", "report", "one"], ["audit", "report", "one", "--compare", "two"], ["audit", "export"],
@@ -167,7 +168,8 @@ def test_what_is_made_is_private_whatever_the_umask(
     database.chmod(0o640)
     there = set(tmp_path.rglob("*"))
     Path("questions.jsonl").write_text('{"question": "What?"}')
-    models, seen = ["--base", "m", "--draft", "m"], []
+    models = ["--base", "m", "--draft", "m"]
+    seen: list[Path] = []
     asked = Launch.compile
 
     def watched(*given: Any) -> Any:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
 from specreason_graph.cli.document import document
 from specreason_graph.cli.live_view import LiveView
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
-from specreason_graph.errors import EngineError, QuestionError, RecordError, ThreadError
+from specreason_graph.errors import EngineError, QuestionError, ThreadError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.summary import summarise
@@ -128,14 +127,12 @@ def resume(
 
 
 def _check_kept(file: Path, thread: str) -> None:
-    """Raise `ThreadError` where a file does not hold a run, and leave the file as it is."""
+    """Raise `ThreadError` where a file does not hold a run, or not as it was written, and leave the file as it is."""
     hint = "check the thread id and --db"
     try:
         if not file.exists():
             raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
         read_launch(file, thread)
-    except ValidationError as error:
-        raise RecordError(f"the launch of run {thread!r} cannot be read: {error.errors()[0]['msg']}") from None
     except (sqlite3.Error, OSError) as error:
         raise ThreadError(f"no run {thread!r} can be read from {file}: {error}", hint=hint) from None
 

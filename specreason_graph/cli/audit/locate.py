@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, choose_run
@@ -66,7 +65,7 @@ def _launched(run: RecordedRun, db: str | None) -> Launch | None:
         return None
     try:
         return read_launch(Path(database_of(db)).expanduser(), run.thread_id)
-    except (sqlite3.Error, ThreadError, ValidationError):
+    except (sqlite3.Error, ThreadError):
         return None
 
 
