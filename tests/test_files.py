@@ -172,10 +172,10 @@ def test_what_is_made_is_private_whatever_the_umask(
     seen: list[Path] = []
     asked = Launch.compile
 
-    def watched(*given: Any) -> Any:
+    def watched(*given: Any, **more: Any) -> Any:
         seen.extend(file for file in tmp_path.rglob("*") if "-wal" in file.name or "-shm" in file.name)
         assert all(mode(file) == 0o600 for file in seen)
-        return asked(*given)
+        return asked(*given, **more)
 
     monkeypatch.setattr(Launch, "compile", watched)
     with umask(mask):

@@ -91,6 +91,7 @@ def _connect(file: Path) -> sqlite3.Connection:
             raise UsageError(f"database {file} cannot be used: it is read-only", hint="name another file with --db")
         connection = sqlite3.connect(file, check_same_thread=False)
         connection.execute(TABLE)
+        SqliteSaver(connection).setup()  # what reads the file before the first checkpoint finds its tables
     except (sqlite3.DatabaseError, OSError) as error:
         raise UsageError(f"database {file} cannot be used: {error}", hint="name another file with --db") from error
     return connection
