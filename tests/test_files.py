@@ -173,8 +173,9 @@ def test_what_is_made_is_private_whatever_the_umask(
     asked = Launch.compile
 
     def watched(*given: Any, **more: Any) -> Any:
-        seen.extend(file for file in tmp_path.rglob("*") if "-wal" in file.name or "-shm" in file.name)
-        assert all(mode(file) == 0o600 for file in seen)
+        found = [file for file in tmp_path.rglob("*") if file.name.endswith(("-wal", "-shm"))]
+        assert all(mode(file) == 0o600 for file in found)
+        seen.extend(found)
         return asked(*given, **more)
 
     monkeypatch.setattr(Launch, "compile", watched)
