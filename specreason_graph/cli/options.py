@@ -16,7 +16,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
-from specreason_graph.runs.launch import TABLES, Launch, make_launch
+from specreason_graph.runs.launch import TABLES, Launch, make_launch, with_callers_word
 
 
 def path_option(*names: str, text: str) -> Any:
@@ -64,6 +64,10 @@ class ModelOptions:
     def named(self) -> dict[str, Any]:
         """The options that are given, as fields of a launch."""
         return {name: value for name, value in asdict(self).items() if name != "engine_options" and value is not None}
+
+    def over(self, launch: Launch) -> Launch:
+        """Put these models over a launch that a record holds."""
+        return with_callers_word(launch, self.named, parse_engine_options(self.engine_options))
 
     def launch(self, question: str, config: Path | None = None, settings: dict[str, Any] | None = None) -> Launch:
         """Make a launch with these models."""
@@ -156,8 +160,8 @@ def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[s
             raise ConfigError(f"{option} {pair!r} is not NAME=VALUE", hint=f"names: {', '.join(known)}")
         try:
             settings[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            settings[name] = value
         except RecursionError:
             raise ConfigError(f"{option} {name} is nested too deeply", hint="write a flatter value") from None
+        except ValueError:
+            settings[name] = value
     return settings

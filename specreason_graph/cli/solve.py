@@ -112,18 +112,30 @@ def solve(
         work(Run.start(store, launch, pair), launch, as_json=as_json, show_question=example)
 
 
+@options.takes_models
 def resume(
+    models: options.ModelOptions,
     thread: Annotated[str, typer.Argument(help="Thread id that `solve` printed.")],
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Go on with other models, prompts or engine options; the record says so."
+        ),
+    ] = False,
     db: options.DatabaseOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Resume a run that was interrupted or has failed, from its last committed step."""
+    """Resume a run that was interrupted or has failed, from its last committed step.
+
+    The addresses of servers, and vLLM's own arguments, have to be named again: a record could hold those of others.
+    """
     file = db or default_database()
     _check_kept(file, thread)  # before the file is opened, which would make one
     with RunStore.open(file) as store:
-        launch = store.launch(thread)
+        launch = models.over(store.launch(thread))
         with launch.open_pair() as pair:
-            work(Run(store, thread, pair), launch, as_json=as_json, show_question=True)
+            run = Run(store, thread, pair, accept_changes=accept_changes)
+            work(run, launch, as_json=as_json, show_question=True)
 
 
 def _check_kept(file: Path, thread: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from specreason_graph.cli.audit import export, inspect, replay, whatif
+from specreason_graph.cli.audit import anchor, export, inspect, replay, whatif
 
 app = typer.Typer(
     help="Audit recorded runs without writing to them. Exit codes: 0 fine, 1 something was found, 2 bad input.",
     no_args_is_help=True,
 )
-for module in (inspect, replay, whatif, export):
+for module in (inspect, replay, whatif, export, anchor):
     for command in module.COMMANDS:
         app.command(command.__name__.strip("_"))(command)  # list_ and verify_ would hide other names without it

@@ -17,6 +17,7 @@ from specreason_graph.audit.keep.prune import prune as prune_thread
 from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
+from specreason_graph.audit.read.serializer import StrictSerializer
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
 from specreason_graph.cli.options import JsonOption, path_option
@@ -160,6 +161,7 @@ def _writable(where: str) -> Iterator[Any]:
 
         try:
             with PostgresSaver.from_conn_string(where) as saver:
+                saver.serde = StrictSerializer()
                 yield saver
         except psycopg.Error as error:
             raise UsageError(f"the PostgreSQL database cannot be written: {error}", hint="check --db") from None
@@ -168,6 +170,7 @@ def _writable(where: str) -> Iterator[Any]:
 
     try:
         with SqliteSaver.from_conn_string(str(Path(where).expanduser())) as saver:
+            saver.serde = StrictSerializer()
             yield saver
     except sqlite3.OperationalError as error:
         raise UsageError(f"database {where} cannot be written: {error}", hint="check --db") from None

@@ -9,22 +9,24 @@ from typing import Annotated
 import typer
 
 from specreason_graph.audit.ask.diff import Comparison, compare
-from specreason_graph.audit.check.verify import Verification, verify
+from specreason_graph.audit.check.verify import Verification, check_whole, verify
 from specreason_graph.audit.read.reader import read_all_runs, read_runs
-from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable, choose_run
+from specreason_graph.audit.read.recorded import Finding, RecordedRun, choose_run
 from specreason_graph.audit.read.saver import open_database
+from specreason_graph.cli.audit.anchor import read_stamped, verify_anchored
 from specreason_graph.cli.audit.locate import (
     DatabaseOption,
     RunOption,
     ThreadArgument,
     database_of,
     find_run,
+    find_whole_run,
     say,
 )
 from specreason_graph.cli.live_view import LiveView
 from specreason_graph.cli.options import JsonOption, path_option
 from specreason_graph.cli.terminal import echo, echo_json, echo_text, visible
-from specreason_graph.errors import UsageError
+from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import read_public_key
 from specreason_graph.record.summary import summarise
@@ -33,26 +35,30 @@ SHOWN = ("threshold", "score_reduction", "temperature", "top_p", "seed", "first_
 """Settings that ``audit show`` prints."""
 
 
-def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """List all runs of a database, the latest first."""
+def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> int:
+    """List all runs of a database, the latest first. Exit code 1 if one is not as it was written."""
     with open_database(database_of(db)) as saver:
-        runs = read_all_runs(saver)
+        rows = [(run, _problem(run)) for run in read_all_runs(saver)]
     if as_json:
-        echo_json([_row(run) for run in runs])
-        return
-    for run in runs:
+        echo_json([_row(run, problem) for run, problem in rows])
+    for run, problem in () if as_json else rows:
         where, name = visible(f"{run.thread_id} {run.namespace}"), visible(run.run)
+        if problem:
+            echo(f"{run.updated[:19]}  {where:14} {name[:8]}  not as it was written: {problem}")
+            continue
         forked = " forked" if run.manifest.get("forked_from") else ""
-        ended = run.stop_reason or "unfinished"
+        forked += f" end {run.checkpoint_id}" if run.other_ends else ""
+        ended = run.stop_reason or ("abandoned" if run.abandoned else "unfinished")
         echo(
             f"{run.updated[:19]}  {where:14} {name[:8]}  {len(run.trace):4} steps  {ended:13}{forked}  "
             f"{visible(run.question)[:80]}"
         )
+    return 1 if any(problem for _, problem in rows) else 0
 
 
 def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """Show one run: question, settings, steps and answer."""
-    found = check_readable(find_run(thread, run, db))
+    found = find_whole_run(thread, run, db)
     if as_json:
         echo_json({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values})
         return
@@ -60,6 +66,8 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     models = "   ".join(f"{role} {each.model} ({each.engine})" for role, each in manifest.engines.items())
     echo(f"thread {found.thread_id}   run {found.run}   {models}")
     echo(f"head {found.head or 'none: made with schema version 1'}")
+    if found.other_ends:
+        echo(f"checkpoint {found.checkpoint_id}; the run has other ends, at {', '.join(found.other_ends)}")
     if manifest.forked_from:
         old = manifest.forked_from
         echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
@@ -77,7 +85,7 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
 
 
 def verify_(
-    thread: ThreadArgument,
+    thread: Annotated[str | None, typer.Argument(help="Thread id; without it, all runs of an anchor.")] = None,
     run: RunOption = None,
     db: DatabaseOption = None,
     key: Annotated[
@@ -89,14 +97,28 @@ def verify_(
     signature: Annotated[
         Path | None, path_option("--signature", text="JSON file with a signature that was kept outside the database.")
     ] = None,
+    anchor: Annotated[
+        Path | None, path_option("--anchor", text="File of `audit anchor`: the runs must go on from there.")
+    ] = None,
+    timestamp: Annotated[
+        Path | None, path_option("--timestamp", text="An authority's answer (RFC 3161) for that file.")
+    ] = None,
+    tsa_root: Annotated[
+        Path | None, path_option("--tsa-root", text="PEM certificate of the authority's root, with --timestamp.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check that the record of a run is as it was written."""
     if head is not None and not head.strip():
         raise UsageError("--head is empty", hint="give the hash that was kept elsewhere, or leave the option out")
+    if thread is None and anchor is None:
+        raise UsageError("no thread is named", hint="name one, or an anchor with --anchor")
+    kept = read_stamped(anchor, timestamp, tsa_root)
+    if thread is None:
+        return verify_anchored(kept, db, as_json=as_json)
     found = verify(
         find_run(thread, run, db), public_key=None if key is None else read_public_key(key), head=head,
-        signature=_signature(signature),
+        signature=_signature(signature), anchor=kept,
     )  # fmt: skip
     if as_json:
         say(found, ok=found.ok)
@@ -117,7 +139,8 @@ def diff(
 ) -> int:
     """Compare two runs: steps side by side, the first difference, authors and costs. Exit code 1 if they differ."""
     with open_database(database_of(db)) as saver:
-        one, two = choose_run(read_runs(saver, thread), run), choose_run(read_runs(saver, other), other_run)
+        both = choose_run(read_runs(saver, thread), run), choose_run(read_runs(saver, other), other_run)
+    one, two = map(check_whole, both)
     found = compare(one, two)
     if as_json:
         say(found, same=found.same)
@@ -133,9 +156,25 @@ def show_findings(findings: list[Finding]) -> None:
         echo(f"  {where}: {finding.problem}")
 
 
-def _row(run: RecordedRun) -> dict[str, object]:
+def _problem(run: RecordedRun) -> str | None:
+    """Return what is wrong with a record; None where nothing is, or where it has no ledger."""
+    try:
+        check_whole(run)
+    except ThreadError as error:
+        return visible(str(error).partition("; ")[0])
+    return None
+
+
+def _row(run: RecordedRun, problem: str | None = None) -> dict[str, object]:
+    """Return what is told of a run; of one that is not as it was written only where it is, and what is wrong."""
+    place: dict[str, object] = {
+        "thread": run.thread_id, "namespace": run.namespace, "run": run.run, "checkpoint": run.checkpoint_id,
+        "updated": run.updated, "problem": problem,
+    }  # fmt: skip
+    if problem:
+        return place
     return {
-        "thread": run.thread_id, "namespace": run.namespace, "run": run.run, "updated": run.updated,
+        **place,
         "question": run.question, "steps": len(run.trace), "stop_reason": run.stop_reason, "head": run.head,
         "forked_from": run.manifest.get("forked_from"),
     }  # fmt: skip
@@ -157,6 +196,10 @@ def _show_verification(found: Verification) -> None:
     echo(f"run {found.run}: {found.entries} entries{ended}, {state}")
     echo(f"head {found.head}")
     echo(f"signed by {found.signed_by}" if found.signed_by else "not signed")
+    for change in found.changes:
+        echo(f"  from step {(change.step or 0) + 1} on it went on with {change.problem}")
+    if found.other_ends:
+        echo(f"  the run has other ends, at checkpoints {', '.join(found.other_ends)}")
     show_findings(found.findings)
 
 

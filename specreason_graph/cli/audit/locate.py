@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, choose_run
 from specreason_graph.audit.read.saver import open_database
@@ -42,16 +43,14 @@ def find_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
         return choose_run(read_runs(saver, thread), run)
 
 
+def find_whole_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
+    """Do the same, and raise `RecordError` unless the run is as it was written."""
+    return check_whole(find_run(thread, run, db))
+
+
 def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -> Launch:
     """Return how to open a run's engines: as it was launched, or as its manifest says; ``models`` override both."""
-    launch = _launched(run, db) or _from_manifest(run)
-    named = models.named
-    # Options of one kind of engine mean nothing to another.
-    if named.get("engine", launch.engine) != launch.engine:
-        launch = launch.model_copy(update={"base_options": {}, "draft_options": {}})
-    for name, table in options.parse_engine_options(models.engine_options).items():
-        named[name] = {**getattr(launch, name), **table}
-    return launch.model_copy(update=named)
+    return models.over(_launched(run, db) or _from_manifest(run))
 
 
 def say(record: Record, **more: Any) -> None:

@@ -21,7 +21,7 @@ from specreason_graph.cli.audit.locate import (
     ThreadArgument,
     database_of,
     engines_of,
-    find_run,
+    find_whole_run,
     say,
 )
 from specreason_graph.cli.solve import work
@@ -56,7 +56,7 @@ def replay(
     """Repeat a run's decisions: from the record alone, with new scores, or by running it again."""
     if how not in ("recorded", "rescore", "regenerate"):
         raise ConfigError(f"--how {how!r} is unknown", hint="write recorded, rescore or regenerate")
-    found = find_run(thread, run, db)
+    found = find_whole_run(thread, run, db)
     if how == "recorded":
         return _recorded(found, as_json=as_json)
     with engines_of(found, db, models).open_pair() as pair:
@@ -87,7 +87,7 @@ def fork(
     as_json: options.JsonOption = False,
 ) -> None:
     """Go on from a step in a new thread, with other settings, other models or a text of yours."""
-    found = find_run(thread, run, db)
+    found = find_whole_run(thread, run, db)
     settings = {**options.parse_settings(more), **({} if threshold is None else {"threshold": threshold})}
     edit = None if text is None else Review(verdict="edit", text=text, reviewer=reviewer, note=note)
     config = overridden(found.typed_manifest.config, settings)

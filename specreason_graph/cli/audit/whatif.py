@@ -8,11 +8,12 @@ import typer
 
 from specreason_graph.audit.ask.thresholds import curve, suggest
 from specreason_graph.audit.ask.whatif import what_if
+from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.reader import read_all_runs, read_runs
-from specreason_graph.audit.read.recorded import RecordedRun, check_readable
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
-from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_run, say
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_whole_run, say
 from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import ConfigError, ThreadError
 
@@ -50,7 +51,7 @@ def whatif(
         _many(runs, reduction, target, confidence, as_json=as_json)
         return
     found = what_if(
-        find_run(thread, run, db), threshold=threshold, score_reduction=reduction,
+        find_whole_run(thread, run, db), threshold=threshold, score_reduction=reduction,
         first_steps_by_base=first_steps_by_base,
     )  # fmt: skip
     if as_json:
@@ -96,7 +97,7 @@ def _counts(run: RecordedRun) -> bool:
     """Whether a run counts as one sample of the statistics: it is finished, can be read and is no fork."""
     # A fork shares steps with the run that it comes from, so the two are not independent.
     try:
-        return check_readable(run).finished and run.typed_manifest.forked_from is None
+        return check_whole(run).finished and run.typed_manifest.forked_from is None
     except ThreadError:
         return False
 
