@@ -347,3 +347,14 @@ def test_the_base_hedges_where_a_rejection_is_likely() -> None:
     assert estimates.pays_to_hedge(0.5, 1)
     assert not estimates.pays_to_hedge(0.5, 64)  # others would have to wait
     assert not estimates.pays_to_hedge(1.0, 1)
+
+
+def test_a_clock_that_is_set_back_makes_no_seconds_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours, clock = iter(range(10**6)), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 3600 * next(hours))  # set back at each look
+    with slow_pair((2, 9)) as pair:
+        outcome = create_specreason(pair, lookahead=4).compile().invoke(QUESTION)
+    costs = [cost for step in map(Step.load, outcome["trace"]) for cost in step.costs]
+    assert any(cost.wasted for cost in costs)
+    assert all(0 <= cost.usage.seconds < 60 for cost in costs)
+    assert 0 <= outcome["trace_summary"]["wasted"]["seconds"] < 60

@@ -74,7 +74,7 @@ class CallTable:
     async def _timed(self, call: InFlightCall, work: Callable[[], Coroutine[Any, Any, T]], node: SpeculationNode) -> T:
         asked = time.perf_counter()
         async with self._sampler.pair.slot(call.engine, self._commit_point.priority(node)):
-            call.started = time.time()
+            call.begun = time.perf_counter()
             outcome = await work()
         seconds, tokens = time.perf_counter() - asked, usage_of(outcome).generated_tokens
         self._commit_point.estimates.took(call.purpose, seconds, tokens)

@@ -24,8 +24,8 @@ class InFlightCall:
     """The call."""
     used: bool = False
     """Whether a stage took its outcome, so that its cost is in the evidence."""
-    started: float | None = None
-    """When the engine took it, seconds since 1970; None while it waits for a slot."""
+    begun: float | None = None
+    """When the engine took it, on the clock of `time.perf_counter`; None while it waits for a slot."""
 
     @property
     def is_usable(self) -> bool:
@@ -35,10 +35,10 @@ class InFlightCall:
     def give_up(self) -> Cost | None:
         """Stop it; what it cost, unless that is in the evidence."""
         cut = self.task.cancel()  # False where it had ended: then its own usage is known
-        if self.used or self.started is None or not (cut or self.is_usable):
+        if self.used or self.begun is None or not (cut or self.is_usable):
             return None
-        seconds = time.time() - self.started
-        usage = Usage(calls=1, prompt_tokens=self.prompt_tokens, seconds=seconds, started=self.started)
+        seconds = time.perf_counter() - self.begun
+        usage = Usage(calls=1, prompt_tokens=self.prompt_tokens, seconds=seconds, started=time.time() - seconds)
         return Cost(
             engine=self.engine, purpose=self.purpose, usage=usage if cut else usage_of(self.task.result()), wasted=True
         )
