@@ -15,7 +15,7 @@ from langgraph.runtime import get_runtime
 
 from specreason_graph.config import CONFIG_KEY, SpecReasonConfig, overridden
 from specreason_graph.engines.base import SESSION
-from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair
+from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair, StreamCalls
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.lookahead import DeadlinePassed
 from specreason_graph.lookahead.registry import LookaheadRegistry
@@ -145,7 +145,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
         held = self._held(config)
         with claimed(*held) if held else nullcontext():
-            calls: set[Any] = set()
+            calls = StreamCalls()
             parts = super().stream(input, _unlimited(config), **more)
             try:
                 while True:
@@ -156,14 +156,14 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                             return
                     yield part
             finally:
-                _cancel(calls)
+                calls.cancel()
                 parts.close()  # type: ignore[attr-defined]
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
         held = self._held(config)
         async with aclaimed(*held) if held else nullcontext():
-            calls: set[Any] = set()
+            calls = StreamCalls()
             parts = super().astream(input, _unlimited(config), **more)
             try:
                 while True:
@@ -174,7 +174,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                             return
                     yield part
             finally:
-                _cancel(calls)
+                calls.cancel()
                 await parts.aclose()  # type: ignore[attr-defined]
 
     def _held(self, config: RunnableConfig | None) -> tuple[BaseCheckpointSaver[Any], str] | None:
@@ -188,18 +188,13 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
 
 
 @contextmanager
-def _noted_in(calls: set[Any]) -> Iterator[None]:
+def _noted_in(calls: StreamCalls) -> Iterator[None]:
     """Note the engines' work that is begun meanwhile; the threads of nodes inherit that."""
     token = CALLS.set(calls)
     try:
         yield
     finally:
         CALLS.reset(token)
-
-
-def _cancel(calls: set[Any]) -> None:
-    for call in list(calls):
-        call.cancel()
 
 
 def _unlimited(config: RunnableConfig | None) -> RunnableConfig:

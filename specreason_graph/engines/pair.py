@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -15,16 +16,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.engines.slots import CallSlots, Priority
+from specreason_graph.errors import UsageError
 from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Engine as Role
 
 T = TypeVar("T")
-CALLS: ContextVar[set[Any] | None] = ContextVar("specreason_calls", default=None)
-"""Work in progress of the current stream, each with a ``cancel``; a caller that leaves the stream cancels all of it."""
 CANCELLING = 1.0
 """Longest that a caller waits for cancelled work to end, in seconds."""
 
@@ -37,23 +37,52 @@ class Work(Future[T]):
         self.ended = threading.Event()
 
 
+class StreamCalls:
+    """The engines' work in progress for one stream over a graph: who leaves the stream cancels all of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: set[Any] = set()
+        self._was_left = False
+
+    def add(self, call: Any) -> None:
+        """Note a call, which has a ``cancel``; it is cancelled at once where the stream has been left by now."""
+        # The stream is left in one thread while a call begins in another: a call that is only noted would go on.
+        with self._lock:
+            if not self._was_left:
+                self._begun.add(call)
+                return
+        call.cancel()
+
+    def discard(self, call: Any) -> None:
+        """Forget a call that has ended."""
+        with self._lock:
+            self._begun.discard(call)
+
+    def cancel(self) -> None:
+        """Cancel all calls; the stream has been left."""
+        with self._lock:
+            self._was_left, begun, self._begun = True, self._begun, set()
+        for call in begun:
+            call.cancel()
+
+
+CALLS: ContextVar[StreamCalls | None] = ContextVar("specreason_calls", default=None)
+"""The work in progress of the current stream."""
+
+
 class LoopThread:
     """An event loop in a thread of its own, which starts at the first use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.closing = threading.Lock()
+        """Held by who closes what runs in the thread."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop."""
-        with self._lock:  # two threads may make the first call at the same time
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name="specreason-engines", daemon=True)
-                self._thread.start()
-            return self._loop
+        self.was_left = False
+        """Whether it runs in another process, of which this one is a fork; then nothing here can reach it."""
+        _THREADS.add(self)
 
     @property
     def is_running(self) -> bool:
@@ -65,10 +94,20 @@ class LoopThread:
         # The other thread has context variables of its own: without a copy, SESSION and CALLS would be lost.
         context = contextvars.copy_context()
         outcome: Work[T] = Work()
-        self.loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
+        with self._lock:  # two threads may make the first call at the same time, or another one may stop the loop
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run, args=(loop,), name="specreason-engines", daemon=True)
+                thread.start()  # fails while the interpreter ends; then there is no loop to wait for
+                self._loop, self._thread = loop, thread
+            self._loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
         return outcome
 
     def _start(self, work: Coroutine[Any, Any, T], outcome: Work[T], context: contextvars.Context) -> None:
+        if outcome.cancelled():  # a task would still do its first step
+            work.close()
+            outcome.ended.set()
+            return
         loop = asyncio.get_running_loop()
         task = loop.create_task(work, context=context)
         task.add_done_callback(lambda done: _hand_over(done, outcome))
@@ -88,6 +127,23 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
             self._loop = self._thread = None
+
+    def forked(self) -> None:
+        """Take note, in a process that was just forked, that the thread stayed in the other one."""
+        self._lock, self.closing = threading.Lock(), threading.Lock()  # threads that are not here may have held them
+        self.was_left = self._loop is not None
+
+
+_THREADS: WeakSet[LoopThread] = WeakSet()
+
+
+def _forked() -> None:
+    for thread in _THREADS:
+        thread.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -158,7 +214,7 @@ class EnginePair:
     @property
     def is_open(self) -> bool:
         """Whether the engines are ready."""
-        return self._open
+        return self._open and not self._thread.was_left
 
     def describe(self) -> dict[Role, EngineDescription]:
         """Describe both engines, which must be open."""
@@ -166,6 +222,7 @@ class EnginePair:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``work`` on the engines' loop and wait for it, from sync code; Ctrl-C cancels the work."""
+        self._check_process()
         outcome, calls = self._thread.submit(self._opened(work)), CALLS.get()
         if calls is not None:
             calls.add(outcome)
@@ -180,16 +237,23 @@ class EnginePair:
 
     async def arun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``work`` on the engines' loop, from any other loop; cancelling the caller cancels the work."""
+        self._check_process()
         return await asyncio.wrap_future(self._thread.submit(self._opened(work)))
 
     def close(self) -> None:
-        """Cancel all work, close both engines and end their thread; the pair opens again at the next use."""
-        try:
-            if self._thread.is_running:
-                self._thread.submit(self._close()).result()
-        finally:
-            self._thread.stop()
-            self._gate = asyncio.Lock()  # a lock belongs to one loop, and the next use starts another
+        """Cancel all work, close both engines and end their thread; the pair opens again at the next use.
+
+        In a process that was forked while the pair was open there is nothing to close: the engines are the parent's.
+        """
+        if self._thread.was_left:
+            return
+        with self._thread.closing:  # of two that close at once, the second finds nothing to do
+            try:
+                if self._thread.is_running:
+                    self._thread.submit(self._close()).result()
+            finally:
+                self._thread.stop()
+                self._gate = asyncio.Lock()  # a lock belongs to one loop, and the next use starts another
 
     def __enter__(self) -> Self:
         self.run(_nothing)
@@ -204,6 +268,13 @@ class EnginePair:
 
     async def __aexit__(self, *exc: object) -> None:
         await asyncio.to_thread(self.close)
+
+    def _check_process(self) -> None:
+        if self._thread.was_left:
+            raise UsageError(
+                "the pair was opened before this process was forked, and its engines belong to the parent",
+                hint='open a pair in each process, or start processes with multiprocessing.get_context("spawn")',
+            )
 
     async def _opened(self, work: Callable[[], Awaitable[T]]) -> T:
         async with self._gate:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from specreason_graph.engines.pair import StreamCalls
 from specreason_graph.lookahead.call_table import CallTable
 from specreason_graph.lookahead.calls import InFlightCall
 from specreason_graph.lookahead.commit_point import CommitPoint
@@ -47,7 +48,7 @@ class Lookahead:
         progress, pending = Progress.load(state["progress"]), Pending.load(state.get("pending") or {})
         self.sampler, self.estimates = sampler, estimates
         self.commit_point = CommitPoint(root, sampler.config, estimates, progress, pending)
-        self.caller: set[Any] | None = None  # the calls of the stream that asked last
+        self.caller: StreamCalls | None = None  # the calls of the stream that asked last
         self._calls = CallTable(sampler, self.commit_point)
         self._prefetcher = Prefetcher(sampler, self._calls, self.commit_point, runs)
         self._loop = asyncio.get_running_loop()  # a pair that is opened again has another one, and the tasks are lost

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.engines.pair import CALLS, EnginePair
+from specreason_graph.engines.pair import CALLS, EnginePair, StreamCalls
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.lookahead.step_sampler import StepSampler
@@ -27,17 +27,17 @@ class Caller:
     """Where the run's lookahead is."""
     run: str
     """Which run."""
-    calls: set[Any]
+    calls: StreamCalls
     """What the stream cancels when it is left."""
     loop: asyncio.AbstractEventLoop
     """The engines' loop."""
 
     def cancel(self) -> None:
         """It has left; from any thread."""
-        if self.loop.is_closed():  # with all that was under way
-            self.registry.leave(self.run, self.calls)
-        else:
+        try:
             self.loop.call_soon_threadsafe(self.registry.leave, self.run, self.calls)
+        except RuntimeError:  # the loop is closed, and with it all that was under way
+            self.registry.leave(self.run, self.calls)
 
 
 class LookaheadRegistry:
@@ -85,9 +85,9 @@ class LookaheadRegistry:
             lookahead = Lookahead(sampler, state, estimates, lambda: self.runs, accept_changes=accept_changes)
             self.lookaheads[run] = lookahead
         calls = CALLS.get()
-        if calls is not None and calls is not lookahead.caller:
+        before, lookahead.caller = lookahead.caller, calls
+        if calls is not None and calls is not before:
             calls.add(Caller(self, run, calls, asyncio.get_running_loop()))
-        lookahead.caller = calls
         return lookahead
 
     def finished(self, steps: int) -> None:
@@ -95,7 +95,7 @@ class LookaheadRegistry:
         before = self.average_steps
         self.average_steps = steps if before is None else before + LAST_RUN * (steps - before)
 
-    def leave(self, run: str, calls: set[Any] | None) -> list[asyncio.Task[Any]]:
+    def leave(self, run: str, calls: StreamCalls | None) -> list[asyncio.Task[Any]]:
         """Give up what is under way for a run, unless it is another caller's by now; the tasks that still end."""
         lookahead = self.lookaheads.get(run)
         return self.close(run) if lookahead and lookahead.caller is calls else []

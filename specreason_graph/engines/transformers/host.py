@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
     from specreason_graph.engines.transformers.model import Model, Passes
 
 Send = Callable[[Any, str, Any], None]
+POLL_SECONDS = 0.5
+"""Seconds between two looks at whether the parent still lives."""
 
 
 def _next(pipe: BinaryIO) -> Any:
-    """Read the next message; raise `EOFError` when the pipe is closed."""
+    """Read the next message; raise `EOFError` when the pipe is closed, be it within a message."""
     size = int.from_bytes(pipe.read(SIZE))
-    return pickle.loads(pipe.read(size))  # noqa: S301 - it comes from the process that started this one
+    message = pipe.read(size)
+    if not size or len(message) < size:
+        raise EOFError
+    return pickle.loads(message)  # noqa: S301 - it comes from the process that started this one
 
 
 class CallQueue:
@@ -72,11 +78,12 @@ class CallQueue:
         del self._under_way[number]
 
 
-def main() -> None:
-    """Answer calls until the pipe is closed or the model is broken."""
+def main(parent: int) -> None:
+    """Answer calls until the pipe is closed, the process ``parent`` has ended, or the model is broken."""
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
         _work()
-    except BrokenPipeError:
+    except (BrokenPipeError, EOFError):
         os._exit(0)  # the parent is gone, and nobody reads answers or traces of failures
     except BaseException:
         traceback.print_exc()
@@ -112,6 +119,13 @@ def _work() -> None:
         while queue.is_idle or not calls.empty():  # new calls, cancellations among them, come before the next pass
             queue.take(*calls.get())
         queue.work()
+
+
+def _watch(parent: int) -> None:
+    """End with the parent, although a process that it has forked may hold the other end of the pipe."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(0)
 
 
 def _read(pipe: BinaryIO, calls: SimpleQueue[tuple[Any, ...]]) -> None:

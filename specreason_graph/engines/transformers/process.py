@@ -17,7 +17,7 @@ from specreason_graph.record.manifest import EngineDescription
 
 END_SECONDS = 5.0
 """Seconds that the process gets to end by itself before it is killed."""
-HOST = "from specreason_graph.engines.transformers.host import main; main()"
+HOST = "from specreason_graph.engines.transformers.host import main; main({parent})"
 """The program of the process; ``python -m`` would load the module twice, once as ``__main__``."""
 
 
@@ -42,8 +42,8 @@ class Process(asyncio.SubprocessProtocol):
         # empty entry there stands for the current folder.
         folders = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]  # noqa: PTH109
         _, process = await asyncio.get_running_loop().subprocess_exec(
-            lambda: cls(load), sys.executable, "-P", "-c", HOST, stderr=None, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            lambda: cls(load), sys.executable, "-P", "-c", HOST.format(parent=os.getpid()),
+            stderr=None, start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         )  # fmt: skip
         return process
 

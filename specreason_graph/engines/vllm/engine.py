@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
 from specreason_graph.engines.vllm.memory import Share
+from specreason_graph.engines.vllm.orphans import Watcher
 from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, speculation, translated
 from specreason_graph.errors import EngineDeadError, EngineError, EngineRequestError, EngineTimeoutError, ModelError
 from specreason_graph.record.manifest import EngineDescription
@@ -77,6 +79,7 @@ class VLLMEngine:
         longest = load_config(model, self.options.revision).max_position_embeddings
         self.context: int = self.options.context or (share.context if share else longest)
         self._client: AsyncLLM | None = None
+        self._watcher: Watcher | None = None
         self._users = 0
         self.deaths = 0
         """How often the engine's core has died since the engine was opened."""
@@ -153,8 +156,7 @@ class VLLMEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            # The kernel kills the core when the *thread* that started it ends (see orphans.py). So one thread starts
-            # and ends the core, and lives as long as the engine is open.
+            # One thread starts and ends the core: an engine that is closed while it starts must not leave it behind.
             self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"start-{self.name}")
             self._starting: asyncio.Task[None] | None = None
             self._deadlines: dict[asyncio.Timeout, Any] = {}
@@ -206,16 +208,20 @@ class VLLMEngine:
             raise EngineDeadError(str(error), engine=self.name, retryable=self._may_restart) from error
 
     def _begin(self) -> None:
+        self._watcher = self._watcher or Watcher(str(os.getpid()), uninterruptible=True)
         self._client = start(self.name, self._path, self.context, self.options, self._share)
 
     def _end(self) -> AsyncLLM | None:
         client, self._client = self._client, None
         if client:
             client.shutdown(GRACE)
+        watcher, self._watcher = self._watcher, None
+        if watcher:
+            watcher.stop()
         return client
 
     async def _in_starter(self, work: Callable[[], T]) -> T:
-        """Run a function in the thread to which the engine's core is tied; one at a time."""
+        """Run a function in the thread that starts and ends the core; one at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._starter, work)
 
     async def _write(

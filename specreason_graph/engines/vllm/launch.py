@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from specreason_graph.engines.checkpoint import load_config
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.memory import Share
-from specreason_graph.engines.vllm.orphans import PARENT
+from specreason_graph.engines.vllm.orphans import PARENT, interrupts_blocked
 from specreason_graph.errors import ModelError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ QUIET = {
 """Defaults of environment variables that keep engine processes quiet; standard output belongs to the caller."""
 VLLM_SETS = ("VLLM_", "TORCH", "NUMEXPR_", "LD_PRELOAD", "OMP_", "KMP_", "GOMP_", "PYTHONWARNINGS")
 """Prefixes of the environment variables that vLLM and this module set."""
-PLUGIN = "specreason_orphans"
 log = logging.getLogger(__name__)
 
 
@@ -43,10 +43,12 @@ def load() -> None:
 
 
 def start(name: str, path: str, context: int, options: VLLMOptions, share: Share | None) -> AsyncLLM:
-    """Start an engine; the calling thread must live as long as the engine, because the core dies with it."""
+    """Start an engine, whose processes carry this process's id as their mark (see orphans.py)."""
     begun = time.monotonic()
     log.info("starting %s in vLLM", name)
-    with environment(settings(options)):
+    # A new tracker would unblock the interrupts of the thread that starts it.
+    resource_tracker.ensure_running()
+    with environment({**settings(options), PARENT: str(os.getpid())}), interrupts_blocked():
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -62,12 +64,10 @@ def start(name: str, path: str, context: int, options: VLLMOptions, share: Share
 def settings(options: VLLMOptions) -> dict[str, str]:
     """Return the environment variables of an engine's processes."""
     always = {
-        PARENT: str(os.getpid()),
         "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked core would not load the plugin that ends it with its parent
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process shows its parent's environment, without the mark
+        "SPT_NOENV": "1",  # else a process that vLLM gives a title shows no environment at all
     }
-    if plugins := os.environ.get("VLLM_PLUGINS"):  # where it is set, vLLM loads no plugins but those in it
-        always["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}"
     if not on_cpu():
         return always
     single_worker = options.tensor_parallel * options.pipeline_parallel == 1

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.launch import QUIET, arguments, settings
 from specreason_graph.engines.vllm.memory import Share
-from specreason_graph.engines.vllm.orphans import PARENT
+from specreason_graph.engines.vllm.orphans import PARENT, Watcher, end_marked
 from specreason_graph.errors import ConfigError, EngineDeadError
 
 KEY = "VLLM_API_KEY"
@@ -53,23 +54,29 @@ class Server:
     """When the process was started, on the monotonic clock."""
     deaths: list[float] = field(default_factory=list)
     """When the process was found dead, on the monotonic clock."""
+    mark: str = field(default_factory=lambda: uuid4().hex)
+    """Marks the process and those that it starts (see orphans.py)."""
+    watcher: Watcher | None = field(default=None, repr=False)
+    """Ends the marked processes with this one; None before the first start."""
 
     def line(self) -> str:
         """Return the command for a shell, to be run under another supervisor."""
-        # The parent's process id means nothing there, and the API key must not be printed.
-        shown = {name: shlex.quote(value) for name, value in self.environment.items() if name != PARENT}
-        shown |= {KEY: '"$SPECREASON_API_KEY"'} if KEY in shown else {}
+        shown = {name: shlex.quote(value) for name, value in self.environment.items()}
+        shown |= {KEY: '"$SPECREASON_API_KEY"'} if KEY in shown else {}  # the key itself must not be printed
         variables = [f"{name}={value}" for name, value in shown.items()]
         return " ".join([*variables, shlex.join(self.command)])
 
     def start(self) -> None:
-        """Start the process, which ends with this one."""
+        """Start the process, which ends with this one; what one before it has left is ended first."""
         log.info("starting the %s server", self.role)
+        end_marked(self.mark)  # a server that was killed leaves its core, and that holds the memory
+        self.watcher = self.watcher or Watcher(self.mark)
         self.started = time.monotonic()
         # The server logs to standard output, which is the caller's: the log goes to standard error.
         self.process = subprocess.Popen(  # noqa: S603 - our own command
-            self.command, env={**os.environ, **self.environment}, stdout=sys.stderr, start_new_session=True
-        )
+            self.command, env={**os.environ, **self.environment, PARENT: self.mark}, stdout=sys.stderr,
+            start_new_session=True,
+        )  # fmt: skip
 
     def is_dead(self) -> bool:
         """Whether the process has ended."""
@@ -93,15 +100,17 @@ class Server:
         log.info("the %s server answers at %s after %.1f s", self.role, self.url, time.monotonic() - self.started)
 
     def stop(self) -> None:
-        """Terminate the process, and kill it when it takes too long."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Terminate the process, kill it when it takes too long, and end what it has left."""
+        if self.process:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        end_marked(self.mark)
+        if self.watcher:
+            self.watcher.stop()
 
 
 def server(

@@ -1,0 +1,1 @@
+"""Longer, randomised checks, each a command: ``python -m tests.fuzz.NAME``; the tests run short forms of them."""
