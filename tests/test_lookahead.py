@@ -22,6 +22,7 @@ from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.models.abacus.problems import held_out
+from tests.fuzz.cancellations import leave_runs
 from tests.support.counting import QUESTION, STEPS, Counting, idle, slow_pair
 from tests.support.scripts import done, writing
 from tests.support.waiting import until
@@ -358,3 +359,16 @@ def test_a_clock_that_is_set_back_makes_no_seconds_negative(monkeypatch: pytest.
     assert any(cost.wasted for cost in costs)
     assert all(0 <= cost.usage.seconds < 60 for cost in costs)
     assert 0 <= outcome["trace_summary"]["wasted"]["seconds"] < 60
+
+
+def test_runs_that_are_left_at_random_instants_are_under_way_no_longer() -> None:
+    for seed in range(2):
+        assert leave_runs(seed, 200) == (0, []), f"seed {seed}"
+
+
+async def test_a_run_that_waits_for_a_human_is_not_under_way() -> None:
+    with slow_pair((9,), steps=6) as pair:
+        graph = create_specreason(pair, review=Band(low=9, high=9)).compile(InMemorySaver())
+        thread: Any = {"configurable": {"thread_id": "reviewed"}}
+        assert "__interrupt__" in await graph.ainvoke(QUESTION, thread)
+        assert LookaheadRegistry.of(pair).runs == 0

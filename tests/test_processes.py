@@ -20,7 +20,7 @@ from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.errors import SpecReasonError
 from tests.support.scripts import stepwise
 
-signal.alarm(90)  # who hangs is ended
+signal.alarm(500)  # who hangs is ended
 QUESTION = {"question": "Zoe has 12 pens. Zoe buys 6 pens. Zoe gives 3 pens to Tom. How many pens does Zoe have?"}
 
 
@@ -41,7 +41,7 @@ def enter(pair):
 
 
 def use_everything(pair, graph):
-    signal.alarm(60)  # a fork inherits none
+    signal.alarm(400)  # a fork inherits none
     with ThreadPoolExecutor(1) as pool:
         in_thread = told(lambda: pool.submit(graph.invoke, QUESTION).result())
     tries = [
@@ -67,7 +67,7 @@ def run(program: str, *arguments: str) -> list[str]:
     """What a program prints; nothing may be printed to standard error."""
     code = START + textwrap.dedent(program)
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=600,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     assert done.stderr == ""
@@ -113,8 +113,10 @@ def test_a_forked_worker_of_multiprocessing_is_told_as_well(kind: str) -> None:
     assert run(program, kind) == [*REFUSED, "True True"]
 
 
-@pytest.mark.parametrize(("kind", "used_before"), [("scripted", True), ("transformers", False)])
-def test_a_pair_that_is_closed_when_a_server_forks_opens_in_each_worker(kind: str, used_before: bool) -> None:
+@pytest.mark.parametrize(("kind", "workers", "used_before"), [("scripted", 2, True), ("transformers", 1, False)])
+def test_a_pair_that_is_closed_when_a_server_forks_opens_in_each_worker(
+    kind: str, workers: int, used_before: bool
+) -> None:
     program = """
     pair = make(sys.argv[1])
     graph = create_specreason(pair).compile()
@@ -122,7 +124,7 @@ def test_a_pair_that_is_closed_when_a_server_forks_opens_in_each_worker(kind: st
         with pair:
             graph.invoke(QUESTION)
     children = []
-    for _ in range(2):
+    for _ in range(int(sys.argv[3])):
         children.append(os.fork())
         if not children[-1]:
             with pair:
@@ -133,8 +135,8 @@ def test_a_pair_that_is_closed_when_a_server_forks_opens_in_each_worker(kind: st
     with pair:
         print(bool(graph.invoke(QUESTION)["answer"]))
     """
-    lines = run(program, kind, str(used_before))
-    assert sorted(lines[:-1]) == ["True True", "True True", "child ended with 0", "child ended with 0"]
+    lines = run(program, kind, str(used_before), str(workers))
+    assert sorted(lines[:-1]) == ["True True"] * workers + ["child ended with 0"] * workers
     assert lines[-1] == "True"
 
 

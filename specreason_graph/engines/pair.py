@@ -72,9 +72,10 @@ CALLS: ContextVar[StreamCalls | None] = ContextVar("specreason_calls", default=N
 
 
 class LoopThread:
-    """An event loop in a thread of its own, which starts at the first use."""
+    """An event loop in a thread of its own, which starts at the first use; ``last`` is run when it is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._last = last
         self._lock = threading.Lock()
         self.closing = threading.Lock()
         """Held by who closes what runs in the thread."""
@@ -97,7 +98,7 @@ class LoopThread:
         with self._lock:  # two threads may make the first call at the same time, or another one may stop the loop
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_run, args=(loop,), name="specreason-engines", daemon=True)
+                thread = threading.Thread(target=_run, args=(loop, self._last), name="specreason-engines", daemon=True)
                 thread.start()  # fails while the interpreter ends; then there is no loop to wait for
                 self._loop, self._thread = loop, thread
             self._loop.call_soon_threadsafe(lambda: self._start(work, outcome, context))
@@ -146,11 +147,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: asyncio.AbstractEventLoop, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
     loop.run_forever()
-    # Work that was submitted while the pair was closing: its callers would wait forever.
-    loop.run_until_complete(_cancel_others())
-    loop.close()
+    try:
+        # Work that was submitted while the pair was closing: its callers would wait for ever, and it may have opened
+        # the engines again.
+        loop.run_until_complete(last())
+    finally:
+        loop.close()
 
 
 async def _cancel_others() -> None:
@@ -183,7 +187,7 @@ class EnginePair:
         self.draft, self.base = draft, base
         self._slots: WeakKeyDictionary[Engine, CallSlots] = WeakKeyDictionary()
         self._companions: dict[type[Any], Any] = {}
-        self._thread = LoopThread()
+        self._thread = LoopThread(self._close)
         self._gate = asyncio.Lock()
         self._open = False
 

@@ -93,7 +93,7 @@ class Program:
         """Wait until it has got somewhere; the seconds that took."""
         begun = time.monotonic()
         while not reached():
-            if self._process.poll() is not None or time.monotonic() - begun > 300:
+            if self._process.poll() is not None or time.monotonic() - begun > 1200:
                 raise RuntimeError(f"the {self._kind} program ended or hangs: {self.printed()}")
             time.sleep(0.05)
         return time.monotonic() - begun
