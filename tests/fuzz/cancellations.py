@@ -21,7 +21,7 @@ from specreason_graph.config import Band
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from tests.support.scripts import stepwise
 
-QUESTION = {"question": "How many pens?"}
+QUESTION: Any = {"question": "How many pens?"}
 OPINIONS = (9, 9, 2, 9, 5, 2)
 LONGEST = 0.15
 """Seconds within which a run is left; it would take about three times as long."""
@@ -47,7 +47,7 @@ class Leaving:
             await asyncio.sleep(self.random.uniform(0, LONGEST))
             raise ValueError("elsewhere")
 
-        graph = StateGraph(Asked)
+        graph: Any = StateGraph(Asked)
         graph.add_node("think", self.graph)
         graph.add_node("fail", fail)
         for name in ("think", "fail"):
