@@ -456,28 +456,35 @@ def test_a_new_setting_of_a_release_answers_no_file_again() -> None:
     assert make_launch("", settings={"seed": 3, "threshold": 7}).identity != launch.identity
 
 
-@pytest.mark.parametrize("node", [True, False], ids=["node", "function"])
-def test_a_run_that_a_retry_left_behind_is_abandoned_and_pruned(tmp_path: Path, node: bool) -> None:
+@pytest.mark.parametrize("how", ["retried", "given up"])
+def test_what_a_failure_left_behind_may_be_pruned(tmp_path: Path, how: str) -> None:
     calls = iter(range(100))
     with SqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver, stepwise(3) as pair:
         draft: Any = pair.draft
         draft.failure = lambda _: EngineError("gone", engine="draft") if next(calls) == 1 else None
         loop = create_specreason(pair, continue_without_draft=False, lookahead=0).compile()
+
+        def ask(state: Parent) -> Any:
+            try:
+                return {"answer": loop.invoke({"question": state["question"]})["answer"]}
+            except EngineError:
+                if how == "retried":
+                    raise
+                return {"answer": "I give up."}
+
         builder = StateGraph(Parent)
-        asks: Any = loop if node else lambda state: {"answer": loop.invoke({"question": state["question"]})["answer"]}
         policy = RetryPolicy(max_attempts=3, initial_interval=0.01, retry_on=EngineError)
-        builder.add_node("think", asks, retry_policy=policy)
+        builder.add_node("think", ask, retry_policy=policy)
         builder.add_edge(START, "think")
         builder.add_edge("think", END)
         app = builder.compile(checkpointer=saver)
-        assert app.invoke({"question": "What?"}, config("t"), durability="sync")["answer"] == ANSWER
+        app.invoke({"question": "What?"}, config("t"), durability="sync")
         runs = find_runs(saver, "t")
-        assert [(run.stop_reason, run.abandoned, run.next) for run in runs] == [
-            ("answered", False, []),
-            (None, True, []),
-        ]
-        assert prune(saver, "t").kept == 2
-        assert [(run.run, run.abandoned) for run in find_runs(saver, "t")] == [(run.run, run.abandoned) for run in runs]
+        ended = ("answered", False, []) if how == "retried" else (None, True, [])
+        assert [(run.stop_reason, run.abandoned, run.next) for run in runs] == [ended]
+        assert prune(saver, "t").kept == 1
+        again = find_runs(saver, "t")
+        assert [(run.run, run.abandoned, run.problem) for run in again] == [(runs[0].run, ended[1], None)]
         assert prune(saver, "t").checkpoints == 0
 
 

@@ -20,6 +20,10 @@ from tests.support.databases import opened
 from tests.support.scripts import ANSWER, CLOSE, stepwise
 
 
+NOBODY = "00000000-0000-0000-0000-000000000000"
+"""The task under which LangGraph takes writes that no node has made."""
+
+
 def scripted(steps: int, name: str = "") -> EnginePair:
     """A pair that thinks ``steps`` steps, of which every third proposal is rejected."""
     texts = [f"Step {number} {name} of the draft.\n\n" for number in range(steps)]
@@ -101,7 +105,7 @@ class Meddler:
         )  # fmt: skip
         return str(rows[0][0])
 
-    def forge(self, thread: str, channel: str, value: Any, *, task: str = "forged", idx: int = 0) -> None:
+    def forge(self, thread: str, channel: str, value: Any, *, task: str = NOBODY, idx: int = 0) -> None:
         """Write a value to a channel, behind the newest checkpoint."""
         kind, packed = JsonPlusSerializer().dumps_typed(value)
         columns = f"thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, {self.value}"
