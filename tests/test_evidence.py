@@ -480,7 +480,7 @@ def test_what_a_failure_left_behind_may_be_pruned(tmp_path: Path, how: str) -> N
         app = builder.compile(checkpointer=saver)
         app.invoke({"question": "What?"}, config("t"), durability="sync")
         runs = find_runs(saver, "t")
-        ended = ("answered", False, []) if how == "retried" else (None, True, [])
+        ended: Any = ("answered", False, []) if how == "retried" else (None, True, [])
         assert [(run.stop_reason, run.abandoned, run.next) for run in runs] == [ended]
         assert prune(saver, "t").kept == 1
         again = find_runs(saver, "t")

@@ -89,11 +89,10 @@ def kill_runs(place: str, count: int, rng: random.Random) -> Counter[str]:
 
 def answer(database: str, questions: str, begun: Any) -> None:
     """Answer a file of questions; killed somewhere in it."""
-    Launch.open_pair = lambda _: nullcontext(pair())  # type: ignore[method-assign, assignment]
+    Launch.open_pair = lambda _: nullcontext(pair())  # type: ignore[assignment, method-assign, return-value]
     begun.set()
-    answer_all(
-        read_questions(Path(questions), Launch(question="", base="b", draft="d")), Path(database), lambda _: None
-    )
+    asked = read_questions(Path(questions), Launch(question="", base="b", draft="d"))
+    answer_all(asked, Path(database), lambda _: None)
 
 
 def kill_batches(folder: Path, count: int, rng: random.Random) -> Counter[str]:
@@ -101,7 +100,7 @@ def kill_batches(folder: Path, count: int, rng: random.Random) -> Counter[str]:
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": f"What of {number}?"}) + "\n" for number in range(QUESTIONS)))
     asked = read_questions(questions, Launch(question="", base="b", draft="d"))
-    Launch.open_pair = lambda _: nullcontext(pair(0.0))  # type: ignore[method-assign, assignment]
+    Launch.open_pair = lambda _: nullcontext(pair(0.0))  # type: ignore[assignment, method-assign, return-value]
     for number in range(count):
         database = folder / f"batch-{number}.sqlite"
         for _ in range(3):
@@ -187,7 +186,7 @@ def main() -> int:
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite")
     given = parser.parse_args()
     rng = random.Random(given.seed)
-    PROCESSES.set_forkserver_preload(["tests.fuzz.interruptions"])
+    PROCESSES.set_forkserver_preload(["specreason_graph.runs.batch", "tests.support.databases"])
     with tempfile.TemporaryDirectory() as folder:
         sqlite = nullcontext(str(Path(folder, "runs.sqlite")))
         with postgres_server() if given.db == "postgres" else sqlite as place:
