@@ -74,6 +74,7 @@ REFUSED = [
     "/dev/full", "socket", "",
 ]  # fmt: skip
 WRITERS = [
+    ["audit", "anchor"],
     ["audit", "report", "one"], ["audit", "report", "one", "--compare", "two"], ["audit", "export"],
     ["solve", "-f", "questions.jsonl", "--base", "m", "--draft", "m"],
 ]  # fmt: skip

@@ -82,6 +82,17 @@ def test_an_exported_ledger_is_clean_and_the_same_on_standard_output(
     assert answer["entry"]["body"]["text"].strip() == f"So {HOSTILE}"
 
 
+def test_an_anchor_on_standard_output_names_the_threads_as_they_are(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["audit", "anchor", "--db", database]) == 0
+    told = capsys.readouterr().out
+    assert steering(told) == set()
+    assert document(told)["runs"][0]["thread_id"] == FORGED
+    (tmp_path / "anchor.json").write_text(told)
+    assert run(["audit", "verify", "--anchor", str(tmp_path / "anchor.json"), "--db", database]) == 0
+
+
 def test_texts_are_whole_in_json(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["audit", "show", FORGED, "--db", database, "--json"]) == 0
     shown = document(capsys.readouterr().out)

@@ -19,9 +19,9 @@ from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli.audit.locate import DatabaseOption, database_of
 from specreason_graph.cli.options import path_option
-from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.cli.terminal import echo, echo_json, echo_text, to_json
 from specreason_graph.errors import UsageError
-from specreason_graph.files import write_file, written_beside
+from specreason_graph.files import is_stream, write_file, written_beside
 
 
 def anchor(
@@ -39,7 +39,7 @@ def anchor(
     where = database_of(db)
     with open_database(where) as saver:
         runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
-    content = make_anchor([check_whole(run) for run in runs]).model_dump_json(indent=1) + "\n"
+    content = to_json(make_anchor([check_whole(run) for run in runs]).dump(), is_ascii=True, indent=1) + "\n"
     if request and output is None:
         raise UsageError("--timestamp-request is for a file", hint="name one with -o anchor.json")
     if output is None:
@@ -47,7 +47,7 @@ def anchor(
         return
     kept = () if "://" in where else (Path(where).expanduser(),)
     write_file(output, content, kept)
-    echo(f"written to {output}")
+    echo(f"written to {output}", err=is_stream(output))
     if request:
         with written_beside(request, (*kept, output)) as place:
             place.write_bytes(timestamp_request(content.encode()))
