@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.engines.base import Completion, Generation, Sampling
+from specreason_graph.engines.base import Completion, Generation, Sampling, continuations
 from specreason_graph.errors import EngineError
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import costs_of
@@ -88,7 +88,7 @@ class Finalize(Stage):
     async def _written(self, plan: Plan, lookahead: Lookahead, stream: AnswerStream) -> Completion:
         begun = time.perf_counter()
         async with self.pair.slot(plan.role, lookahead.commit_point.priority(lookahead.node)):
-            completion = await self.pair.engine(plan.role).generate(plan.prompt, plan.sampling, stream.token)
+            completion = await continuations(self.pair.engine(plan.role), plan.prompt, plan.sampling, stream.token)
         lookahead.estimates.took("answer", time.perf_counter() - begun)
         return completion
 

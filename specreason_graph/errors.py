@@ -13,6 +13,7 @@ SpecReasonError
     ├── EngineBusyError       the engine's queue is full; asking later helps
     ├── EngineTimeoutError    no answer in time
     └── EngineDeadError       the engine's process or connection is gone
+        └── EngineAnswerError what it answers is no answer to what it was asked
 """
 
 from __future__ import annotations
@@ -81,3 +82,13 @@ class EngineTimeoutError(EngineError):
 
 class EngineDeadError(EngineError):
     """The engine's process or connection is gone."""
+
+
+class EngineAnswerError(EngineDeadError):
+    """The engine answered what is no answer: the wrong form, or what does not fit the request.
+
+    It is tried again like a connection that broke off, because what is in between may have answered instead.
+    """
+
+    def __init__(self, message: str, *, engine: str, retryable: bool = True, hint: str = "") -> None:
+        super().__init__(message, engine=engine, retryable=retryable, hint=hint)

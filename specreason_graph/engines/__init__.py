@@ -59,7 +59,8 @@ def open_pair(
     if kind == "vllm":
         return _in_vllm(models, vllm_options(options, dtype))
     if any(options):
-        raise ConfigError(f"the transformers engine takes no options, and got {options}", hint="use --engine vllm")
+        got = ", ".join(sorted({name for each in options for name in each}))  # not the values: one may be a secret
+        raise ConfigError(f"the transformers engine takes no options, and got {got}", hint="use --engine vllm")
     require("transformers", "local", "torch", "transformers")
     if device == "cpu" or (device is None and not Path("/dev/nvidiactl").exists()):
         from specreason_graph.engines.transformers.memory import check_memory

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
-from specreason_graph.errors import ContextLimitError, EngineDeadError, EngineError
+from specreason_graph.engines.redaction import shown
+from specreason_graph.errors import ContextLimitError, EngineAnswerError, EngineDeadError
 from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Usage
 
@@ -214,8 +216,58 @@ def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> No
         )  # fmt: skip
 
 
+def check_continuations(
+    engine: Engine, prompt_ids: Sequence[int], sampling: Sampling, made: Sequence[Generation], size: int | None = None
+) -> None:
+    """Raise `EngineAnswerError` unless the continuations are what was asked for.
+
+    ``size``: token ids from there on do not exist; None where the engine does not tell.
+    """
+    if len(made) != sampling.n:
+        raise EngineAnswerError(
+            f"{engine.name} gave {len(made)} continuations and was asked for {sampling.n}", engine=engine.name
+        )
+    most = min(sampling.max_tokens, engine.context - len(prompt_ids))
+    for each in made:
+        _check_tokens(engine.name, each.token_ids, most, size)
+        if each.finish == "stop_token" and sampling.stop_token_ids.isdisjoint(each.token_ids):
+            raise EngineAnswerError(
+                f"{engine.name} stopped at a token that ends nothing: {each.token_ids[-1]}", engine=engine.name
+            )
+
+
+def _check_tokens(name: str, ids: Sequence[int], most: int, size: int | None) -> None:
+    if not 1 <= len(ids) <= most:
+        raise EngineAnswerError(f"{name} gave {len(ids)} tokens; 1 to {most} were asked for", engine=name)
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0 or (size is not None and token >= size):
+            allowed = "from 0" if size is None else f"0 to {size - 1}"
+            raise EngineAnswerError(f"{name} gave the token {shown(token, 20)}; tokens are {allowed}", engine=name)
+
+
+async def continuations(
+    engine: Engine, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
+) -> Completion:
+    """Have an engine continue a prompt, each continuation up to and with the first token that ends it.
+
+    An engine may not have stopped there; what it gave behind is dropped, so that no control token gets into a trace.
+    Raises `EngineAnswerError` for what is not what was asked for.
+    """
+    completion = await engine.generate(prompt_ids, sampling, on_token)
+    check_continuations(engine, prompt_ids, sampling, completion.generations)
+    ended = [_up_to_stop(each, sampling.stop_token_ids) for each in completion.generations]
+    return replace(completion, generations=ended)
+
+
+def _up_to_stop(made: Generation, stops: frozenset[int]) -> Generation:
+    first = next((place for place, token in enumerate(made.token_ids) if token in stops), None)
+    return made if first is None else Generation(made.token_ids[: first + 1], "stop_token")
+
+
 MISSING = -100.0
 """Log-probability that is recorded for a candidate which the engine did not return."""
+ROUNDING = 1e-3
+"""By how much a log-probability may be above 0: half-precision numbers near 1 are that far apart."""
 
 
 def pick(
@@ -223,14 +275,24 @@ def pick(
 ) -> tuple[dict[int, float], float]:
     """Return the log-probabilities of the candidates, and the mass of all other tokens.
 
-    ``chosen``: whether the engine was asked for exactly these tokens; then a missing one raises `EngineError`, else it
-    counts as `MISSING`.
+    ``chosen``: whether the engine was asked for exactly these tokens; then a missing one raises `EngineAnswerError`, as
+    does one that is no log-probability, else it counts as `MISSING`.
     """
     if chosen and not set(candidates) <= set(given):
-        raise EngineError(f"{name} gave no log-probabilities of the candidates", engine=name)
-    found = {token: given.get(token, MISSING) for token in candidates}
+        raise EngineAnswerError(f"{name} gave no log-probabilities of the candidates", engine=name)
+    found = {token: checked_logprob(given.get(token, MISSING), name) for token in candidates}
     # Rounding may bring the sum slightly above 1.
     return found, min(1.0, max(0.0, 1.0 - sum(map(math.exp, found.values()))))
+
+
+def checked_logprob(value: Any, name: str) -> float:
+    """A log-probability, at most 0; `EngineAnswerError` for what is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -sys.float_info.max <= value <= ROUNDING:
+        raise EngineAnswerError(
+            f"{name} gave {shown(value, 20)} as a log-probability; they are finite and at most 0", engine=name
+        )
+    return min(0.0, float(value))
 
 
 def finish_of(reason: str | None, stop: object, name: str) -> Finish:
@@ -239,7 +301,7 @@ def finish_of(reason: str | None, stop: object, name: str) -> Finish:
         return "length"
     if reason == "stop":
         return "stop_string" if isinstance(stop, str) else "stop_token"
-    raise EngineDeadError(f"{name} gave the request up: {reason}", engine=name, retryable=True)
+    raise EngineDeadError(f"{name} gave the request up: {shown(reason, 40)}", engine=name, retryable=True)
 
 
 def usage_since(begun: float, prompt_ids: Sequence[int], cached: int, written: int) -> Usage:

@@ -55,7 +55,12 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 def load_vocabulary(path: str, revision: str | None = None) -> HuggingFaceVocabulary:
     """Load the vocabulary of a model, with the end-of-sequence tokens of its generation config."""
-    vocabulary = HuggingFaceVocabulary(load_tokenizer(path, revision), eos_ids(_generation_config(path, revision)))
+    rows = getattr(load_config(path, revision), "vocab_size", None)
+    vocabulary = HuggingFaceVocabulary(
+        load_tokenizer(path, revision),
+        eos_ids(_generation_config(path, revision)),
+        rows if isinstance(rows, int) else 0,
+    )
     vocabulary.check()
     return vocabulary
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
+from specreason_graph.engines.redaction import HIDDEN, holds_secret, shown
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Record
 
@@ -24,6 +26,16 @@ OURS = {
 }  # fmt: skip
 """Engine arguments of vLLM that may not be passed in ``arguments``, and what sets them instead."""
 
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+"""A header's name (RFC 9110)."""
+RESERVED = re.compile(
+    r"authorization|(proxy|sec|content|accept|if|access-control)(-.*)?|.*(api|auth|access|secret)[-_]?(key|token).*|"
+    r"(set-)?cookie2?|host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|range|date|via|forwarded|"
+    r"x-forwarded-.*|x-real-ip|user-agent|from|origin|referer|max-forwards|age|cache-control|pragma|warning|vary",
+    re.IGNORECASE,
+)
+"""Headers that mean something to servers and to what stands in front of them."""
+
 
 class CallOptions(Record):
     """Limits and retries of calls to an engine in vLLM, in this process or on a server."""
@@ -33,7 +45,15 @@ class CallOptions(Record):
     retry_seconds: Annotated[float, Field(ge=0)] = 120.0
     """How long a failed call is retried, in seconds, while the engine is busy, dead or starting; 0 never retries."""
     session_header: str = "x-session-id"
-    """HTTP header that carries a run's name to a served engine, so that a router keeps the run on one replica."""
+    """HTTP header that carries a run's name to a served engine, so that a router keeps the run on one replica; none
+    that HTTP itself, a key or a cookie needs."""
+
+    @field_validator("session_header")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if not HEADER.fullmatch(name) or RESERVED.fullmatch(name):
+            raise ValueError("name a header of your own, as in x-session-id")
+        return name
 
 
 class VLLMOptions(CallOptions):
@@ -84,8 +104,11 @@ class VLLMOptions(CallOptions):
     @field_validator("arguments")
     @classmethod
     def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        for name in arguments.keys() & OURS.keys():
-            raise ValueError(f"{name} is set by {OURS[name]}")
+        for name in arguments:
+            if (option := name.lower().lstrip("-").replace("-", "_")) in OURS:
+                raise ValueError(f"{name} is set by {OURS[option]}")
+            if holds_secret(name, arguments[name]):
+                raise ValueError(f"{name} holds a secret, and options are recorded; use vLLM's environment variables")
         return arguments
 
 
@@ -104,4 +127,5 @@ def _explain(detail: Any, kind: type[CallOptions]) -> str:
     name = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return f"unknown engine option {name!r}; known options: {', '.join(kind.model_fields)}"
-    return f"engine option {name} = {detail['input']!r} is not allowed: {detail['msg']}"
+    given = HIDDEN if holds_secret(name, detail["input"]) else shown(repr(detail["input"]))
+    return f"engine option {name} = {given} is not allowed: {detail['msg']}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from specreason_graph.engines.base import Engine
+from specreason_graph.engines.base import Engine, pick
 from specreason_graph.errors import ModelError
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Score, Usage
@@ -57,8 +57,8 @@ class DigitJudge:
         """The opinion of ``engine``, the base, on the last step of a trace, given as token ids."""
         prompt = [*trace_ids, *self.suffix_ids]
         found = await engine.next_token(prompt, self.digit_ids)
-        logprobs = [found.logprobs[token] for token in self.digit_ids]
-        return read_score(logprobs, found.other_mass, len(prompt), found.usage)
+        logprobs, _ = pick(found.logprobs, self.digit_ids, engine.name, chosen=True)
+        return read_score(list(logprobs.values()), found.other_mass, len(prompt), found.usage)
 
 
 def read_score(digit_logprobs: Sequence[float], other_mass: float, prompt_tokens: int, usage: Usage) -> Score:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Self
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary
+from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary, continuations
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.lookahead.tree import SpeculationNode
@@ -127,7 +127,7 @@ async def write_steps(
         max_tokens=limit, seed=seed, n=count, **sampling_of(engine, config),
         stop=(BLANK_LINE, *endings), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids | prompts.call_ids,
     )  # fmt: skip
-    begun = await engine.generate(prompt, sampling)
+    begun = await continuations(engine, prompt, sampling)
 
     def is_whole(ids: list[int]) -> bool:
         if len(ids) >= limit:
@@ -143,7 +143,7 @@ async def write_steps(
                 break
             # a seed of its own for each further call: the same one would draw the same words again
             left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
-            part = await engine.generate([*prompt, *written], left)
+            part = await continuations(engine, [*prompt, *written], left)
             generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
             written = written + generation.token_ids
         text = text_behind(prompt[-1:], ids, vocabulary.decode)

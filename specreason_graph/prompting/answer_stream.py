@@ -19,8 +19,8 @@ class AnswerStream:
     """Takes token ids and emits text.
 
     ``stops`` are texts behind which nothing belongs to the answer; what may become one, or a call of ``form``, is held
-    back, and so is white space that may turn out to be the last. ``hidden`` tokens are not text. ``start`` was written
-    before; ``emitted`` tells whether what is settled of it was emitted, too.
+    back, and so is white space that may turn out to be the last. ``hidden`` tokens end the answer. ``start`` was
+    written before; ``emitted`` tells whether what is settled of it was emitted, too.
     """
 
     def __init__(
@@ -37,13 +37,15 @@ class AnswerStream:
         self._decode, self._emit, self._stops, self._hidden = vocabulary.decode, emit, tuple(stops), hidden
         self._form = form
         self._ids: list[int] = []
+        self._ended = False
         self._anchor = self._read = 0
         self._text, self._start = start, len(start)
         self._emitted = len(settled(start, self._stops, form, self._start)) if emitted else 0
 
     def token(self, token: int) -> None:
         """Take the next token."""
-        if token in self._hidden:
+        self._ended |= token in self._hidden
+        if self._ended:
             return
         self._ids.append(token)
         # decoded together with the tokens before: alone, some tokenizers drop the space in front of a token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,10 @@ KEY_VARIABLE = "SPECREASON_SIGNING_KEY"
 MAKE_KEY = "make a key with: openssl genpkey -algorithm ed25519 -out key.pem"
 CONTEXT = b"specreason ledger head "
 """Put before what is signed, so that a signature stands for nothing else."""
+FILE = re.compile(r"[^/]\.(pem|key|pub|der|crt|txt)$", re.IGNORECASE)
+"""How the name of a key's file ends."""
+SHORTEST = 40
+"""Characters of the shortest text of a key: 32 bytes in Base64 are 43."""
 
 
 class Signer:
@@ -29,12 +34,13 @@ class Signer:
     def read(cls, pem: str | Path) -> Self:
         """A signer from a private key, the path of a PEM file or its text; `ConfigError` if it is none."""
         _require()
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
             key = load_pem_private_key(_pem(pem), password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(f"the signing key cannot be read: {error}", hint=MAKE_KEY) from None
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"the signing key is {type(key).__name__} and not Ed25519", hint=MAKE_KEY)
@@ -56,6 +62,7 @@ class Signer:
 def read_public_key(given: str) -> str:
     """A public key as raw hexadecimal, from that, a PEM file or its text; `ConfigError` if it is none."""
     _require()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -66,10 +73,10 @@ def read_public_key(given: str) -> str:
         if isinstance(key, Ed25519PublicKey):
             return key.public_bytes_raw().hex()
         problem = f"it is {type(key).__name__}"
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         problem = "it is the private half" if b"PRIVATE KEY" in _pem(given) else str(error)
     raise ConfigError(
-        f"{given[:80]!r} is no Ed25519 public key: {problem}",
+        f"{_shown(given)!r} is no Ed25519 public key: {problem}",
         hint="write 64 hexadecimal digits or the path of a PEM file, as from: openssl pkey -in key.pem -pubout",
     )
 
@@ -93,8 +100,16 @@ def _pem(given: str | Path) -> bytes:
         return given.encode()
     try:
         return Path(given).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the key file {given}: {error.strerror}", hint=MAKE_KEY) from None
+    except (OSError, ValueError, RuntimeError) as error:  # no file; no path at all; the home of nobody
+        why = getattr(error, "strerror", None) or "it is no path"
+        raise ConfigError(f"cannot read the key file {_shown(given)}: {why}", hint=MAKE_KEY) from None
+
+
+def _shown(given: str | Path) -> str:
+    """What was given for a key, if it is the name of a file: a key without its PEM header must not be printed."""
+    text = str(given)
+    is_name = text.isprintable() and (len(text) < SHORTEST or FILE.search(text))
+    return text if is_name else f"(a text of {len(text)} characters that is not shown, as it may be the key)"
 
 
 def _require() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from specreason_graph.config import make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
+from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.lookahead.step_sampler import StepSampler
@@ -33,6 +34,14 @@ BUILT_IN = {"base": "abacus-base", "draft": "abacus-draft"}
 """The pair of the command line, where nobody names another."""
 
 
+def _kept(url: str | None) -> str | None:
+    return public_url(url) if url else url
+
+
+Address = Annotated[str | None, PlainSerializer(_kept), Field(repr=False)]
+"""Where a server is. A password, user name or query in it serves to connect, and is in nothing that is kept."""
+
+
 class Launch(Record):
     """How a run was started."""
 
@@ -48,9 +57,9 @@ class Launch(Record):
     """Torch device; None chooses."""
     dtype: str | None = None
     """Number format; None chooses."""
-    base_url: str | None = None
+    base_url: Address = None
     """Server of the base model, for the engine ``server``."""
-    draft_url: str | None = None
+    draft_url: Address = None
     """Server of the draft model; None lets the base draft for itself."""
     base_options: dict[str, Any] = Field(default_factory=dict)
     """Engine options of the base model, fields of `VLLMOptions`."""

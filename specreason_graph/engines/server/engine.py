@@ -6,21 +6,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import cached_property, partial
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx
 
 from specreason_graph.engines.base import (
-    SESSION,
     Completion,
     Generation,
     NextToken,
     Sampling,
     TokenCallback,
     TokenForwarder,
+    check_continuations,
     check_room,
     pick,
     speculation_of,
@@ -28,20 +27,24 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.redaction import LogFilter
 from specreason_graph.engines.retry import with_retries
-from specreason_graph.engines.server.connection import address, authorization, cause, check, translating
-from specreason_graph.engines.server.requests import (
-    TOP,
-    cached_tokens,
-    events,
-    generation,
+from specreason_graph.engines.server.answers import (
+    IN_BETWEEN,
+    Answer,
+    Card,
+    Choice,
+    Models,
+    Version,
+    generations,
     logprobs,
-    sampling_fields,
-    scoring,
-    speculation,
+    read,
 )
+from specreason_graph.engines.server.connection import Address, BoundedClient, Caller, Credentials, cause, message_of
+from specreason_graph.engines.server.requests import TOP, longest_answer, sampling_fields, scoring
 from specreason_graph.errors import (
     ConfigError,
+    EngineAnswerError,
     EngineDeadError,
     EngineError,
     EngineRequestError,
@@ -63,8 +66,8 @@ class ServerEngine:
     order_dependent = False
 
     def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
-        self._address = address(url)
-        self.url = str(self._address.copy_with(userinfo=b"")).rstrip("/")  # recorded and printed: no password in it
+        self._address = Address.read(url)
+        self.url = str(self._address)  # recorded and printed: no password in it
         self.name = f"{name or model} at {self.url}"
         self.options = options or CallOptions()
         self._path, self._model = model, name or model
@@ -84,20 +87,31 @@ class ServerEngine:
         begun, forwarder = time.perf_counter(), TokenForwarder(on_token)
         body = {**self.body(prompt_ids), **sampling_fields(sampling)}
         call = partial(self._stream, body, forwarder) if on_token else partial(self._complete, body)
-        made, answer = await with_retries(call, self.options)
-        written = sum(len(each.token_ids) for each in made)
-        if len(made) < sampling.n:  # greedy samples are all the same, so only one was generated
-            made *= sampling.n
-        usage = usage_since(begun, prompt_ids, cached_tokens(answer["usage"]), written)
-        return Completion(made, usage + speculation_of(speculation(answer)))
+
+        async def checked() -> tuple[list[Generation], int, Answer]:
+            made, answer = await call()
+            written = sum(len(each.token_ids) for each in made)
+            made *= sampling.n // len(made)  # greedy samples are all the same, so only one was generated
+            check_continuations(self, prompt_ids, sampling, made, self.vocabulary.size)
+            return made, written, answer
+
+        made, written, answer = await with_retries(checked, self.options)
+        usage = usage_since(begun, prompt_ids, min(answer.cached_tokens or 0, len(prompt_ids)), written)
+        counts = answer.speculation.model_dump() if answer.speculation else None
+        return Completion(made, usage + speculation_of(counts))
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         """Return the log-probabilities of the candidates as the next token."""
         check_room(self, prompt_ids)
         begun, body = time.perf_counter(), {**self.body(prompt_ids), **scoring(candidates, chosen=self._chosen)}
-        given, usage = await with_retries(lambda: self._score(body), self.options)
-        found, other = pick(given, candidates, self.name, chosen=self._chosen)
-        return NextToken(found, other, usage_since(begun, prompt_ids, cached_tokens(usage), 1))
+
+        async def checked() -> tuple[dict[int, float], float, int]:
+            answer = await self._post(body)
+            found, other = pick(logprobs(answer, self.name), candidates, self.name, chosen=self._chosen)
+            return found, other, answer.cached_tokens or 0
+
+        found, other, cached = await with_retries(checked, self.options)
+        return NextToken(found, other, usage_since(begun, prompt_ids, min(cached, len(prompt_ids)), 1))
 
     def describe(self) -> EngineDescription:
         """Describe the engine; weights are hashed where the model's files are local, else named."""
@@ -115,23 +129,35 @@ class ServerEngine:
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users == 1:
-            async with AsyncExitStack() as undo:  # closes the client again when a check below fails
-                undo.push_async_callback(self.__aexit__)
-                # httpx allows 100 connections by default; further calls would wait here instead of joining a batch.
-                self.client = httpx.AsyncClient(
-                    base_url=self._address, timeout=self.options.timeout_seconds,
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60),
-                )  # fmt: skip
-                self.client.headers.update(authorization())
-                await self._connect()
-                await asyncio.to_thread(self.describe)  # hashing the weights takes long and would block the loop
-                undo.pop_all()
+            try:
+                self._opened = await self._open()
+            except BaseException:
+                self._users -= 1
+                raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._users -= 1
         if self._users == 0:
-            await self.client.aclose()
+            await self._opened.aclose()
+
+    async def _open(self) -> AsyncExitStack:
+        """Connect, and return what ends it."""
+        async with AsyncExitStack() as opened:  # ends it when a check below fails
+            # httpx allows 100 connections by default; further calls would wait here instead of joining a batch.
+            self.client = BoundedClient(
+                base_url=self._address.url, timeout=self.options.timeout_seconds, params=self._address.query,
+                headers={"accept-encoding": "identity"},  # the answers are short
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60),
+            )  # fmt: skip
+            opened.push_async_callback(self.client.aclose)
+            credentials = Credentials.of(self._address)
+            self.client.headers.update(credentials.headers)
+            self._redactor = credentials.redactor
+            opened.enter_context(LogFilter(self._redactor))
+            await self._connect()
+            await asyncio.to_thread(self.describe)  # hashing the weights takes long and would block the loop
+            return opened.pop_all()
 
     def body(self, prompt_ids: Sequence[int]) -> dict[str, Any]:
         """The fields that all completion requests have in common."""
@@ -139,23 +165,38 @@ class ServerEngine:
         return {"model": self.served_name, "prompt": list(prompt_ids), "return_token_ids": True, "ignore_eos": True}
 
     async def _connect(self) -> None:
-        """Check that the server serves the model, and find out what it supports."""
+        """Check that the server serves the model, and find out what it supports; `ConfigError` where it cannot."""
         try:
-            served = (await self._request("GET", "/v1/models"))["data"]
-            shown = {name for card in served for name in (card["id"], card.get("root")) if name}
-        except (KeyError, TypeError, AttributeError):  # it answered JSON of another form
-            raise ConfigError(f"{self.url} is no vLLM server", hint="check the URL") from None
+            card = await self._served_card()
+            self.served_name, self.context = card.id, card.max_model_len or self.context
+            with suppress(EngineError):  # a router may not pass /version on
+                self._version = await self._served_version()
+            await self._probe()
         except EngineError as error:
             hint = error.hint or "check the URL and that the server runs"
-            raise ConfigError(f"{self.url} cannot be used: {cause(error)}", hint=hint) from error
-        card = next((card for card in served if {self._model, self._path} & {card["id"], card.get("root")}), None)
+            raise ConfigError(f"{self.url} cannot be used: {cause(error)}", hint=hint) from None
+
+    async def _served_card(self) -> Card:
+        """What the server tells of the model."""
+        raw = await self._call.request("GET", "/v1/models")
+        try:
+            served = read(Models, raw, self.name, self._redactor).data
+        except EngineAnswerError as error:
+            wrong = cause(error).removeprefix("answered what is no completion: ")
+            raise ConfigError(f"{self.url} is no vLLM server: {wrong}", hint="check the URL") from None
+        card = next((card for card in served if {self._model, self._path} & {card.id, card.root}), None)
         if card is None:
-            wrong = f"{self.url} serves {', '.join(sorted(shown))}, not {self._model!r}"
-            raise ConfigError(wrong, hint="name the model it serves")
-        self.served_name, self.context = card["id"], card.get("max_model_len") or self.context
-        with suppress(EngineError):  # a router may not pass /version on
-            self._version = (await self._request("GET", "/version")).get("version", self._version)
-        await self._probe()
+            names = sorted({name for card in served for name in (card.id, card.root) if name})
+            shown = self._redactor.text(", ".join(names)) or "nothing"
+            raise ConfigError(f"{self.url} serves {shown}, not {self._model!r}", hint="name the model it serves")
+        # it is sent back, recorded and printed
+        if self._redactor.text(card.id, len(card.id)) != card.id:
+            raise ConfigError(f"{self.url} serves a model under a name that cannot be used", hint="rename it there")
+        return card
+
+    async def _served_version(self) -> str:
+        raw = await self._call.request("GET", "/version")
+        return self._redactor.text(read(Version, raw, self.name, self._redactor).version, 100) or self._version
 
     async def _probe(self) -> None:
         """Find out whether the server returns token ids, log-probabilities of chosen tokens, and counts."""
@@ -164,73 +205,99 @@ class ServerEngine:
         unlikely = sorted({self.vocabulary.encode(letter)[0] for letter in "qjxzkvQJXZ"})
         try:
             answer = await self._post({**self.body(prompt), **scoring(unlikely, chosen=True)})
-            self._chosen = set(unlikely) <= set(logprobs(answer["choices"][0]))
+            self._chosen = set(unlikely) <= set(logprobs(answer, self.name))
+        except EngineAnswerError:
+            raise
         except (EngineRequestError, EngineDeadError):
             self._chosen = False
         if not self._chosen:
             answer = await self._probe_top(prompt)
-        if "token_ids" not in answer["choices"][0]:
+        if answer.choices[0].token_ids is None:
             raise ConfigError(f"{self.url} returns no token ids", hint="use vLLM 0.10.2 or later as the server")
-        if (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") is None:
+        if answer.cached_tokens is None:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
-        if guesses := speculation(answer).get("num_spec_tokens"):
+        if answer.speculation and (guesses := answer.speculation.num_spec_tokens):
             # A server does not return the rest of its speculative_config.
             self._options = {"speculative": {"num_speculative_tokens": guesses}}
 
-    async def _probe_top(self, prompt: list[int]) -> dict[str, Any]:
+    async def _probe_top(self, prompt: list[int]) -> Answer:
         hint = f"start the server with --max-logprobs {TOP} or more"
         body = {**self.body(prompt), **scoring(prompt, chosen=False)}
         try:  # vLLM with token-level speculation may drop the connection at the request before: retry this one
             answer = await with_retries(lambda: self._post(body), self.options)
         except EngineError as error:
-            raise ConfigError(f"{self.url} gives no log-probabilities: {cause(error)}", hint=hint) from error
-        if not logprobs(answer["choices"][0]):
+            raise ConfigError(f"{self.url} gives no log-probabilities: {cause(error)}", hint=hint) from None
+        if not logprobs(answer, self.name):
             raise ConfigError(f"{self.url} gives no log-probabilities", hint=hint)
         log.warning("%s gives no log-probabilities of chosen tokens: the top %d are used", self.name, TOP)
         return answer
 
-    async def _complete(self, body: dict[str, Any]) -> tuple[list[Generation], dict[str, Any]]:
+    async def _complete(self, body: dict[str, Any]) -> tuple[list[Generation], Answer]:
         answer = await self._post(body)
-        return [generation(choice, self.name) for choice in answer["choices"]], answer
+        return generations(answer.choices, body["n"], self.name), answer
 
-    async def _score(self, body: dict[str, Any]) -> tuple[dict[int, float], dict[str, Any]]:
-        answer = await self._post(body)
-        return logprobs(answer["choices"][0]), answer["usage"]
-
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer = await self._request("POST", "/v1/completions", json=body)
-        if not answer.get("choices") or "usage" not in answer:
-            raise EngineDeadError(f"{self.name} answered without choices", engine=self.name, retryable=True)
+    async def _post(self, body: dict[str, Any]) -> Answer:
+        raw = await self._call.request("POST", "/v1/completions", longest_answer(body), json=body)
+        answer = self._read(raw)
+        if not answer.choices:
+            raise EngineAnswerError(f"{self.name} answered without choices", engine=self.name, hint=IN_BETWEEN)
         return answer
 
-    async def _request(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        async with translating(self.name, self.options):
-            response = await self.client.request(method, path, headers=self._headers(), **body)
-            check(response, self.name)
-            return dict(response.json())
-
-    async def _stream(self, body: dict[str, Any], forwarder: TokenForwarder) -> tuple[list[Generation], dict[str, Any]]:
+    async def _stream(self, body: dict[str, Any], forwarder: TokenForwarder) -> tuple[list[Generation], Answer]:
         """Make the call as a stream, and return the continuations and the event with the usage."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        ids: dict[int, list[int]] = {}
-        ends: dict[int, dict[str, Any]] = {}
-        last: dict[str, Any] = {"usage": {}}
-        send = self.client.stream("POST", "/v1/completions", json=body, headers=self._headers())
-        async with translating(self.name, self.options), send as response:
-            if response.is_error:
-                await response.aread()  # httpx does not read the body of a stream by itself; the message is in it
-                check(response, self.name)
-            async for event in events(response, self.name):
-                last = event if event.get("usage") else last
-                for choice in event["choices"]:
-                    ids.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
-                    if choice.get("finish_reason"):
-                        ends[choice["index"]] = choice
-                forwarder.tokens(ids.get(0, ()))
-        if len(ends) < body["n"]:  # the connection closed without an error, but before the last event
-            raise EngineDeadError(f"{self.name}: the stream broke off", engine=self.name, retryable=True)
-        return [generation(ends[index], self.name, ids[index]) for index in sorted(ids)], last
+        parts, last = StreamedChoices(self.name, body["n"], body["max_tokens"], self.vocabulary.size), Answer()
+        async with aclosing(self._call.events("/v1/completions", body, longest_answer(body))) as events:
+            async for event in events:
+                answer = self._read(event)
+                last = answer if answer.usage else last
+                for choice in answer.choices:
+                    parts.add(choice)
+                forwarder.tokens(parts.ids[0])
+        return generations(parts.whole(), body["n"], self.name), last
 
-    def _headers(self) -> dict[str, str]:
-        session = SESSION.get()
-        return {self.options.session_header: quote(session)} if session else {}
+    def _read(self, raw: bytes | str) -> Answer:
+        answer = read(Answer, raw, self.name, self._redactor)
+        if answer.error is not None:
+            wrong = message_of(answer.error, self._redactor)
+            raise EngineDeadError(f"{self.name}: {wrong}", engine=self.name, retryable=True)
+        return answer
+
+    @property
+    def _call(self) -> Caller:
+        return Caller(self.name, self.client, self.options, self._redactor)
+
+
+class StreamedChoices:
+    """Puts the continuations of a stream together; a token is checked before anybody is told of it."""
+
+    def __init__(self, name: str, wanted: int, most: int, size: int) -> None:
+        self._name, self._most, self._size = name, most, size
+        self.ids: list[list[int]] = [[] for _ in range(wanted)]
+        """The tokens so far."""
+        self._ends: dict[int, Choice] = {}
+
+    def add(self, choice: Choice) -> None:
+        """Take the next part of a continuation; `EngineAnswerError` for one that cannot be."""
+        new = choice.token_ids or []
+        if choice.index >= len(self.ids):
+            self._refuse(f"the continuation {choice.index} of {len(self.ids)}")
+        if new and choice.index in self._ends:
+            self._refuse("tokens behind the end")
+        ids = self.ids[choice.index]
+        ids += new
+        if len(ids) > self._most:
+            self._refuse(f"more than the {self._most} tokens that were asked for")
+        if wrong := [token for token in new if token >= self._size]:
+            self._refuse(f"the token {wrong[0]}; tokens are 0 to {self._size - 1}")
+        if choice.finish_reason:
+            self._ends.setdefault(choice.index, choice)
+
+    def whole(self) -> list[Choice]:
+        """The continuations; `EngineDeadError` where one has no end."""
+        if len(self._ends) < len(self.ids):  # the connection closed without an error, but before the last event
+            raise EngineDeadError(f"{self._name}: the stream broke off", engine=self._name, retryable=True)
+        return [end.model_copy(update={"token_ids": self.ids[index]}) for index, end in self._ends.items()]
+
+    def _refuse(self, what: str) -> None:
+        raise EngineAnswerError(f"{self._name} gave {what}", engine=self._name)

@@ -1,4 +1,4 @@
-"""Translation between the engine protocol and the requests and answers of a vLLM server."""
+"""The requests to a vLLM server, and how long their answers may be."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
-from httpx_sse import EventSource
-
-from specreason_graph.engines.base import Generation, Sampling, finish_of
-from specreason_graph.errors import EngineDeadError
+from specreason_graph.engines.base import Sampling
 
 NEUTRAL = {
     "top_p": 1.0, "top_k": 0, "min_p": 0.0,
@@ -19,6 +15,10 @@ NEUTRAL = {
 """What changes no sampling. A server takes a field that a request does not name from ``generation_config.json``."""
 TOP = 20
 """How many of the likeliest tokens are asked for where the server gives no log-probabilities of chosen tokens."""
+ANSWER_BYTES = 2**20
+"""Longest answer whose length does not follow from the request."""
+TOKEN_BYTES, PROMPT_TOKEN_BYTES = 4096, 32
+"""Most that an answer takes for a token: an event of a stream is some 300 bytes; the prompt is repeated as ids."""
 
 
 def sampling_fields(sampling: Sampling) -> dict[str, Any]:
@@ -45,38 +45,7 @@ def scoring(candidates: Sequence[int], *, chosen: bool) -> dict[str, Any]:
     return {**NEUTRAL, "temperature": 0, "max_tokens": 1, "return_tokens_as_token_ids": True, **wanted}
 
 
-async def events(response: httpx.Response, name: str) -> Any:
-    """Yield the JSON documents of a streamed answer."""
-    async for sent in EventSource(response).aiter_sse():
-        if sent.data.strip() in ("", "[DONE]"):
-            continue
-        event = json.loads(sent.data)
-        if "error" in event:  # the status code was sent before the error occurred
-            raise EngineDeadError(f"{name}: {event['error']}", engine=name, retryable=True)
-        yield event
-
-
-def generation(choice: dict[str, Any], name: str, token_ids: list[int] | None = None) -> Generation:
-    """Read one continuation from an answer; ``token_ids`` are given where they came in a stream."""
-    ids = choice["token_ids"] if token_ids is None else token_ids
-    return Generation(ids, finish_of(choice["finish_reason"], choice.get("stop_reason"), name))
-
-
-def logprobs(choice: dict[str, Any]) -> dict[int, float]:
-    """Return the log-probabilities of the first generated token, by token id."""
-    # Tokens are named by id, as in "token_id:17", because two tokens may have the same text.
-    top = ((choice.get("logprobs") or {}).get("top_logprobs") or [None])[0] or {}
-    return {int(token.removeprefix("token_id:")): logprob for token, logprob in top.items()}
-
-
-def cached_tokens(usage: dict[str, Any]) -> int:
-    """Return how many prompt tokens were in the server's prefix cache; 0 where it does not count them."""
-    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-
-
-def speculation(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts of token-level speculation.
-
-    They are empty for several continuations, and for a server without ``--per-request-spec-decode-metrics``.
-    """
-    return (answer.get("metrics") or {}).get("speculative_decoding") or {}
+def longest_answer(body: dict[str, Any]) -> int:
+    """Return how many bytes the answer to a completion request may have."""
+    each = TOKEN_BYTES * body["max_tokens"] + PROMPT_TOKEN_BYTES * len(body["prompt"])
+    return int(ANSWER_BYTES + body.get("n", 1) * each)

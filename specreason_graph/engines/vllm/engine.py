@@ -21,6 +21,7 @@ from specreason_graph.engines.base import (
     Sampling,
     TokenCallback,
     TokenForwarder,
+    check_continuations,
     check_room,
     finish_of,
     pick,
@@ -33,7 +34,14 @@ from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_c
 from specreason_graph.engines.vllm.memory import Share
 from specreason_graph.engines.vllm.orphans import Watcher
 from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, speculation, translated
-from specreason_graph.errors import EngineDeadError, EngineError, EngineRequestError, EngineTimeoutError, ModelError
+from specreason_graph.errors import (
+    EngineAnswerError,
+    EngineDeadError,
+    EngineError,
+    EngineRequestError,
+    EngineTimeoutError,
+    ModelError,
+)
 from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Usage
 
@@ -107,11 +115,15 @@ class VLLMEngine:
         self._check_draws(sampling)
         begun, prompt, forwarder = time.perf_counter(), list(prompt_ids), TokenForwarder(on_token)
         params = sampling_params(sampling, stream=on_token is not None)
-        generations, cached, speculated = await with_retries(
-            lambda: self._write(prompt, params, forwarder), self.options
-        )
-        if len(generations) < sampling.n:  # greedy samples are all the same, so only one was generated
-            generations *= sampling.n
+
+        async def checked() -> tuple[list[Generation], int, Usage]:
+            made, cached, speculated = await self._write(prompt, params, forwarder)
+            if len(made) < sampling.n:  # greedy samples are all the same, so only one was generated
+                made *= sampling.n
+            check_continuations(self, prompt, sampling, made, self.vocabulary.size)
+            return made, cached, speculated
+
+        generations, cached, speculated = await with_retries(checked, self.options)
         written = sum(len(generation.token_ids) for generation in generations[: params.n])
         return Completion(generations, usage_since(begun, prompt, cached, written) + speculated)
 
@@ -120,10 +132,15 @@ class VLLMEngine:
         check_room(self, prompt_ids)
         begun, prompt = time.perf_counter(), list(prompt_ids)
         params = scoring_params(candidates, chosen=self._chosen)
-        output = await with_retries(lambda: self._ask(prompt, params), self.options)
-        given = {token: entry.logprob for token, entry in (output.outputs[0].logprobs or [{}])[0].items()}
-        found, other = pick(given, candidates, self.name, chosen=self._chosen)
-        return NextToken(found, other, usage_since(begun, prompt, output.num_cached_tokens or 0, 1))
+
+        async def checked() -> tuple[dict[int, float], float, int]:
+            output = await self._ask(prompt, params)
+            first = (output.outputs[0].logprobs or [{}])[0] if output.outputs else {}
+            given = {token: entry.logprob for token, entry in first.items()}
+            return *pick(given, candidates, self.name, chosen=self._chosen), output.num_cached_tokens or 0
+
+        found, other, cached = await with_retries(checked, self.options)
+        return NextToken(found, other, usage_since(begun, prompt, cached, 1))
 
     async def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, after waiting until no request is in progress."""
@@ -240,6 +257,8 @@ class VLLMEngine:
             forwarder.tokens(written.get(0, ()))
 
         cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
+        if missing := written.keys() - finishes.keys():
+            raise EngineAnswerError(f"{self.name} gave no end of the continuations {missing}", engine=self.name)
         made = [Generation(written[index], finishes[index]) for index in sorted(written)]
         return made, cached, sum(speculated, Usage())
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specreason_graph.engines.base import Sampling, speculation_of
+from specreason_graph.engines.redaction import shown
 from specreason_graph.errors import EngineBusyError, EngineDeadError, EngineError, EngineRequestError
 from specreason_graph.record.records import Usage
 
@@ -63,7 +64,7 @@ def translated(error: Exception, name: str, *, may_restart: bool) -> EngineError
 
     if isinstance(error, EngineError):
         return error
-    text = f"{name}: {error or type(error).__name__}"
+    text = f"{name}: {shown(str(error)) or type(error).__name__}"
     if isinstance(error, exceptions.QueueOverflowError | exceptions.MaxQueuedTokensError):
         return EngineBusyError(text, engine=name, retryable=True, hint="make fewer calls or raise the option queue")
     if isinstance(error, exceptions.VLLMClientError | exceptions.GracefulHTTPError):
