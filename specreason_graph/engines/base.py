@@ -254,7 +254,8 @@ async def continuations(
     Raises `EngineAnswerError` for what is not what was asked for.
     """
     completion = await engine.generate(prompt_ids, sampling, on_token)
-    check_continuations(engine, prompt_ids, sampling, completion.generations)
+    size = getattr(engine.vocabulary, "size", None)  # a vocabulary of the caller's own may have none
+    check_continuations(engine, prompt_ids, sampling, completion.generations, size)
     ended = [_up_to_stop(each, sampling.stop_token_ids) for each in completion.generations]
     return replace(completion, generations=ended)
 

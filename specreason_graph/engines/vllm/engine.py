@@ -21,7 +21,6 @@ from specreason_graph.engines.base import (
     Sampling,
     TokenCallback,
     TokenForwarder,
-    check_continuations,
     check_room,
     finish_of,
     pick,
@@ -115,15 +114,11 @@ class VLLMEngine:
         self._check_draws(sampling)
         begun, prompt, forwarder = time.perf_counter(), list(prompt_ids), TokenForwarder(on_token)
         params = sampling_params(sampling, stream=on_token is not None)
-
-        async def checked() -> tuple[list[Generation], int, Usage]:
-            made, cached, speculated = await self._write(prompt, params, forwarder)
-            if len(made) < sampling.n:  # greedy samples are all the same, so only one was generated
-                made *= sampling.n
-            check_continuations(self, prompt, sampling, made, self.vocabulary.size)
-            return made, cached, speculated
-
-        generations, cached, speculated = await with_retries(checked, self.options)
+        generations, cached, speculated = await with_retries(
+            lambda: self._write(prompt, params, forwarder), self.options
+        )
+        if len(generations) < sampling.n:  # greedy samples are all the same, so only one was generated
+            generations *= sampling.n
         written = sum(len(generation.token_ids) for generation in generations[: params.n])
         return Completion(generations, usage_since(begun, prompt, cached, written) + speculated)
 
