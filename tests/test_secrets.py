@@ -197,7 +197,7 @@ def pem() -> str:
 
 
 @pytest.mark.parametrize("cut", [lambda text: text.splitlines()[1], lambda text: "\n".join(text.splitlines()[1:]),
-                                 lambda text: text.replace("-----BEGIN", "----BEGIN"), lambda text: f"{text}\x00",
+                                 lambda text: text.replace("-----BEGIN", "----BEGIN"), lambda text: text.splitlines()[1] + "\x00",
                                  lambda text: " " + text.splitlines()[1].replace("+", " ")])  # fmt: skip
 def test_a_signing_key_that_cannot_be_read_is_not_shown(
     cut: Callable[[str], str], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -370,8 +371,9 @@ LARGEST = 64
 
 def bomb() -> bytes:
     """2 GB of spaces, packed into 2 MB."""
-    packed = gzip.compress(b" " * 2**24, 9)
-    return packed * 128
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(b" " * 2**24) + packer.flush(zlib.Z_FULL_FLUSH)  # refers to nothing before: it may repeat
+    return gzip.compress(b"")[:10] + block * 128 + packer.flush()
 
 
 def endless(piece: bytes) -> Iterator[bytes]:

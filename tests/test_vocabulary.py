@@ -74,3 +74,52 @@ def test_the_token_for_unknown_characters_controls_nothing() -> None:
     made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(letters), chat_template=TEMPLATE)
     made.add_special_tokens(named)
     assert HuggingFaceVocabulary(made).encode("ab") == [1, 2]
+
+
+def unigram(pieces: Sequence[str]) -> HuggingFaceVocabulary:
+    """A tokenizer whose model has the pieces beside single characters; those like ``<...>`` are special."""
+    every = [("<unk>", -20.0), *((piece, 0.0) for piece in pieces), *((letter, -5.0) for letter in string.printable)]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram(every, unk_id=0))
+    made.decoder = tokenizers.decoders.Fuse()
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=made, chat_template=TEMPLATE, unk_token="<unk>")  # noqa: S106
+    made.add_special_tokens({"eos_token": "<end>"})
+    return HuggingFaceVocabulary(made)
+
+
+def test_a_unigram_model_that_has_its_control_tokens_as_pieces_is_refused() -> None:
+    with pytest.raises(ModelError, match="reads '<end>' in any text as its control token"):
+        unigram(["<end>"]).check()
+    unigram(["the"]).check()
+
+
+def byte_level(*, added: Sequence[str], eos: str | None = None) -> HuggingFaceVocabulary:
+    """A tokenizer whose model takes whole words that it has, as that of Llama 3 does; it has ``added`` among them."""
+    pieces = [*string.printable, *added]
+    model = tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, [], ignore_merges=True)
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.WhitespaceSplit(), tokenizers.decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, chat_template=TEMPLATE)
+    fast.add_tokens([each for each in added if each != eos])
+    return HuggingFaceVocabulary(fast, [pieces.index(eos)] if eos else [])
+
+
+@pytest.mark.parametrize("token", ["</think>", "<think>", "<user>"])
+def test_a_tag_of_the_thinking_or_of_the_template_that_words_become_is_refused(token: str) -> None:
+    with pytest.raises(ModelError, match=f"reads {token!r} in any text"):
+        byte_level(added=[token]).check()
+    byte_level(added=["<table>", "\n\n"]).check()  # these are text
+
+
+def test_an_end_of_sequence_that_is_no_added_token_is_refused_as_well() -> None:
+    with pytest.raises(ModelError, match=r"reads '<\|bye\|>' in any text"):
+        byte_level(added=["<|bye|>"], eos="<|bye|>").check()
+
+
+def test_rows_that_a_model_has_for_no_token_end_a_step_and_are_never_text() -> None:
+    words = vocabulary()
+    known = words.size
+    made = HuggingFaceVocabulary(words._tokenizer, rows=known + 3)  # noqa: SLF001
+    assert made.size == known + 3
+    assert made.special_ids == words.special_ids | {known, known + 1, known + 2}
+    assert HuggingFaceVocabulary(words._tokenizer, rows=10).size == known  # noqa: SLF001
+    assert HuggingFaceVocabulary(words._tokenizer, rows=10**12).size < 10**6  # noqa: SLF001

@@ -26,6 +26,7 @@ NAME = re.compile(
 )
 """Names of options and fields whose values are secrets."""
 USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
+PASSWORD = re.compile(r"://\S*:\S*@")
 GENERAL = (
     (re.compile(r"-----BEGIN[^-]*-----.*?(-----END[^-]*-----|$)", re.DOTALL), HIDDEN),
     (USERINFO, ""),
@@ -62,7 +63,7 @@ def holds_secret(name: str, value: Any) -> bool:
         return any(holds_secret(str(key), part) for key, part in value.items())
     if isinstance(value, list | tuple):
         return any(holds_secret("", part) for part in value)
-    return isinstance(value, str) and bool(USERINFO.search(value))
+    return isinstance(value, str) and bool(PASSWORD.search(value))
 
 
 class Redactor:
