@@ -34,7 +34,13 @@ def forms(secret: str) -> list[bytes]:
     """A secret as it may stand in a file: as it is, in addresses and headers, in JSON, in Base64 and in hexadecimal."""
     raw = secret.encode()
     login = base64.b64encode(f"{USER}:{PASSWORD}".encode())
-    found = [raw, quote(secret, safe="").encode(), json.dumps(secret)[1:-1].encode(), base64.b64encode(raw), raw.hex()]
+    found: list[Any] = [
+        raw,
+        quote(secret, safe="").encode(),
+        json.dumps(secret)[1:-1].encode(),
+        base64.b64encode(raw),
+        raw.hex(),
+    ]
     return [each if isinstance(each, bytes) else each.encode() for each in [*found, login.rstrip(b"=")]]
 
 
@@ -196,9 +202,16 @@ def pem() -> str:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-@pytest.mark.parametrize("cut", [lambda text: text.splitlines()[1], lambda text: "\n".join(text.splitlines()[1:]),
-                                 lambda text: text.replace("-----BEGIN", "----BEGIN"), lambda text: text.splitlines()[1] + "\x00",
-                                 lambda text: " " + text.splitlines()[1].replace("+", " ")])  # fmt: skip
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda text: text.splitlines()[1],
+        lambda text: "\n".join(text.splitlines()[1:]),
+        lambda text: text.replace("-----BEGIN", "----BEGIN"),
+        lambda text: text.splitlines()[1] + "\x00",
+        lambda text: " " + text.splitlines()[1].replace("+", " "),
+    ],
+)
 def test_a_signing_key_that_cannot_be_read_is_not_shown(
     cut: Callable[[str], str], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

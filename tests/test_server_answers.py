@@ -320,7 +320,7 @@ def test_an_answer_ends_at_its_first_control_token(
 class Sloppy(FakeEngine):
     """An engine of the caller's own that does not stop where it should, or writes nothing."""
 
-    def __init__(self, ids: list[int], **more: Any) -> None:
+    def __init__(self, ids: Any, **more: Any) -> None:
         super().__init__(lambda _: "</think>", lambda _: 9, **more)
         self.ids = ids
 

@@ -165,7 +165,7 @@ def with_callers_word(
     for name in ("base_url", "draft_url"):
         recorded = getattr(launch, name)
         if recorded and kind == "server" and name not in fields:
-            missing.append(f"--{name.replace('_', '-')} {recorded}")
+            missing.append(f"--{name.replace('_', '-')} {public_url(recorded)}")
         elif kind != "server":
             fields[name] = None
     for role, table in TABLES.items():

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -143,31 +144,25 @@ class Change:
 
 def put(document: Any, where: Path_, operation: str, value: Any) -> None:
     """Change one place in a document; what is missing on the way there is made."""
-    *way, last = where
-    for step, following in zip(way, where[1:], strict=True):
+    here: Any = document
+    for step, following in pairwise(where):
         empty: Any = [] if isinstance(following, int) else {}
-        if isinstance(document, list) and isinstance(step, int):
-            document += [empty] * max(0, step + 1 - len(document))
-        elif isinstance(document, dict):
-            document.setdefault(str(step), empty)
-        if not isinstance(document, list | dict):
+        if isinstance(here, dict):
+            here.setdefault(step, empty)
+        elif not isinstance(here, list) or not isinstance(step, int):
             return
-        document[step] = empty if document[step] is None else document[step]  # type: ignore[call-overload]
-        document = document[step]  # type: ignore[call-overload]
-    here = document if isinstance(document, list | dict) else []
-    found = (
-        here[last] if (last in here if isinstance(here, dict) else isinstance(last, int) and last < len(here)) else None
-    )
-    if operation == "drop":
-        here.pop(last) if found is not None else None  # type: ignore[arg-type]
-    elif isinstance(here, dict):
-        here[str(last)] = {
-            "set": value,
-            "wrap": [found],
-            "repeat": [*found, *found] if isinstance(found, list) else found,
-        }[operation]
-    elif found is not None and isinstance(last, int):
-        here[last] = value if operation == "set" else [found]
+        elif step >= len(here):
+            here.append(empty)
+        here[step] = empty if here[step] is None else here[step]
+        here = here[step]
+    last: Any = where[-1]
+    is_there = last in here if isinstance(here, dict) else isinstance(here, list) and last in range(len(here))
+    if operation == "drop" and is_there:
+        here.pop(last)
+    elif operation != "drop" and (is_there or isinstance(here, dict)):
+        found = here[last] if is_there else None
+        twice = [*found, *found] if isinstance(found, list) else found
+        here[last] = {"set": value, "wrap": [found], "repeat": twice}[operation]
 
 
 @st.composite
