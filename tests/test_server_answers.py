@@ -343,7 +343,7 @@ def test_an_engine_of_the_callers_own_is_checked_as_well() -> None:
 
 
 MEMORY = """
-import asyncio, resource, sys
+import asyncio, sys, tracemalloc
 from specreason_graph.engines import locate
 from specreason_graph.engines.base import Sampling
 from specreason_graph.engines.options import CallOptions
@@ -353,7 +353,7 @@ from specreason_graph.errors import EngineAnswerError
 async def main():
     engine = ServerEngine(sys.argv[1], locate("abacus-base"), CallOptions(retry_seconds=0), name="abacus-base")
     async with engine:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tracemalloc.start()
         for stream in (None, lambda _: None):
             try:
                 await engine.generate([5], Sampling(max_tokens=512), stream)
@@ -361,12 +361,12 @@ async def main():
                 print(error, file=sys.stderr)
             else:
                 raise SystemExit("it was taken")
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        print(tracemalloc.get_traced_memory()[1] // 2**20)
 
 asyncio.run(main())
 """
 LARGEST = 64
-"""Megabytes that an answer without an end may cost: what the limit allows for 512 tokens is 3."""
+"""Megabytes that an answer without an end may take at most at once; the limit for 512 tokens is 3."""
 
 
 def bomb() -> bytes:
