@@ -31,7 +31,7 @@ from specreason_graph.audit.show.report import render_run
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError, RecordError, ThreadError, UsageError
 from specreason_graph.runs.find import FoundRun, read_values
-from specreason_graph.runs.launch import Launch, make_launch, with_callers_word
+from specreason_graph.runs.launch import BUILT_IN, Launch, make_launch, with_callers_word
 from tests.support.audited import meddling, recorded, scripted, think
 from tests.support.counting import Counting
 from tests.support.databases import opened
@@ -451,6 +451,7 @@ def test_a_verdict_that_the_deadline_overtakes_stays_in_the_record(again: bool) 
 def test_a_new_setting_of_a_release_answers_no_file_again() -> None:
     launch = make_launch("", settings={"seed": 3})
     newer = launch.model_copy(update={"settings": {**launch.settings, "brand_new": 1, "threshold": 8.0}})
+    assert Launch(**BUILT_IN, question="", settings={"seed": 3}).identity == launch.identity
     assert newer.identity == launch.identity
     assert make_launch("", settings={"seed": 4}).identity != launch.identity
     assert make_launch("", settings={"seed": 3, "threshold": 7}).identity != launch.identity

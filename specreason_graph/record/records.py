@@ -248,6 +248,10 @@ class Step(Record):
     hash: str | None = None
     """Hash of the ledger up to and with this step; None in runs that have no ledger."""
 
+    def dump(self) -> Plain:
+        """The plain dictionary that is checkpointed, without ``change`` where nothing changed."""
+        return _without_empty(super().dump(), "change")
+
     @property
     def closes_thinking(self) -> bool:
         """Whether the author ended the thinking with this step."""
@@ -265,6 +269,10 @@ class Unfinished(Record):
     """The judge's evidence; None where it was not scored."""
     decision: Decision | None
     """What followed from it, with what a human said; None where nothing was decided."""
+
+
+def _without_empty(plain: Plain, *names: str) -> Plain:
+    return {name: value for name, value in plain.items() if value is not None or name not in names}
 
 
 class Signature(Record):
@@ -311,3 +319,7 @@ class Answer(Record):
     """Hash of the whole ledger; None in runs that have none."""
     signature: Signature | None = None
     """Signature of the hash, where the run was given a key."""
+
+    def dump(self) -> Plain:
+        """The plain dictionary that is checkpointed, without ``change`` and ``unfinished`` where there is none."""
+        return _without_empty(super().dump(), "change", "unfinished")

@@ -148,7 +148,7 @@ def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Ask
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
-    given = sorted({*launch.given, *settings})
+    given = sorted({*launch.chosen, *settings})
     settled = {"question": _question(found), "settings": config.model_dump(mode="json"), "given": given}
     asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()

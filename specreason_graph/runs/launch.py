@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,8 +66,8 @@ class Launch(Record):
     """Engine options of the draft model."""
     settings: Annotated[dict[str, Any], BeforeValidator(with_todays_names)] = Field(default_factory=dict)
     """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
-    given: list[str] = Field(default_factory=list)
-    """Names of the settings that somebody set; the others are the defaults of the release that wrote this."""
+    given: list[str] | None = None
+    """Names of the settings that somebody set; the others are the defaults of a release. None stands for all."""
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""
@@ -86,10 +85,15 @@ class Launch(Record):
         return graph.compile(checkpointer=saver)
 
     @property
+    def chosen(self) -> list[str]:
+        """Names of the settings that somebody set."""
+        return sorted(self.settings if self.given is None else self.given)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What was asked of which models, as far as somebody chose it; where they run does not count."""
         own = self.model_dump(mode="json", exclude=WHERE | {"settings", "given"}, exclude_defaults=True)
-        chosen = {name: value for name, value in self.settings.items() if name in self.given}
+        chosen = {name: self.settings[name] for name in self.chosen}
         return own | {"settings": chosen, "drafts": bool(self.draft_url)}
 
     def check_unattended(self) -> None:
@@ -172,7 +176,7 @@ def with_callers_word(
         own = engine_options.get(table, {})
         fields[table] = {**getattr(launch, table), **own}
         if "arguments" in getattr(launch, table) and "arguments" not in own:
-            missing.append(f"--option '{role}.arguments={json.dumps(getattr(launch, table)['arguments'])}'")
+            missing.append(f"--option {role}.arguments=...")  # their values may be secret
     if missing:
         raise ConfigError(
             "the record of this run names addresses or arguments, which are not taken from a record alone",
