@@ -58,7 +58,7 @@ class Asked(Record):
 
     @cached_property
     def thread(self) -> str:
-        """The thread id of its run, made of question, models and chosen settings: the same command finds it again."""
+        """The thread id of its run, made of question, models and settings: the same command finds it again."""
         asked = json.dumps([str(self.id), self.launch.identity], sort_keys=True)
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
@@ -148,8 +148,7 @@ def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Ask
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
-    given = sorted({*launch.chosen, *settings})
-    settled = {"question": _question(found), "settings": config.model_dump(mode="json"), "given": given}
+    settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
     asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()
     check_known(asked.launch.base, asked.launch.question)

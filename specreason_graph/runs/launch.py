@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from specreason_graph.config import make_config, read_config_file
+from specreason_graph.config import SpecReasonConfig, make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
@@ -66,8 +66,6 @@ class Launch(Record):
     """Engine options of the draft model."""
     settings: Annotated[dict[str, Any], BeforeValidator(with_todays_names)] = Field(default_factory=dict)
     """All fields of `SpecReasonConfig`, so that a later default does not change a run that is resumed."""
-    given: list[str] | None = None
-    """Names of the settings that somebody set; the others are the defaults of a release. None stands for all."""
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""
@@ -85,15 +83,11 @@ class Launch(Record):
         return graph.compile(checkpointer=saver)
 
     @property
-    def chosen(self) -> list[str]:
-        """Names of the settings that somebody set."""
-        return sorted(self.settings if self.given is None else self.given)
-
-    @property
     def identity(self) -> dict[str, Any]:
-        """What was asked of which models, as far as somebody chose it; where they run does not count."""
-        own = self.model_dump(mode="json", exclude=WHERE | {"settings", "given"}, exclude_defaults=True)
-        chosen = {name: self.settings[name] for name in self.chosen}
+        """What was asked of which models, as far as it is not the default; where they run does not count."""
+        own = self.model_dump(mode="json", exclude=WHERE | {"settings"}, exclude_defaults=True)
+        defaults = SpecReasonConfig().model_dump(mode="json")
+        chosen = {name: value for name, value in self.settings.items() if defaults.get(name) != value}
         return own | {"settings": chosen, "drafts": bool(self.draft_url)}
 
     def check_unattended(self) -> None:
@@ -135,7 +129,7 @@ def make_launch(
         if Path(chosen[role]).expanduser().is_dir():  # kept whole, so that the run can be resumed from elsewhere
             chosen[role] = str(Path(chosen[role]).expanduser().resolve())
     settings = make_config(**merged).model_dump(mode="json")
-    launch = Launch(question=question, settings=settings, given=sorted(merged), **chosen, **tables)
+    launch = Launch(question=question, settings=settings, **chosen, **tables)
     if question:
         check_known(launch.base, question)
     return launch
