@@ -44,8 +44,7 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
 def unfounded(run: RecordedRun) -> Iterator[str]:
     """Find values that do not follow from the steps and the answer, which must be readable."""
     totals = Totals(run)
-    found = [*totals.last(), *at_the_end(run)]
-    found += [] if run.finished else [("next stage", list(run.stages), _stages(run))]
+    found = [*totals.last(), *at_the_end(run), ("next stage", list(run.stages), _stages(run))]
     for what, recorded, again in found:
         if recorded != again:
             yield f"{what}: recorded {recorded!r}, computed {again!r}"

@@ -95,7 +95,7 @@ def _summarise(
     each: CheckpointTuple, key: tuple[str, str, str], parent: str | None, *, last: bool
 ) -> CheckpointSummary:
     # The database may hold anything: every form is checked before it is used.
-    stored: Any = each.checkpoint if isinstance(each.checkpoint, dict) else Damaged("is no record")
+    stored: Any = each.checkpoint if _is_checkpoint(each.checkpoint) else Damaged("is no record of channels")
     values, metadata = _dict(stored.get("channel_values")), _dict(each.metadata)
     marks = {name: bare(values[name]) if name == "answer" else values[name] for name in MARKS if name in values}
     is_waiting = any(name in values for name in WAITING)
@@ -115,6 +115,12 @@ def _summarise(
         values=wanted, copies=copies,
         writes=tuple(each for each in writes if each[0] in DELTAS or (last and _is_ours(each[0]))),
     )  # fmt: skip
+
+
+def _is_checkpoint(stored: Any) -> bool:
+    return isinstance(stored, dict) and all(
+        isinstance(stored.get(name), dict) for name in ("channel_values", "channel_versions")
+    )
 
 
 def _text(config: Any, name: str) -> str:

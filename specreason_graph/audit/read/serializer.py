@@ -120,10 +120,16 @@ def _extension(code: int, data: bytes) -> Extension:
         return Extension(code, data, unpack(data))
     if code == EXT_CONSTRUCTOR_KW_ARGS:
         content = unpack(data)
-        if isinstance(content, list) and content[:2] == OVERWRITE and isinstance(content[2:], list):
-            named = content[2] if len(content) == 3 and isinstance(content[2], dict) else {}
-            return Extension(code, data, named.get("value"))
+        if isinstance(content, list) and len(content) == 3 and content[:2] == OVERWRITE and _is_named(content[2]):
+            return Extension(code, data, content[2]["value"])
     return Extension(code, data)
+
+
+def _is_named(fields: Any) -> bool:
+    """Whether they are the fields of an ``Overwrite``, of which former versions of LangGraph wrote only the first."""
+    if not isinstance(fields, dict) or "value" not in fields:
+        return False
+    return {name: each for name, each in fields.items() if name != "value"} in ({}, {"type": "__overwrite__"})
 
 
 def _packed_extension(value: Any) -> Any:
