@@ -34,7 +34,7 @@ class Attack:
 
     name: str
     """What it does."""
-    do: Callable[[Scene], None]
+    do: Callable[..., Any]
     """Does it."""
     line: str | None = None
     """The line of the table of what `verify` does not cover that it may fall under; None if it must be noticed."""
@@ -68,9 +68,7 @@ def removed() -> Iterator[Attack]:
             lambda scene, channel=channel: scene.remove("writes", *scene.writes("one", channel)),
         )
     yield Attack("all writes removed", lambda scene: scene.remove("writes", *scene.writes("one")))
-    yield Attack(
-        "all checkpoints removed", lambda scene: scene.remove("checkpoints", *scene.checkpoints("one")), RUNS
-    )
+    yield Attack("all checkpoints removed", lambda scene: scene.remove("checkpoints", *scene.checkpoints("one")), RUNS)
     for channel in ("progress", "pending", "branch:to:score", "branch:to:draft"):
         yield Attack(
             f"all writes to {channel} removed",
@@ -81,7 +79,8 @@ def removed() -> Iterator[Attack]:
         yield Attack(f"cut back to checkpoint {left}", lambda scene, left=left: _cut(scene, left), line)
         yield Attack(
             f"cut back to checkpoint {left}, with the writes behind it",
-            lambda scene, left=left: _cut(scene, left, writes=True), line,
+            lambda scene, left=left: _cut(scene, left, writes=True),
+            line,
         )
     for gone in (1, 2, 3, 6):
         yield Attack(
@@ -97,21 +96,20 @@ def repeated() -> Iterator[Attack]:
         for more in ({"idx": 100}, {"task_id": "forged"}, {"task_id": NULL_TASK}, {"idx": -7}):
             yield Attack(
                 f"step {at} twice, with {more}",
-                lambda scene, at=at, more=more: scene.add("writes", scene.steps("one")[at], **more) and None,
+                lambda scene, at=at, more=more: scene.add("writes", scene.steps("one")[at], **more),
             )
     for at, behind in product((1, 5, -1), ("parent", "itself", "last", "none")):
         yield Attack(
             f"checkpoint {at} twice, behind {behind}",
-            lambda scene, at=at, behind=behind: _repeat(scene, at, behind), EARLIER if at == 1 else IDS if at == -1 else None,
+            lambda scene, at=at, behind=behind: _repeat(scene, at, behind),
+            EARLIER if at == 1 else IDS if at == -1 else None,
         )  # fmt: skip
 
 
 def moved() -> Iterator[Attack]:
     """Rows that are put elsewhere."""
     for at, by in product((0, 3, -1), (-2, -1, 1, 2)):
-        yield Attack(
-            f"step {at} moved by {by} checkpoints", lambda scene, at=at, by=by: _move(scene, at, by), EARLIER
-        )
+        yield Attack(f"step {at} moved by {by} checkpoints", lambda scene, at=at, by=by: _move(scene, at, by), EARLIER)
     for at, place in product((0, 3, -1), ({"thread_id": "two"}, {"thread_id": "new"}, {"checkpoint_ns": "x"})):
         yield Attack(
             f"step {at} moved to {place}", lambda scene, at=at, place=place: scene.steps("one")[at].update(place)
@@ -131,12 +129,8 @@ def moved() -> Iterator[Attack]:
             EARLIER if one == 3 else None,
         )
     for channel in ("manifest", "trace"):
-        yield Attack(
-            f"{channel} of another run", lambda scene, channel=channel: _take_over(scene, channel, "two")
-        )
-        yield Attack(
-            f"{channel} of a run under way", lambda scene, channel=channel: _take_over(scene, channel, "half")
-        )
+        yield Attack(f"{channel} of another run", lambda scene, channel=channel: _take_over(scene, channel, "two"))
+        yield Attack(f"{channel} of a run under way", lambda scene, channel=channel: _take_over(scene, channel, "half"))
 
 
 def rewired() -> Iterator[Attack]:
@@ -145,7 +139,9 @@ def rewired() -> Iterator[Attack]:
         for to in (0, 1, 4, -2, -1):
             if to != at:
                 yield Attack(
-                    f"checkpoint {at} behind checkpoint {to}", lambda scene, at=at, to=to: _rewire(scene, at, to), EARLIER
+                    f"checkpoint {at} behind checkpoint {to}",
+                    lambda scene, at=at, to=to: _rewire(scene, at, to),
+                    EARLIER,
                 )
         yield Attack(f"checkpoint {at} behind itself", lambda scene, at=at: _rewire(scene, at, at))
         for text in ("missing", "", None, "1f"):
@@ -211,9 +207,7 @@ def wrapped() -> Iterator[Attack]:
     wrappers: dict[str, Callable[[Any], Any]] = {"a list": lambda value: [value], "a record": lambda v: {"value": v}}
     wrappers |= {f"extension {code}": lambda value, code=code: extension(code, value) for code in range(8)}
     for channel, (name, wrap) in product(CHANNELS, wrappers.items()):
-        yield Attack(
-            f"{channel} in {name}", lambda scene, channel=channel, wrap=wrap: _wrap(scene, channel, wrap)
-        )
+        yield Attack(f"{channel} in {name}", lambda scene, channel=channel, wrap=wrap: _wrap(scene, channel, wrap))
     for name, wrap in wrappers.items():
         yield Attack(f"a step in {name}", lambda s, wrap=wrap: _packed(s.steps("one")[2], wrap))
         yield Attack(f"the manifest in {name}", lambda s, wrap=wrap: _packed(s.writes("one", "manifest")[0], wrap))

@@ -134,7 +134,8 @@ class Scene:
         """The writes of a place, in order: all, or those to a channel, or behind a checkpoint."""
         return [
             row for row in self.rows["writes"]
-            if _is_at(row, thread, namespace) and channel in (None, row["channel"]) and at in (None, row["checkpoint_id"])
+            if _is_at(row, thread, namespace)
+            and channel in (None, row["channel"]) and at in (None, row["checkpoint_id"])
         ]  # fmt: skip
 
     def steps(self, thread: str, namespace: str = "") -> list[Row]:
@@ -181,7 +182,7 @@ class Scene:
 
 
 def _is_at(row: Row, thread: str, namespace: str) -> bool:
-    return row["thread_id"] == thread and row["checkpoint_ns"] == namespace
+    return (row["thread_id"], row["checkpoint_ns"]) == (thread, namespace)
 
 
 def rewrite(row: Row, column: str, change: Any) -> None:

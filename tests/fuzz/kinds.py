@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
-from specreason_graph import EnginePair, create_specreason
+from specreason_graph import create_specreason
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.keep.prune import prune
 from specreason_graph.audit.read.reader import read_runs
-from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import EngineError
 from specreason_graph.record.signing import Signer
 from tests.support.audited import scripted, think
 from tests.support.counting import Counting
 from tests.support.parents import nested, parent, three_sends, twice
-from tests.support.scripts import judging, stepwise, writing
+from tests.support.scripts import stepwise
 
 Kind = Callable[[Any, str, Any], None]
 """Makes a run in a thread."""
-QUESTION = {"question": "What?"}
+QUESTION: Any = {"question": "What?"}
 
 
 def new_key() -> tuple[Signer, str]:
@@ -109,7 +102,7 @@ def stopped(after: str) -> Kind:
     def half(saver: Any, thread: str, signer: Any) -> None:
         with stepwise(6, (9, 2)) as pair:
             graph = create_specreason(pair, signer=signer).compile(checkpointer=saver)
-            graph.invoke(QUESTION, config(thread), interrupt_after=[after])  # type: ignore[arg-type]
+            graph.invoke(QUESTION, config(thread), interrupt_after=[after])
 
     return half
 
@@ -143,7 +136,8 @@ def messages(saver: Any, thread: str, signer: Any) -> None:
     """Asked by messages, and answered with one."""
     with stepwise(3, (9, 2)) as pair:
         graph = create_specreason(pair, signer=signer).compile(checkpointer=saver)
-        graph.invoke({"messages": [("user", "What?")]}, config(thread))  # type: ignore[typeddict-item]
+        asked: Any = {"messages": [("user", "What?")]}
+        graph.invoke(asked, config(thread))
 
 
 def travelled(saver: Any, thread: str, signer: Any) -> None:
@@ -188,7 +182,7 @@ def failed(saver: Any, thread: str, signer: Any) -> None:
         graph = create_specreason(pair, signer=signer).compile(checkpointer=saver)
         for given in (QUESTION, None, None, None):
             with suppress(EngineError):
-                graph.invoke(given, config(thread), durability="sync")  # type: ignore[arg-type]
+                graph.invoke(given, config(thread), durability="sync")
                 break
 
 
