@@ -88,11 +88,11 @@ def is_signed_by(head: str, signature: Signature, key: str) -> bool:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
-        public.verify(bytes.fromhex(signature.value), CONTEXT + head.encode())
+        public, value = bytes.fromhex(key), bytes.fromhex(signature.value)
+        Ed25519PublicKey.from_public_bytes(public).verify(value, CONTEXT + head.encode())
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return (signature.key, signature.value) == (public.hex(), value.hex())  # hexadecimal can be written in many ways
 
 
 def _pem(given: str | Path) -> bytes:

@@ -77,6 +77,7 @@ class Scene:
         try:
             self.kept.connection.execute("delete from specreason_runs")
             self.kept.connection.executemany("insert into specreason_runs values (?, ?)", launches)
+            self.kept.forget()
             self.kept.load(rows)
         except (sqlite3.Error, OverflowError, UnicodeError):
             self.kept.connection.rollback()

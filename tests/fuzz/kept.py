@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from specreason_graph.audit.check.verify import verify
-from specreason_graph.audit.read.reader import read_all_runs
+from specreason_graph.audit.read.reader import find_recorded, read_all_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.serializer import pack, unpack
 from specreason_graph.errors import ThreadError
@@ -57,6 +57,7 @@ class Database:
             self.saver = SqliteSaver(connection)
         self.connection = connection
         self.saver.setup()
+        self._held: dict[Any, str] | None = None
 
     def rows(self) -> Rows:
         """All rows in the order of their keys."""
@@ -69,17 +70,33 @@ class Database:
             found[table] = sorted(renamed, key=lambda row: [str(row[name]) for name in KEYS[table]])
         return found
 
-    def load(self, rows: Rows) -> None:
-        """Replace all rows."""
+    def load(self, rows: Rows) -> list[Any]:
+        """Replace all rows; the ids of the threads that are others since rows were loaded last."""
+        held, self._held = self._held, None
+        wanted = _by_thread(rows)
+        changed = [
+            thread for thread in {**(held or {}), **wanted} if not held or held.get(thread) != wanted.get(thread)
+        ]
+        same = "is not distinct from %s" if self.postgres else "is ?"
         for table, name in self.tables.items():
-            self.connection.execute(f"delete from {name}")  # noqa: S608 - constants
-            for columns in {tuple(row) for row in rows[table]}:
+            for thread in changed if held is not None else ():
+                self.connection.execute(f"delete from {name} where thread_id {same}", (thread,))  # noqa: S608 - constants
+            if held is None:
+                self.connection.execute(f"delete from {name}")  # noqa: S608 - constants
+            there = [row for row in rows[table] if row["thread_id"] in changed]
+            for columns in {tuple(row) for row in there}:
                 marks = ", ".join(["%s" if self.postgres else "?"] * len(columns))
                 named = ", ".join("blob" if self.postgres and each == "value" else each for each in columns)
                 sql = f"insert into {name} ({named}) values ({marks})"  # noqa: S608 - constants
-                values = [self._stored(row) for row in rows[table] if tuple(row) == columns]
+                values = [self._stored(row) for row in there if tuple(row) == columns]
                 (self.connection.cursor() if self.postgres else self.connection).executemany(sql, values)
         self.connection.commit()
+        self._held = wanted
+        return changed
+
+    def forget(self) -> None:
+        """Others have written to it: `load` replaces all rows."""
+        self._held = None
 
     @staticmethod
     def _stored(row: Row) -> list[Any]:
@@ -93,6 +110,15 @@ def database(place: str) -> Iterator[Database]:
     with closing(opened.connection):
         opened.load({table: [] for table in opened.tables})
         yield opened
+
+
+def _by_thread(rows: Rows) -> dict[Any, str]:
+    """All that is stored of each thread, as a text that tells 1 from 1.0."""
+    found: dict[Any, list[str]] = {}
+    for table, there in rows.items():
+        for row in there:
+            found.setdefault(row["thread_id"], []).append(f"{table} {row!r}")
+    return {thread: "".join(sorted(each)) for thread, each in found.items()}
 
 
 def _ours(table: str, name: str) -> str:
@@ -204,10 +230,14 @@ def read(saver: Any) -> list[RecordedRun]:
     return read_all_runs(saver)
 
 
-def noticed(saver: Any, keys: dict[str, str | None]) -> str | None:
-    """What is found in a database, or why it is not read; None where all is well. ``keys``: by thread id."""
+def noticed(saver: Any, keys: dict[str, str | None], threads: list[Any] | None = None) -> str | None:
+    """What is found in a database, or why it is not read; None where all is well.
+
+    ``keys``: those that runs are signed with, by thread id. ``threads``: those to look at; None looks at all.
+    """
     try:
-        runs = read(saver)
+        texts = threads is not None and all(isinstance(each, str) for each in threads)
+        runs = [run for each in threads or () for run in find_recorded(saver, each)] if texts else read(saver)
         found = [each for run in runs for each in verify(run, public_key=keys.get(run.thread_id)).findings]
     except ThreadError as error:
         return f"refused: {error}"

@@ -42,11 +42,6 @@ def plain(saver: Any, thread: str, signer: Any, **settings: Any) -> None:
     think(saver, thread, 8, signer, **settings)
 
 
-def asynchronous(saver: Any, thread: str, signer: Any) -> None:
-    """On a loop; a saver that is only synchronous is called from there."""
-    think(saver, thread, 3, signer, max_steps=3)
-
-
 def reviewed(saver: Any, thread: str, signer: Any) -> None:
     """A human accepts one step, rejects one and writes one."""
     said = iter([{"verdict": "accept", "reviewer": "Ada"}, "reject", {"verdict": "edit", "text": "Mine.", "note": "n"}])

@@ -85,8 +85,9 @@ def attack(place: str, count: int = 1, seed: int = SEED) -> Outcome:
         for _ in range(count):
             rows, keys = _scene(kept)
             for each in attacks(postgres=kept.postgres):
-                if _do(kept, rows, each):
-                    _note(outcome, kept, keys, each.line, each.name)
+                _load(kept, _without_other(rows))
+                if (threads := _do(kept, rows, each)) is not None:
+                    _note(outcome, kept, keys, each.line, each.name, threads)
                 else:
                     outcome.seen["the database refuses it"] += 1
     return outcome
@@ -144,7 +145,7 @@ def read_attacked(place: str, count: int, seed: int = SEED) -> Outcome:
         while outcome.seen.total() < count:
             if outcome.seen.total() % 2:
                 each = next(structural)
-                what, done = each.name, _do(kept, rows, each)
+                what, done = each.name, _do(kept, rows, each) is not None
                 if "another run under" in what or "rebuilt" in what:
                     continue
             else:
@@ -232,8 +233,8 @@ def _threads(rows: Rows) -> list[str]:
     return sorted({row["thread_id"] for row in rows["checkpoints"]} - {"other"})
 
 
-def _do(kept: Database, rows: Rows, each: Attack) -> bool:
-    """Attack; False where the database cannot hold that."""
+def _do(kept: Database, rows: Rows, each: Attack) -> list[Any] | None:
+    """Attack: the threads that are others now; None where the database cannot hold that."""
     scene = Scene.of(rows)
     each.do(scene)
     return _load(kept, _without_other(scene.rows))
@@ -243,23 +244,25 @@ def _without_other(rows: Rows) -> Rows:
     return {table: [row for row in there if row["thread_id"] != "other"] for table, there in rows.items()}
 
 
-def _load(kept: Database, rows: Rows) -> bool:
+def _load(kept: Database, rows: Rows) -> list[Any] | None:
     try:
-        kept.load(rows)
+        return kept.load(rows)
     except REFUSED:
         kept.connection.rollback()
-        return False
-    return True
+        return None
 
 
 def _stored(kept: Database, found: Iterator[tuple[Change, Rows]], count: int) -> Iterator[tuple[Change, Rows]]:
     """So many changes that the database can hold, each stored while it is looked at."""
-    return islice(((change, rows) for change, rows in found if _load(kept, rows)), count)
+    return islice(((change, rows) for change, rows in found if _load(kept, rows) is not None), count)
 
 
-def _note(outcome: Outcome, kept: Database, keys: dict[str, str | None], covered: str | None, what: str) -> None:
+def _note(
+    outcome: Outcome, kept: Database, keys: dict[str, str | None], covered: str | None, what: str,
+    threads: list[Any] | None = None,
+) -> None:  # fmt: skip
     try:
-        outcome.note(noticed(kept.saver, keys), covered, what)
+        outcome.note(noticed(kept.saver, keys, threads), covered, what)
     except Exception as error:  # whoever reads must not fail, whatever is there
         outcome.faults.append(f"{what}: reading fails with {error!r}")
 

@@ -40,9 +40,10 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
     parts: list[tuple[int | None, str, type[Record], Any]] = [(None, "the manifest", Manifest, run.manifest)]
     parts += [(position, "the record", Step, step) for position, step in enumerate(run.trace)]
     parts += [(None, "the answer", Answer, run.result)] if run.result else []
-    parts += [(None, f"the channel {name}", kind, run.values.get(name)) for name, kind in beside.items()]
+    there = [(name, kind) for name, kind in beside.items() if name in run.values]
+    parts += [(None, f"the channel {name}", kind, run.values[name]) for name, kind in there]
     for position, name, kind, stored in parts:
-        if stored and not isinstance(stored, dict):
+        if not isinstance(stored, dict):
             yield Finding(step=position, problem=f"{name} is a {type(stored).__name__} and no record")
             continue
         problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old)

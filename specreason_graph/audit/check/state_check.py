@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from specreason_graph.audit.check.totals import Recomputed, Totals
-from specreason_graph.audit.read.checkpoint_summary import NEXT
+from specreason_graph.audit.read.checkpoint_summary import MARKS, NEXT
 from specreason_graph.audit.read.reader import append
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.policies.routing import next_stage
@@ -26,6 +26,12 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
     for name, value in texts.items():
         if not isinstance(value, str):
             yield f"the channel {name} holds a {type(value).__name__} and no text"
+    missing = [name for name in MARKS if name not in run.values]
+    if missing:
+        yield f"these channels are missing: {', '.join(missing)}"
+    result = run.values.get("result", {})
+    if not isinstance(result, dict):
+        yield f"the channel result holds a {type(result).__name__} and no record"
     if run.manifest.get("run") not in (None, run.progress.get("run")):
         yield f"the totals belong to run {run.progress.get('run')!r}"
     given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
