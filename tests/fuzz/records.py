@@ -36,7 +36,7 @@ from tests.fuzz.clean import clean_runs
 from tests.fuzz.commands import damaged, good_lines, tell
 from tests.fuzz.kept import Database, Rows, Scene, database, noticed, read
 from tests.fuzz.kinds import FINISHED, UNFINISHED, new_key
-from tests.support.postgresql import serving
+from tests.support.databases import postgres_server
 
 SEED = 0
 COUNTS = {"changes": 5000, "attacks": 1, "clean": 200, "commands": 3000, "readers": 200}
@@ -292,7 +292,7 @@ def main() -> None:
 
 @contextmanager
 def _place(kind: str, folder: str) -> Iterator[str]:
-    with serving() if kind == "postgres" else nullcontext(str(Path(folder, "runs.sqlite"))) as place:
+    with postgres_server() if kind == "postgres" else nullcontext(str(Path(folder, "runs.sqlite"))) as place:
         yield place
 
 

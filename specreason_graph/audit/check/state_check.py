@@ -22,16 +22,7 @@ RESET_IN = 6
 
 def contradictions(run: RecordedRun) -> Iterator[str]:
     """Find contradictions between the ledger and the other channels."""
-    texts = {name: run.values.get(name, "") for name in ("answer", "stop_reason")}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            yield f"the channel {name} holds a {type(value).__name__} and no text"
-    missing = [name for name in MARKS if name not in run.values]
-    if missing:
-        yield f"these channels are missing: {', '.join(missing)}"
-    result = run.values.get("result", {})
-    if not isinstance(result, dict):
-        yield f"the channel result holds a {type(result).__name__} and no record"
+    yield from _ill_typed(run)
     if run.manifest.get("run") not in (None, run.progress.get("run")):
         yield f"the totals belong to run {run.progress.get('run')!r}"
     given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
@@ -45,6 +36,20 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
         yield "there is an answer, but no stop reason"
     if run.values.get("pending"):
         yield "there is an answer, but a proposal is still in flight"
+
+
+def _ill_typed(run: RecordedRun) -> Iterator[str]:
+    """Find channels that are missing, or hold what they cannot hold; those of records are compared with their models."""
+    missing = [name for name in MARKS if name not in run.values]
+    if missing and run.manifest:
+        yield f"these channels are missing: {', '.join(missing)}"
+    texts = {name: run.values.get(name, "") for name in ("answer", "stop_reason")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            yield f"the channel {name} holds a {type(value).__name__} and no text"
+    result = run.values.get("result", {})
+    if not isinstance(result, dict):
+        yield f"the channel result holds a {type(result).__name__} and no record"
 
 
 def unfounded(run: RecordedRun) -> Iterator[str]:
