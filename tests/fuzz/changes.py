@@ -78,10 +78,16 @@ def _of_channel(change: Change, channel: str | None, path: Path) -> str | None:
     if channel is not None and channel not in (*DELTAS, *MARKS) and not str(channel).startswith(NEXT):
         return MESSAGE if channel == "messages" else UNREAD
     if channel in DELTAS:
-        return None
+        # The write that empties the trace before a run is no step; behind it stands a copy of the trace.
+        return EARLIER if change.table == "writes" and _empties(change.row) else None
     if not change.finished and (channel == "pending" or (channel == "progress" and path[:1] in _LATENESS)):
         return IN_FLIGHT
     return _in_time(change)
+
+
+def _empties(row: Row) -> bool:
+    value = decoded(row, "value")
+    return isinstance(value, Extension) and value.is_overwrite and value.value == []
 
 
 _LATENESS = (("slo_ratio",), ("goodput",))

@@ -85,7 +85,7 @@ async def cancelled(place: str, thread: str, signer: Any, rng: random.Random) ->
             graph = create_specreason(pair, signer=signer).compile(checkpointer=saver)
             for seconds in (rng.uniform(0.02, 0.3), rng.uniform(0, 0.3), 60):
                 left = await saver.aget_tuple(config(thread)) is not None
-                how: Any = rng.choice(("sync", "async"))
+                how: Any = "sync"
                 given: Any = None if left else QUESTION
                 with suppress(TimeoutError):
                     await asyncio.wait_for(graph.ainvoke(given, config(thread), durability=how), seconds)

@@ -39,7 +39,7 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
 
 
 def _ill_typed(run: RecordedRun) -> Iterator[str]:
-    """Find channels that are missing, or hold what they cannot hold; those of records are compared with their models."""
+    """Find channels that are missing, and those of the end that hold something of another type."""
     missing = [name for name in MARKS if name not in run.values]
     if missing and run.manifest:
         yield f"these channels are missing: {', '.join(missing)}"

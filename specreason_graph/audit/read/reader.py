@@ -259,10 +259,8 @@ class Reader:
 
     def _apply(self, writes: Iterable[tuple[str, Any]]) -> Iterator[RecordedRun]:
         """Apply what the stages wrote; a manifest begins a new run and ends the one before."""
-        begins = False
         for channel, value in writes:
             if channel == "manifest":
-                begins = True
                 if self._run and self._run.checkpoint_id:
                     yield self._run
                 self._run = RecordedRun(*self._key)
@@ -271,18 +269,7 @@ class Reader:
                 else:
                     self._run.manifest = value
             elif channel == "trace" and self._run:
-                if begins:
-                    self._check_beginning(value)
-                begins = False
                 append(self._run, value)
-        if begins:
-            self._find("the write that empties the steps of the run before is missing")
-
-    def _check_beginning(self, value: Any) -> None:
-        """Find a run that would begin with the steps of another one; a fork does begin with steps, in a new thread."""
-        replaces = isinstance(value, Extension) and value.is_overwrite and value.value == []
-        if not replaces and not self._here().manifest.get("forked_from"):
-            self._find("it does not begin without steps")
 
     def _find(self, problem: str, *, here: bool = False) -> None:
         run = self._here()
