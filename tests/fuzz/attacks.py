@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -205,7 +206,7 @@ def retyped() -> Iterator[Attack]:
 def wrapped() -> Iterator[Attack]:
     """Values in a list, or in what LangGraph builds objects of."""
     wrappers: dict[str, Callable[[Any], Any]] = {"a list": lambda value: [value], "a record": lambda v: {"value": v}}
-    wrappers |= {f"extension {code}": lambda value, code=code: extension(code, value) for code in range(8)}
+    wrappers |= {f"extension {code}": partial(extension, code) for code in range(8)}
     for channel, (name, wrap) in product(CHANNELS, wrappers.items()):
         yield Attack(f"{channel} in {name}", lambda scene, channel=channel, wrap=wrap: _wrap(scene, channel, wrap))
     for name, wrap in wrappers.items():

@@ -79,13 +79,20 @@ def _of_channel(change: Change, channel: str | None, path: Path) -> str | None:
         return MESSAGE if channel == "messages" else UNREAD
     if channel in DELTAS:
         # The write that empties the trace before a run is no step; behind it stands a copy of the trace.
-        return EARLIER if change.table == "writes" and _empties(change.row) else None
+        return EARLIER if _empties(change.row) or _is_before(change.row) else None
     if not change.finished and (channel == "pending" or (channel == "progress" and path[:1] in _LATENESS)):
         return IN_FLIGHT
     return _in_time(change)
 
 
+def _is_before(row: Row) -> bool:
+    """Whether no run has begun at a checkpoint: nobody reads steps there."""
+    return "checkpoint" in row and "manifest" not in decoded(row, "checkpoint")["channel_versions"]
+
+
 def _empties(row: Row) -> bool:
+    if "value" not in row:
+        return False
     value = decoded(row, "value")
     return isinstance(value, Extension) and value.is_overwrite and value.value == []
 

@@ -101,8 +101,9 @@ def _summarise(
     is_waiting = any(name in values for name in WAITING)
     # A run's values are in the last checkpoint of its branch, or where its stop reason was set.
     wanted = marks if last or is_waiting or marks.get("stop_reason") else _passing(marks)
-    copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values and _is_copy(values[name]))
-    damaged = (part for part in (stored, *values.values()) if isinstance(part, Damaged))
+    copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values)
+    parts = (stored, *values.values(), *(copy for _, copy in copies))
+    damaged = (part for part in parts if isinstance(part, Damaged))
     around = _dict(metadata.get("parents")).get(key[1].rpartition("|")[0]) if key[1] else None
     writes = [(channel, value) for _, channel, value in each.pending_writes or () if isinstance(channel, str)]
     return CheckpointSummary(
@@ -111,7 +112,7 @@ def _summarise(
         problem=next((part.problem for part in damaged), None),
         readable=not isinstance(stored, Damaged) or stored.readable, waiting=is_waiting,
         begun="manifest" in _dict(stored.get("channel_versions")),
-        stages=tuple(sorted(name.removeprefix(NEXT) for name in values if _is_next(name))),
+        stages=tuple(sorted(name.removeprefix(NEXT) for name in values if _is_next(name) and values[name] is None)),
         values=wanted, copies=copies,
         writes=tuple(each for each in writes if each[0] in DELTAS or (last and _is_ours(each[0]))),
     )  # fmt: skip
@@ -145,9 +146,7 @@ def _passing(marks: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in marks.items() if name == "progress" or isinstance(value, Damaged)}
 
 
-def _is_copy(value: Any) -> bool:
-    return isinstance(value, Damaged) or (isinstance(value, Extension) and value.is_snapshot)
-
-
 def _packed(value: Any) -> Any:
-    return Copy(value.value) if isinstance(value, Extension) else value
+    if isinstance(value, Extension) and value.is_snapshot:
+        return Copy(value.value)
+    return value if isinstance(value, Damaged) else Damaged(f"is a {type(value).__name__} where a copy belongs")

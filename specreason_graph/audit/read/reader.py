@@ -220,6 +220,8 @@ class Reader:
         """Find other values in a checkpoint that only adds the next question: LangGraph would show them."""
         if self._run is None or not self._run.checkpoint_id:
             return
+        if each.problem:
+            self._find(f"a checkpoint that holds the next question, or a value in it, {each.problem}")
         before = self._run.values
         if changed := [name for name, value in each.values.items() if value != before.get(name)]:
             self._find(f"a checkpoint that holds the next question has another {', '.join(changed)}")

@@ -15,6 +15,8 @@ from langgraph.checkpoint.serde.jsonplus import (
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Overwrite
 
+from specreason_graph.errors import RecordError
+
 LOCKED = "is encrypted, and the checkpointer has no key"
 OVERWRITE = ["langgraph.types", "Overwrite"]
 NEVER_WRITTEN = "is stored in bytes that this package does not write"
@@ -96,10 +98,13 @@ class StrictSerializer(JsonPlusSerializer):
         super().__init__(allowed_msgpack_modules=None)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Return the stored value; `ValueError` for what could run code, as JSON with types and pickles."""
+        """Return the stored value; `RecordError` for one that is damaged, or could run code as JSON and pickles can."""
         if data[0] not in ("msgpack", "null", "bytes", "bytearray"):
-            raise ValueError(f"a value is stored as {str(data[0])[:40]!r}, which is not read")
-        return super().loads_typed(data)
+            raise RecordError(f"a value is stored as {str(data[0])[:40]!r}, which is not read", hint="verify it first")
+        try:
+            return super().loads_typed(data)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RecordError(f"a value that is stored cannot be read: {error}", hint="verify it first") from None
 
 
 def unpack(stored: bytes) -> Any:
