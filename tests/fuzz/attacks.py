@@ -43,7 +43,7 @@ class Attack:
 
 def attacks(*, postgres: bool) -> Iterator[Attack]:
     """All attacks."""
-    for each in (removed, repeated, moved, rewired, forged, children, retyped, wrapped, replaced, renamed):
+    for each in (removed, repeated, moved, rewired, forged, children, retyped, wrapped, replaced, respelt, renamed):
         yield from each()
     if postgres:
         yield from blobs()
@@ -236,6 +236,23 @@ def replaced() -> Iterator[Attack]:
     yield Attack("all values of another run", _all_values)
 
 
+def respelt() -> Iterator[Attack]:
+    """Values in another form, which a reader could take for the same."""
+    yield Attack("no step in flight, as a list", lambda scene: _put(scene, "pending", []))
+    yield Attack("a list where a copy of the trace belongs", lambda scene: _put(scene, "trace", [1]))
+    for part in ("key", "value"):
+        yield Attack(f"{part} of the signature in capitals", lambda scene, part=part: _capitals(scene, part))
+    yield Attack(
+        "a stage that comes next, with a value",
+        lambda scene: scene.put(scene.checkpoints("half")[-1], "branch:to:draft", "x"),
+    )
+    yield Attack(
+        "no channel for the stop reason",
+        lambda scene: rewrite(scene.checkpoints("half")[-1], "checkpoint", _without_stop_reason),
+    )
+    yield Attack("an overwrite of another type", lambda scene: _overwrite(scene.writes("one", "trace")[0]))
+
+
 def renamed() -> Iterator[Attack]:
     """Places under another name."""
     for name in ("x", "think:0", "a|b"):
@@ -376,6 +393,22 @@ def _replace_run(scene: Scene, thread: str) -> None:
 def _change_result(scene: Scene, change: Callable[[Any, Any], Any]) -> None:
     last, other = scene.checkpoints("one")[-1], scene.checkpoints("two")[-1]
     scene.put(last, "result", change(scene.channel(last, "result"), scene.channel(other, "result")))
+
+
+def _capitals(scene: Scene, part: str) -> None:
+    last = scene.checkpoints("one")[-1]
+    result = scene.channel(last, "result")
+    scene.put(last, "result", {**result, "signature": {**result["signature"], part: result["signature"][part].upper()}})
+
+
+def _without_stop_reason(stored: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in stored["channel_values"].items() if name != "stop_reason"}
+    return {**stored, "channel_values": kept}
+
+
+def _overwrite(row: Row) -> None:
+    content = ["langgraph.types", "Overwrite", {"value": [], "type": "__other__"}]
+    row["value"] = ormsgpack.packb(ormsgpack.Ext(2, ormsgpack.packb(content)))
 
 
 def _rebuild(scene: Scene, *, unsigned: bool = False) -> None:
