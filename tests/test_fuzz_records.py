@@ -17,7 +17,7 @@ def test_a_field_that_was_changed_is_found_or_said_not_to_be_covered(place: str)
 
 
 def test_all_attacks_are_found_or_said_not_to_be_covered(place: str) -> None:
-    check(attack(place, 1), 450)
+    check(attack(place, every=5), 90)
 
 
 def test_nothing_is_found_in_runs_that_nobody_touched(place: str) -> None:

@@ -78,13 +78,13 @@ def change_fields(place: str, count: int, seed: int = SEED) -> Outcome:
     return outcome
 
 
-def attack(place: str, count: int = 1, seed: int = SEED) -> Outcome:
-    """Do all attacks."""
+def attack(place: str, count: int = 1, seed: int = SEED, *, every: int = 1) -> Outcome:
+    """Do all attacks, or one in so many, from another one on by the seed."""
     outcome = Outcome()
     with database(place) as kept:
         for _ in range(count):
             rows, keys = _scene(kept)
-            for each in attacks(postgres=kept.postgres):
+            for each in islice(attacks(postgres=kept.postgres), seed % every, None, every):
                 _load(kept, _without_other(rows))
                 if (threads := _do(kept, rows, each)) is not None:
                     _note(outcome, kept, keys, each.line, each.name, threads)

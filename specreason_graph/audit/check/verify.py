@@ -22,8 +22,10 @@ NOT_COVERED = (
     "a run that was removed with all its checkpoints, or put there as a whole: count them elsewhere",
     "the thread, namespace and checkpoint ids that a run is kept under, and the times of its checkpoints",
     "a step before it is committed: the proposal, score, review and lateness of the step in flight",
-    "checkpoints before the last one of a run, but for manifest and steps, which LangGraph's time travel reads",
-    "metadata and versions of channels, which only LangGraph reads, and channels of other graphs",
+    "checkpoints before the last one of a run, which LangGraph's time travel reads, but for the manifest and the steps "
+    "written there; and the write that empties the steps before the first of them",
+    "metadata, versions of channels, and tasks and numbers of writes, which only LangGraph reads; channels of other "
+    "graphs",
     "the reply as a message, which is not read again",
     "the order of keys in a record, and 0.0 against -0.0, which are the same in canonical JSON",
     "how a run was launched (table specreason_runs), beyond what its manifest says",
@@ -82,7 +84,7 @@ def verify(
     key = public_key or (signature.key if signature else None)
     signed = bool(run.head and signature and key and is_signed_by(run.head, signature, key))
     if public_key and not signed:
-        why = "with another key, or of another head" if signature else "at all"
+        why = "by this key, or is of another head" if signature else "at all"
         findings.append(Finding(step=None, problem=f"the head is not signed {why}"))
     elif signature and not signed:
         findings.append(Finding(step=None, problem="the signature is not one of this head"))
