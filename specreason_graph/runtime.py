@@ -22,7 +22,7 @@ from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes import Finalize, Prepare
 from specreason_graph.nodes.stage import Stage
-from specreason_graph.record.claim import aclaimed, claimed
+from specreason_graph.record.claim import Holder, aclaimed, claimed
 from specreason_graph.record.manifest import with_todays_names
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.signing import Signer
@@ -144,7 +144,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
         held = self._held(config)
-        with claimed(*held) if held else nullcontext():
+        with claimed(*held) if held else nullcontext(Holder()) as holder:
             calls = StreamCalls()
             parts = super().stream(input, _unlimited(config), **more)
             try:
@@ -154,7 +154,9 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                             part = next(parts)
                         except StopIteration:
                             return
+                    holder.idle = True
                     yield part
+                    holder.goes_on()
             finally:
                 calls.cancel()
                 parts.close()  # type: ignore[attr-defined]
@@ -162,7 +164,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
         held = self._held(config)
-        async with aclaimed(*held) if held else nullcontext():
+        async with aclaimed(*held) if held else nullcontext(Holder()) as holder:
             calls = StreamCalls()
             parts = super().astream(input, _unlimited(config), **more)
             try:
@@ -172,7 +174,9 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                             part = await anext(parts)
                         except StopAsyncIteration:
                             return
+                    holder.idle = True
                     yield part
+                    holder.goes_on()
             finally:
                 calls.cancel()
                 await parts.aclose()  # type: ignore[attr-defined]

@@ -105,15 +105,29 @@ def _hold(place: str, thread: str, held: Any) -> None:
 
 def test_within_a_process_the_second_is_refused_and_nothing_is_lost() -> None:
     saver = InMemorySaver()
+    with stepwise(STEPS, draft=1.5) as pair:
+        graph = create_specreason(pair, lookahead=0).compile(checkpointer=saver)
+        first = threading.Thread(target=lambda: graph.invoke({"question": "What?"}, config("one")))
+        first.start()
+        while not find_runs(saver, "one"):
+            time.sleep(0.01)
+        with pytest.raises(ThreadError, match="is being worked on by this process"):
+            graph.invoke(None, config("one"))
+        first.join()
+    (run,) = read_runs(saver, "one")
+    assert verify(run).ok
+    assert run.finished
+
+
+def test_a_stream_that_nobody_reads_is_taken_over_and_says_so() -> None:
+    saver = InMemorySaver()
     with stepwise(STEPS, draft=0.02) as pair:
         graph = create_specreason(pair).compile(checkpointer=saver)
         parts = graph.stream({"question": "What?"}, config("one"), stream_mode="updates", durability="sync")
         next(parts)
-        with pytest.raises(ThreadError, match="is being worked on by this process"):
-            graph.invoke(None, config("one"))
-        assert graph.invoke({"question": "Another?"}, config("two"))["answer"] == ANSWER
-        parts.close()  # type: ignore[attr-defined]
         assert graph.invoke(None, config("one"))["answer"] == ANSWER
+        with pytest.raises(ThreadError, match="has taken the thread of this stream over"):
+            next(parts)
     (run,) = read_runs(saver, "one")
     assert verify(run).ok
 

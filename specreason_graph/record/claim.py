@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +32,49 @@ LEAVING = 2.0
 POLL_SECONDS = 0.01
 Release = Callable[[], None]
 _lock = threading.Lock()
-_held = set[tuple[str, str]]()
-"""What this process holds, by store and thread."""
+_held = dict[tuple[str, str], "Holder"]()
+"""Who holds what in this process, by store and thread."""
 _sessions = dict[str, "FileClaims | SessionClaims"]()
 """What tells other processes, by store; there while something of the store is held."""
 
 
+@dataclass(eq=False)
+class Holder:
+    """Who holds a thread."""
+
+    idle: bool = False
+    """Whether it is a stream that nobody reads at the moment; another caller may take the thread over then."""
+    lost: bool = False
+    """Whether another caller of this process has taken the thread over."""
+    release: Release | None = None
+    """Tells other processes that the thread is free."""
+
+    def goes_on(self) -> None:
+        """A stream is read again; `ThreadError` when its thread was taken over."""
+        self.idle = False
+        if self.lost:
+            raise ThreadError("another caller has taken the thread of this stream over", hint="resume it once more")
+
+
 @contextmanager
-def claimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> Iterator[None]:
+def claimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> Iterator[Holder]:
     """Hold a thread of a saver while the context is open; `ThreadError` when somebody else works on it."""
     store, url = str(id(saver)), None
     if (connection := getattr(saver, "conn", None)) is not None:
         url = _postgres(connection) or _sqlite_file(connection.execute("pragma database_list").fetchall)
     claim, since = (url or store, thread_id), time.monotonic()
-    while not _take(claim):
+    while (holder := _take(claim)) is None:
         _check_patience(thread_id, since)
         time.sleep(POLL_SECONDS)
     try:
-        release = _announce(url, thread_id)
-        try:
-            yield
-        finally:
-            release()
+        holder.release = holder.release or _announce(url, thread_id)
+        yield holder
     finally:
-        _held.discard(claim)
+        _give(claim, holder)
 
 
 @asynccontextmanager
-async def aclaimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> AsyncIterator[None]:
+async def aclaimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> AsyncIterator[Holder]:
     """Do the same as `claimed`, for callers on an event loop."""
     store, url = str(id(saver)), None
     if (connection := getattr(saver, "conn", None)) is not None:
@@ -68,25 +84,34 @@ async def aclaimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> AsyncIter
             rows = await (await connection.execute("pragma database_list")).fetchall()
             url = _sqlite_file(lambda: rows)
     claim, since = (url or store, thread_id), time.monotonic()
-    while not _take(claim):
+    while (holder := _take(claim)) is None:
         _check_patience(thread_id, since)
         await asyncio.sleep(POLL_SECONDS)
     try:
-        release = await asyncio.to_thread(_announce, url, thread_id)
-        try:
-            yield
-        finally:
-            release()
+        holder.release = holder.release or await asyncio.to_thread(_announce, url, thread_id)
+        yield holder
     finally:
-        _held.discard(claim)
+        _give(claim, holder)
 
 
-def _take(claim: tuple[str, str]) -> bool:
+def _take(claim: tuple[str, str]) -> Holder | None:
     with _lock:
-        if claim in _held:
-            return False
-        _held.add(claim)
-        return True
+        before = _held.get(claim)
+        if before and not before.idle:
+            return None
+        if before:
+            before.lost = True
+        _held[claim] = holder = Holder(release=before.release if before else None)
+        return holder
+
+
+def _give(claim: tuple[str, str], holder: Holder) -> None:
+    with _lock:
+        if holder.lost:
+            return
+        del _held[claim]
+    if holder.release:
+        holder.release()
 
 
 def _check_patience(thread_id: str, since: float) -> None:
