@@ -24,6 +24,8 @@ FORMER_NAMES = FORMER_SETTINGS | {
 """Names of fields before that version, and what they are called now."""
 
 
+WHOLE_SINCE = 6
+"""Schema version since which every step has all its fields."""
 BESIDE: dict[str, type[Record]] = {"progress": Progress, "pending": Pending, "trace_summary": Summary}
 """Records that stand beside the ledger, by channel."""
 
@@ -46,6 +48,8 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
         if not isinstance(stored, dict):
             yield Finding(step=position, problem=f"{name} is a {type(stored).__name__} and no record")
             continue
+        if kind is Step and isinstance(version, int) and version >= WHOLE_SINCE and "alternatives" not in stored:
+            yield Finding(step=position, problem=f"{name} lacks its alternatives, which the hash covers one by one")
         problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old)
         if problem:
             yield Finding(step=position, problem=f"{name} {problem}")
