@@ -138,7 +138,7 @@ class Route(Runnable[State, str]):
 class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outcome]):
     """A compiled graph that no recursion limit of a caller cuts short, and whose work ends with its stream.
 
-    While a stream is open nobody else may work on its thread: `ThreadError`.
+    While a stream is read nobody else may work on its thread: `ThreadError`. One that nobody reads is taken over.
     """
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002

@@ -189,3 +189,12 @@ def test_the_file_of_the_claims_is_nobody_elses(tmp_path: Path) -> None:
         saver.setup()
         with claimed(saver, "t"):
             assert (tmp_path / "runs.sqlite.claims").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_with_any_name_is_a_file_to_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "host=a dbname=b"
+    folder.mkdir()
+    with SqliteSaver.from_conn_string(str(folder / "runs.sqlite")) as saver, stepwise(STEPS) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        assert graph.invoke({"question": "What?"}, config("t"))["answer"] == ANSWER
+    assert (folder / "runs.sqlite.claims").exists()

@@ -32,9 +32,11 @@ LEAVING = 2.0
 POLL_SECONDS = 0.01
 Release = Callable[[], None]
 _lock = threading.Lock()
-_held = dict[tuple[str, str], "Holder"]()
+_held = dict[tuple[Any, str], "Holder"]()
 """Who holds what in this process, by store and thread."""
-_sessions = dict[str, "FileClaims | SessionClaims"]()
+Store = tuple["type[FileClaims | SessionClaims]", str]
+"""How other processes are told, and where."""
+_sessions = dict[Store, "FileClaims | SessionClaims"]()
 """What tells other processes, by store; there while something of the store is held."""
 
 
@@ -51,7 +53,8 @@ class Holder:
 
     def goes_on(self) -> None:
         """A stream is read again; `ThreadError` when its thread was taken over."""
-        self.idle = False
+        with _lock:  # another caller may be taking it over just now
+            self.idle = False
         if self.lost:
             raise ThreadError("another caller has taken the thread of this stream over", hint="resume it once more")
 
@@ -59,15 +62,15 @@ class Holder:
 @contextmanager
 def claimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> Iterator[Holder]:
     """Hold a thread of a saver while the context is open; `ThreadError` when somebody else works on it."""
-    store, url = str(id(saver)), None
+    store: Store | None = None
     if (connection := getattr(saver, "conn", None)) is not None:
-        url = _postgres(connection) or _sqlite_file(connection.execute("pragma database_list").fetchall)
-    claim, since = (url or store, thread_id), time.monotonic()
+        store = _postgres(connection) or _sqlite_file(connection.execute("pragma database_list").fetchall)
+    claim, since = (store or id(saver), thread_id), time.monotonic()
     while (holder := _take(claim)) is None:
         _check_patience(thread_id, since)
         time.sleep(POLL_SECONDS)
     try:
-        holder.release = holder.release or _announce(url, thread_id)
+        holder.release = holder.release or _announce(store, thread_id)
         yield holder
     finally:
         _give(claim, holder)
@@ -76,25 +79,25 @@ def claimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> Iterator[Holder]
 @asynccontextmanager
 async def aclaimed(saver: BaseCheckpointSaver[Any], thread_id: str) -> AsyncIterator[Holder]:
     """Do the same as `claimed`, for callers on an event loop."""
-    store, url = str(id(saver)), None
+    store: Store | None = None
     if (connection := getattr(saver, "conn", None)) is not None:
-        url = _postgres(connection)
-        if url is None:
+        store = _postgres(connection)
+        if store is None:
             await saver.setup()  # type: ignore[attr-defined] # connects, as the first use of the saver would
             rows = await (await connection.execute("pragma database_list")).fetchall()
-            url = _sqlite_file(lambda: rows)
-    claim, since = (url or store, thread_id), time.monotonic()
+            store = _sqlite_file(lambda: rows)
+    claim, since = (store or id(saver), thread_id), time.monotonic()
     while (holder := _take(claim)) is None:
         _check_patience(thread_id, since)
         await asyncio.sleep(POLL_SECONDS)
     try:
-        holder.release = holder.release or await asyncio.to_thread(_announce, url, thread_id)
+        holder.release = holder.release or await asyncio.to_thread(_announce, store, thread_id)
         yield holder
     finally:
         _give(claim, holder)
 
 
-def _take(claim: tuple[str, str]) -> Holder | None:
+def _take(claim: tuple[Any, str]) -> Holder | None:
     with _lock:
         before = _held.get(claim)
         if before and not before.idle:
@@ -105,7 +108,7 @@ def _take(claim: tuple[str, str]) -> Holder | None:
         return holder
 
 
-def _give(claim: tuple[str, str], holder: Holder) -> None:
+def _give(claim: tuple[Any, str], holder: Holder) -> None:
     with _lock:
         if holder.lost:
             return
@@ -122,18 +125,19 @@ def _check_patience(thread_id: str, since: float) -> None:
         )
 
 
-def _announce(url: str | None, thread_id: str) -> Release:
+def _announce(store: Store | None, thread_id: str) -> Release:
     """Tell other processes; `ThreadError` when one of them holds the thread."""
-    if url is None:
+    if store is None:
         return lambda: None
     with _lock:
-        if url not in _sessions:
-            _sessions[url] = SessionClaims(url) if "://" in url or "=" in url else FileClaims(url)
-        session = _sessions[url]
+        if store not in _sessions:
+            kind, place = store
+            _sessions[store] = kind(place)
+        session = _sessions[store]
         try:
             taken = session.take(_number(thread_id))
         finally:
-            _end_if_unused(url)
+            _end_if_unused(store)
     if not taken:
         raise ThreadError(
             f"thread {thread_id!r} is being worked on by another process", hint="wait until that has ended"
@@ -142,15 +146,15 @@ def _announce(url: str | None, thread_id: str) -> Release:
     def release() -> None:
         with _lock:
             session.give(_number(thread_id))
-            _end_if_unused(url)
+            _end_if_unused(store)
 
     return release
 
 
-def _end_if_unused(url: str) -> None:
-    session = _sessions[url]
+def _end_if_unused(store: Store) -> None:
+    session = _sessions[store]
     if not session.held:
-        del _sessions[url]
+        del _sessions[store]
         session.close()
 
 
@@ -159,10 +163,11 @@ def _number(thread_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"specreason {thread_id}".encode()).digest()[:8]) >> 1
 
 
-def _sqlite_file(rows: Callable[[], Any]) -> str | None:
+def _sqlite_file(rows: Callable[[], Any]) -> Store | None:
     """The file of a connection to SQLite; None for a database in memory, and for anything else."""
     with suppress(Exception):  # a connection of another kind, of a saver that this module does not know
-        return next((str(Path(row[2]).resolve()) for row in rows() if row[1] == "main" and row[2]), None)
+        files = (str(Path(row[2]).resolve()) for row in rows() if row[1] == "main" and row[2])
+        return next(((FileClaims, file) for file in files), None)
     return None
 
 
@@ -232,13 +237,13 @@ class SessionClaims:
         self._connection.close()
 
 
-def _postgres(connection: Any) -> str | None:
+def _postgres(connection: Any) -> Store | None:
     """The address of a connection to PostgreSQL, or of a pool of them; None for anything else."""
     if not type(connection).__module__.startswith("psycopg"):
         return None
     from psycopg.conninfo import make_conninfo
 
     if (info := getattr(connection, "info", None)) is not None:
-        return make_conninfo(info.dsn, password=info.password or None)
+        return SessionClaims, make_conninfo(info.dsn, password=info.password or None)
     options = {name: value for name, value in (connection.kwargs or {}).items() if name in ("password", "user")}
-    return make_conninfo(connection.conninfo, **options)
+    return SessionClaims, make_conninfo(connection.conninfo, **options)
