@@ -19,11 +19,10 @@ from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Lineage
-from specreason_graph.record.progress import Progress
+from specreason_graph.record.progress import Progress, totals_of
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
 from specreason_graph.record.seal import head_of, is_sealed, seal_step
 from specreason_graph.record.state import begin
-from specreason_graph.record.summary import seconds_of
 
 
 def fork(graph: CompiledSpecReason, thread_id: str, channels: Plain) -> RunnableConfig:
@@ -134,12 +133,7 @@ def _progress(prompts: PairPrompts, manifest: Plain, taken: list[Step]) -> Progr
     run = manifest["run"]
     if not taken:
         return Progress(run=run)
-    texts = [step.text.strip() for step in taken]
     left = [
         prompts.capacities[role] - len(prompts.thinking_ids(role, manifest["head_ids"][role], taken)) for role in ROLES
     ]
-    return Progress(
-        run=run, steps=len(taken), thinking_tokens=sum(len(step.token_ids) for step in taken),
-        seconds=sum(map(seconds_of, taken)), reserve=taken[-1].reserve or 0.0, repeats=texts.count(texts[-1]),
-        tokens_left=min(left), draft_failed=taken[-1].decision.reason == "draft_failed",
-    )  # fmt: skip
+    return totals_of(taken, Progress(run=run)).model_copy(update={"tokens_left": min(left)})

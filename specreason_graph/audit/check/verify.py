@@ -103,7 +103,8 @@ def verify(
 def _findings(run: RecordedRun) -> list[Finding]:
     """All that is not as it was written, the writes behind the last checkpoint included."""
     try:
-        findings = [*_in_ledger(run), *_beside(run)]
+        findings = [*run.findings, *_broken_links(run), *malformed(run)]
+        findings += _beside(run, readable=not findings)
     except Exception as error:  # whatever a database holds: what cannot be checked is a finding
         why = f"it cannot be checked: {str(error) or type(error).__name__}"
         return [*run.findings, Finding(step=None, problem=why)]
@@ -118,15 +119,11 @@ def _findings(run: RecordedRun) -> list[Finding]:
     ]
 
 
-def _in_ledger(run: RecordedRun) -> list[Finding]:
-    return [*run.findings, *_broken_links(run), *malformed(run)]
-
-
-def _beside(run: RecordedRun) -> Iterator[Finding]:
+def _beside(run: RecordedRun, *, readable: bool) -> list[Finding]:
     problems = list(contradictions(run))
-    if not problems and not _in_ledger(run):  # else it cannot be computed, or follows from what is found already
+    if not problems and readable:  # else it cannot be computed, or follows from what is found already
         problems = list(unfounded(run))
-    yield from (Finding(step=None, problem=problem) for problem in problems)
+    return [Finding(step=None, problem=problem) for problem in problems]
 
 
 def _changes(run: RecordedRun) -> Iterator[Finding]:
