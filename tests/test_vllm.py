@@ -74,7 +74,7 @@ def test_sixty_steps_find_what_each_engine_has_seen(smollm2: Path) -> None:
         base, draft = Watched(pair.base), Watched(pair.draft)
         outcome = solve(
             around(pair, base=base, draft=draft), "Tell me a long story about a fox.", max_steps=60, max_step_tokens=24,
-            repetition_limit=1000, threshold=2.3, answer_tokens=10,
+            repetition_limit=1000, threshold=2.3, answer_tokens=10, think_open="<think>", think_close="</think>",
         )  # fmt: skip
     assert len(outcome["trace"]) == 60
     assert {step["author"] for step in outcome["trace"]} == {"base", "draft"}

@@ -20,6 +20,7 @@ import psutil
 
 from tests.support.ports import free_port
 
+EVERY_SECONDS = 0.5
 LEFT_SECONDS = 5.0
 """Seconds after which nothing may be left."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -39,7 +40,7 @@ class Kill:
     """What one kill found."""
 
     after: float
-    """Seconds after the launch, or after the first process of an engine, at which the signal was sent."""
+    """Seconds after the launch at which the signal was sent."""
     number: signal.Signals
     ready: bool
     """Whether the engines were ready by then."""
@@ -129,20 +130,15 @@ def adopting() -> Iterator[None]:
         prctl(set_subreaper, 0)
 
 
-def kills(kind: str, count: int) -> Iterator[Kill]:
-    """Kill a program at instants that are spread over the whole start of its engines, and a little beyond."""
+def kills(kind: str, count: int | None = None) -> Iterator[Kill]:
+    """Kill a program at `count` instants, or every `EVERY_SECONDS`, from its launch until its engines have run."""
     with adopting():
         with Program(kind) as whole:
-            importing = whole.wait(whole.left)
-            starting = whole.wait(lambda: "ready" in whole.printed())
-        early = count // 5  # before there is any process, little can go wrong
-        for index in range(count):
+            seconds = 1.2 * whole.wait(lambda: "ready" in whole.printed())
+        instants = count or int(seconds / EVERY_SECONDS)
+        for index in range(instants):
+            after = seconds * (index + 1) / (instants + 1)
             with Program(kind) as program:
-                if index < early:
-                    after = importing * (index + 1) / (early + 1)
-                else:
-                    program.wait(program.left)
-                    after = 1.3 * starting * (index - early) / (count - early)
                 time.sleep(after)
                 yield program.kill(after, SIGNALS[index % 2])
 
@@ -177,13 +173,13 @@ def main() -> None:
     """Kill programs while they open engines; exit with 1 if any left a process for more than 5 seconds."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kind", choices=KINDS, default="vllm")
-    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--count", type=int, help="how many, instead of one every half second")
     given = parser.parse_args()
-    bad = 0
+    bad = done = 0
     for kill in kills(given.kind, given.count):
         print(f"{given.kind:12} {kill}", *kill.left, sep="\n    ", flush=True)
-        bad += bool(kill.left)
-    print(f"{bad} of {given.count} kills left processes")
+        bad, done = bad + bool(kill.left), done + 1
+    print(f"{bad} of {done} kills left processes")
     sys.exit(bool(bad))
 
 
