@@ -50,6 +50,7 @@ class AskHuman(Stage):
             "score": pending.score.dump(),
             "decision": pending.decision.dump(),
             "allowed": ALLOWED,
+            "checkpoint_ns": get_config()["configurable"]["checkpoint_ns"],  # by it a nested call is found again
         }
         found = self._read(interrupt(asked | ({"problem": pending.problem} if pending.problem else {})), lookahead)
         if isinstance(found, str):

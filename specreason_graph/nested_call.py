@@ -5,6 +5,8 @@ runs again, calls that are made side by side may come in another order, and each
 asked. So a resumed call looks for its own question, and begins anew where there is none. The first call of a task keeps
 LangGraph's number, 0; the others have numbers made of what they ask.
 
+A human's answer is likewise kept with the run that asked, where LangGraph looks first, before any call can ask anew.
+
 The keys and the scratchpad that this goes by are LangGraph's own affair (1.2): its version is bounded, and
 ``tests/test_nested_calls.py`` fails where they move.
 """
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from threading import Lock
 from typing import Any, Self
@@ -31,12 +34,17 @@ from specreason_graph.config import CONFIG_KEY, SpecReasonConfig
 from specreason_graph.errors import UsageError
 from specreason_graph.prompting.conversation import read_conversation
 
-SCRATCHPAD, TASK, RESUMING, REPLAYS = (
-    f"__pregel_{key}" for key in ("scratchpad", "task_id", "resuming", "replay_state")
+SCRATCHPAD, TASK, RESUMING, REPLAYS, ANSWERS = (
+    f"__pregel_{key}" for key in ("scratchpad", "task_id", "resuming", "replay_state", "resume_map")
 )
+INTERRUPT, RESUME = "__interrupt__", "__resume__"
+NULL_TASK = "00000000-0000-0000-0000-000000000000"
+"""Whose answer it is that names no question."""
 SAVER, RUNTIME = "__pregel_checkpointer", "__pregel_runtime"
 FIRST = 2**32
 """From here on numbers are made of questions: no task calls so many graphs."""
+HANDING_ON = -1
+"""Stands in the place of a number while a human's answer is handed on."""
 LOCK = Lock()
 TAKEN: WeakKeyDictionary[Any, set[tuple[int, int]]] = WeakKeyDictionary()
 """Attempts and numbers of the calls of each task, which is known by a function of its scratchpad: it dies with it."""
@@ -95,22 +103,56 @@ class NestedCall:
                 OPEN.discard(self._key(number))
 
     def choose(self, graph: Any) -> Generator[Read, Any, tuple[int, bool]]:
-        """The call's number, and whether a human's answer that names no question is for it; yields what to read."""
-        saver, order = self.conf[SAVER], self.conf[SCRATCHPAD].subgraph_counter()
+        """The call's number, and whether a human's answer that names no question is for it; yields what to do first."""
+        order = self.conf[SCRATCHPAD].subgraph_counter()
         if not self.resumes:
             return self._claim(None if order else 0), True
+        hears = yield from self._hand_on_answers()
         first = yield graph.get_state, graph.aget_state, self._config(0)
         usable = self._is_own(first.values) or not (first.created_at or order)
         number = self._claim(0 if usable else None, waits=True)
         yield self.released, self.areleased, number
         if self._key(number) in OPEN:
             number = self._claim(None)
-        if self.conf[SCRATCHPAD].get_null_resume(consume=False) is None:
-            return number, True
-        own = yield graph.get_state, graph.aget_state, self._config(number)
+        return number, hears
+
+    def _hand_on_answers(self) -> Generator[Read, Any, bool]:
+        """Keep a human's answer with the run that asked; whether one that is still there may be for this call.
+
+        Any call of the task does it, before it can ask itself: another question ends the task and is kept in place of
+        the one that was answered, and the call that asked may come after that, or be cut off.
+        """
+        saver, waiting, answers = self.conf[SAVER], self.conf[SCRATCHPAD].get_null_resume, self.conf.get(ANSWERS) or {}
+        if waiting(consume=False) is None and not answers:
+            return True
         above = yield saver.get_tuple, saver.aget_tuple, self._config(None)
-        told = {each.id for name, each in _interrupts(above) if name == self.conf[TASK]}
-        return number, not told or bool(told & {each.id for each in own.interrupts})
+        told = [each for name, each in _interrupts(above) if name == self.conf[TASK]]
+        for each in told:
+            place = each.value.get("checkpoint_ns", "") if isinstance(each.value, Mapping) else ""
+            if not place.startswith(self.conf.get("checkpoint_ns", "")):  # the node itself has asked
+                continue
+            with LOCK:
+                answer = answers[each.id] if each.id in answers else waiting(consume=True)
+                if answer is not None:
+                    OPEN.add(self._key(HANDING_ON))
+            if answer is None:
+                yield self.released, self.areleased, HANDING_ON
+                continue
+            try:
+                namespace, _, task = place.rpartition("|")
+                yield from self._write_answer(namespace, task.rpartition(":")[2], [answer])
+                if each.id not in answers:  # or a later question would get it when the thread goes on without one
+                    yield from self._write_answer("", NULL_TASK, None)
+            finally:
+                with LOCK:
+                    OPEN.discard(self._key(HANDING_ON))
+        return not told
+
+    def _write_answer(self, namespace: str, task: str, answer: Any) -> Generator[Read, Any, None]:
+        saver = self.conf[SAVER]
+        if latest := (yield saver.get_tuple, saver.aget_tuple, self._at(namespace)):
+            to = latest.config, [(RESUME, answer)]
+            yield partial(saver.put_writes, *to), partial(saver.aput_writes, *to), task
 
     def released(self, number: int) -> None:
         """Wait for a call that a failed attempt has left running: this one goes on with what comes of it."""
@@ -158,7 +200,11 @@ class NestedCall:
     def _config(self, number: int | None) -> RunnableConfig:
         """Where the run with a number is kept; without one, the graph that calls."""
         namespace = self.conf.get("checkpoint_ns", "")
-        namespace = namespace.rpartition("|")[0] if number is None else f"{namespace}|{number}" if number else namespace
+        if number is None:
+            return self._at(namespace.rpartition("|")[0])
+        return self._at(f"{namespace}|{number}" if number else namespace)
+
+    def _at(self, namespace: str) -> RunnableConfig:
         return {
             "configurable": {"thread_id": self.conf["thread_id"], "checkpoint_ns": namespace, SAVER: self.conf[SAVER]}
         }
@@ -174,5 +220,5 @@ def _turns(asked: Mapping[str, Any]) -> list[Any]:
 def _interrupts(found: Any) -> Iterator[tuple[str, Any]]:
     """The questions to humans that are kept with a checkpoint, by the task that asked."""
     for task, channel, value in (found.pending_writes or ()) if found else ():
-        if channel == "__interrupt__":
+        if channel == INTERRUPT:
             yield from ((task, each) for each in (value if isinstance(value, list | tuple) else [value]))

@@ -248,7 +248,7 @@ async def test_each_verdict_goes_to_the_call_whose_step_was_shown(number: int, c
         while "__interrupt__" in outcome:
             (shown,) = outcome["__interrupt__"]
             name = asked(shown.value["question"])
-            # one is asked again where another call's question cut it off before its node had ended
+            assert name not in given
             given[name] = f"Step for {name}."
             answer: Any = Command(resume={"verdict": "edit", "text": given[name]})
             outcome = await app.ainvoke(answer, THREAD) if concurrent else app.invoke(answer, THREAD)
@@ -257,6 +257,53 @@ async def test_each_verdict_goes_to_the_call_whose_step_was_shown(number: int, c
     runs = [run for run in read_runs(saver_of(app), "t") if run.finished]
     edits = {asked(run.question): run.steps[1].text for run in runs}
     assert edits == {name: f"{text}\n\n" for name, text in given.items()}
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["plain", "by id"])
+def test_a_verdict_is_kept_where_another_call_asks_first(by_id: bool) -> None:
+    order, given = [*NAMES], dict[str, str]()
+    with pair() as engines:
+        graph = create_specreason(engines, review=BAND).compile()
+
+        def in_turn(_: Asked) -> Any:
+            return answers([graph.invoke({"question": f"Question {name}?"}) for name in order])
+
+        builder = StateGraph(Asked)
+        builder.add_node("think", RunnableLambda(in_turn))
+        builder.add_edge(START, "think")
+        app = builder.compile(checkpointer=InMemorySaver())
+        outcome = app.invoke({}, THREAD)
+        while "__interrupt__" in outcome:
+            (shown,) = outcome["__interrupt__"]
+            name = asked(shown.value["question"])
+            assert name not in given
+            given[name] = f"Step for {name}."
+            order.reverse()
+            verdict = {"verdict": "edit", "text": given[name]}
+            outcome = app.invoke(Command(resume={shown.id: verdict} if by_id else verdict), THREAD)
+    edits = {asked(run.question): run.steps[1].text for run in read_runs(saver_of(app), "t") if run.finished}
+    assert edits == {name: f"{text}\n\n" for name, text in given.items()}
+
+
+@either
+async def test_a_verdict_is_used_once(concurrent: bool) -> None:
+    def think(prompt: str) -> str:
+        return f"Doubtful thing {done(prompt)}.\n\n" if done(prompt) < 3 else CLOSE
+
+    def base(prompt: str) -> str:
+        return ANSWER if is_closed(prompt) else CLOSE
+
+    with EnginePair(FakeEngine(think), FakeEngine(base, lambda _: 6)) as engines:
+        app: Any = parent(create_specreason(engines, review=BAND).compile()).compile(checkpointer=InMemorySaver())
+
+        async def asked_about(given: Any) -> Any:
+            outcome = await app.ainvoke(given, THREAD) if concurrent else app.invoke(given, THREAD)
+            return outcome["__interrupt__"][0].value["index"]
+
+        assert await asked_about({"question": "What?"}) == 0
+        assert await asked_about(Command(resume="accept")) == 1
+        assert await asked_about(None) == 1  # to this one nobody has said anything yet
+        assert await asked_about(Command(resume="accept")) == 2
 
 
 def test_a_review_in_a_subgraph_needs_more_than_the_end_of_a_run() -> None:
