@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import lru_cache
+from traceback import walk_tb
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel._loop import AsyncPregelLoop
 from langgraph.runtime import get_runtime
 
 from specreason_graph.config import CONFIG_KEY, SpecReasonConfig, overridden
@@ -158,13 +160,14 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                     yield part
                     holder.goes_on()
             finally:
+                holder.idle = False  # what was begun is still being written
                 calls.cancel()
                 parts.close()  # type: ignore[attr-defined]
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; who leaves the stream ends the engines' work."""
         held = self._held(config)
-        async with aclaimed(*held) if held else nullcontext(Holder()) as holder:
+        async with aclaimed(*held) if held else nullcontext(Holder()) as holder, _all_written():
             calls = StreamCalls()
             parts = super().astream(input, _unlimited(config), **more)
             try:
@@ -178,6 +181,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                     yield part
                     holder.goes_on()
             finally:
+                holder.idle = False  # what was begun is still being written
                 calls.cancel()
                 await parts.aclose()  # type: ignore[attr-defined]
 
@@ -199,6 +203,32 @@ def _noted_in(calls: StreamCalls) -> Iterator[None]:
         yield
     finally:
         CALLS.reset(token)
+
+
+@asynccontextmanager
+async def _all_written() -> AsyncIterator[None]:
+    """Hold a cancellation back until LangGraph has written what it began, or the next caller reads an older state.
+
+    LangGraph waits for its writes itself, but one that comes during that wait ends it and leaves them running. They are
+    only to be found through its loop: ``tests/test_one_writer.py`` fails where that moves.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as cancelled:
+        writes = {task for loop in _loops(cancelled) for task in loop.submit.__self__.tasks}
+        while writes := {task for task in writes if not task.done()}:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(writes)
+        raise
+
+
+def _loops(error: BaseException | None) -> Iterator[Any]:
+    """LangGraph's loops that an error has come through, or those before it that it came upon."""
+    while error is not None:
+        for frame, _ in walk_tb(error.__traceback__):
+            if isinstance(loop := frame.f_locals.get("self"), AsyncPregelLoop):
+                yield loop
+        error = error.__context__
 
 
 def _unlimited(config: RunnableConfig | None) -> RunnableConfig:

@@ -141,6 +141,39 @@ async def test_a_stream_that_was_left_is_waited_for() -> None:
             assert (await graph.ainvoke(None, config("one")))["answer"] == ANSWER
 
 
+class Slow(InMemorySaver):
+    """Takes its time with each checkpoint; ``ending`` is set while the last one of a run is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = asyncio.Event()
+
+    async def aput(self, config: Any, checkpoint: Any, *more: Any) -> Any:
+        if checkpoint["channel_values"].get("result"):
+            self.ending.set()
+        await asyncio.sleep(0.05)
+        return await super().aput(config, checkpoint, *more)
+
+
+@pytest.mark.parametrize("cancellations", [1, 2, 3])
+@pytest.mark.parametrize("nested", [False, True], ids=["root", "nested"])
+async def test_a_run_that_is_cancelled_while_its_end_is_written_has_one_end(nested: bool, cancellations: int) -> None:
+    saver = Slow()
+    with stepwise(1) as pair:
+        loop: Any = create_specreason(pair)
+        graph = (parent(loop.compile()) if nested else loop).compile(checkpointer=saver)
+        task = asyncio.ensure_future(graph.ainvoke({"question": "What?"}, config("one"), durability="async"))
+        await saver.ending.wait()
+        for _ in range(cancellations):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert (await graph.ainvoke(None, config("one")))["answer"] == ANSWER
+    (run,) = read_runs(saver, "one")
+    assert verify(run).ok
+
+
 async def test_many_threads_are_worked_on_at_once(tmp_path: Path) -> None:
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
         with stepwise(STEPS) as pair:
