@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import sys
 import threading
@@ -24,6 +23,7 @@ from specreason_graph.errors import ThreadError
 from specreason_graph.record.claim import claimed
 from tests.support.databases import opened
 from tests.support.parents import parent
+from tests.support.races import PROCESSES, race
 from tests.support.scripts import ANSWER, stepwise
 
 TRIES = int(os.environ.get("SPECREASON_RACES", "3"))
@@ -35,32 +35,15 @@ def config(thread: str) -> Any:
     return {"configurable": {"thread_id": thread}}
 
 
-def resume(place: str, thread: str, start: Any, told: Any) -> None:
-    """What each of two processes does: wait for the other one, and resume."""
-    with opened(place) as saver, stepwise(STEPS, draft=0.05, base=0.05) as pair:
-        graph = create_specreason(pair).compile(checkpointer=saver)
-        start.wait(60)
-        try:
-            told.put(graph.invoke(None, config(thread), durability="sync")["answer"])
-        except ThreadError as error:
-            told.put(str(error))
+def slow_pair() -> Any:
+    return stepwise(STEPS, draft=0.05, base=0.05)
 
 
 def test_of_two_processes_that_resume_one_thread_one_is_refused(place: str) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.test_one_writer"])
+    PROCESSES.set_forkserver_preload(["tests.test_one_writer"])
     for number in range(TRIES):
         thread = f"race-{number}-{time.time_ns()}"
-        with opened(place) as saver, stepwise(STEPS) as pair:
-            graph = create_specreason(pair).compile(checkpointer=saver)
-            graph.invoke({"question": "What?"}, config(thread), interrupt_after=["draft"])
-        start, told = processes.Barrier(2), processes.Queue()
-        both = [processes.Process(target=resume, args=(place, thread, start, told)) for _ in range(2)]
-        for each in both:
-            each.start()
-        said = sorted(told.get(timeout=120) for _ in both)
-        for each in both:
-            each.join()
+        said = race(place, thread, slow_pair)
         refused = [text for text in said if "is being worked on by another process" in text]
         assert said.count(ANSWER) + len(refused) == 2, said
         assert said.count(ANSWER) >= 1
@@ -75,9 +58,8 @@ def test_of_two_processes_that_resume_one_thread_one_is_refused(place: str) -> N
 
 
 def test_a_claim_ends_with_its_process(place: str) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    held, thread = processes.Event(), f"dies-{time.time_ns()}"
-    child = processes.Process(target=_hold, args=(place, thread, held))
+    held, thread = PROCESSES.Event(), f"dies-{time.time_ns()}"
+    child = PROCESSES.Process(target=_hold, args=(place, thread, held))
     child.start()
     assert held.wait(60)
     with opened(place) as saver:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
 import sys
 import tempfile
@@ -23,16 +22,15 @@ from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.keep.prune import prune
 from specreason_graph.audit.read.reader import read_runs
-from specreason_graph.errors import ThreadError
 from specreason_graph.runs.batch import Result, answer_all, read_questions
 from specreason_graph.runs.find import read_values
 from specreason_graph.runs.launch import Launch
 from tests.support.databases import opened, postgres_server
+from tests.support.races import PROCESSES, race
 from tests.support.scripts import ANSWER, stepwise
 
 STEPS, OPINIONS, PACE = 6, (9, 2, 8), 0.02
 QUESTIONS = 6
-PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def config(thread: str) -> Any:
@@ -142,31 +140,11 @@ def kill_prunes(place: str, count: int, rng: random.Random) -> Counter[str]:
     return found
 
 
-def resume(place: str, thread: str, start: Any, said: Any) -> None:
-    """One of two who resume a thread."""
-    with opened(place) as saver, pair() as engines:
-        graph = create_specreason(engines).compile(checkpointer=saver)
-        start.wait(120)
-        try:
-            said.put(graph.invoke(None, config(thread), durability="sync")["answer"])
-        except ThreadError as error:
-            said.put(str(error))
-
-
-def race(place: str, count: int) -> Counter[str]:
+def races(place: str, count: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for number in range(count):
         thread = f"race-{number}"
-        with opened(place) as saver, pair(0.0) as engines:
-            graph = create_specreason(engines).compile(checkpointer=saver)
-            graph.invoke({"question": "What?"}, config(thread), interrupt_after=["draft"])
-        start, said = PROCESSES.Barrier(2), PROCESSES.Queue()
-        both = [PROCESSES.Process(target=resume, args=(place, thread, start, said)) for _ in range(2)]
-        for each in both:
-            each.start()
-        answers = [said.get(timeout=300) for _ in both]
-        for each in both:
-            each.join()
+        answers = race(place, thread, pair)
         refused = sum("is being worked on" in text for text in answers)
         with opened(place) as saver:
             runs = read_runs(saver, thread)
@@ -193,7 +171,7 @@ def main() -> int:
             if given.kind == "batches":
                 found = kill_batches(Path(folder), given.count, rng)
             elif given.kind == "races":
-                found = race(place, given.count)
+                found = races(place, given.count)
             else:
                 found = (kill_runs if given.kind == "runs" else kill_prunes)(place, given.count, rng)
     sys.stdout.write(f"{given.kind} in {given.db}, {given.count} times, seed {given.seed}\n")
