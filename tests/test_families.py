@@ -10,17 +10,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from specreason_graph import ChatSpecReason, EnginePair, create_specreason
+from specreason_graph import ChatSpecReason, EnginePair, create_specreason, open_pair
 from specreason_graph.config import make_config
 from specreason_graph.engines.checkpoint import load_vocabulary
 from specreason_graph.engines.fake import FakeEngine
@@ -28,6 +30,7 @@ from specreason_graph.errors import ConfigError, ModelError
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.tool_calls import read_reply
+from specreason_graph.runs.launch import Launch
 
 SHARED = Path(os.environ.get("SPECREASON_SHARED", Path(__file__).parents[2] / "shared"))
 TOOL = SHARED / "tools" / "real_vocabularies.py"
@@ -105,6 +108,11 @@ FAMILIES = {
 def name(request: pytest.FixtureRequest) -> str:
     """A family; all tests of one come together, because its vocabulary takes seconds to load and much memory."""
     return str(request.param)
+
+
+def of_family(*names: str, given: Sequence[Any]) -> pytest.MarkDecorator:
+    """Like `parametrize` with a family as the first of the arguments: its tests come with all others of that family."""
+    return pytest.mark.parametrize(("name", *names) if names else "name", given, indirect=["name"], scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -309,15 +317,15 @@ SWITCHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("switched", "arguments", "kind", "end"), SWITCHED)
+@of_family("arguments", "kind", "end", given=SWITCHED)
 def test_arguments_of_the_template_are_settings(
-    switched: str, arguments: Any, kind: str, end: str, folder_of: Callable[[str], str]
+    name: str, arguments: Any, kind: str, end: str, folder_of: Callable[[str], str]
 ) -> None:
-    prompts = EnginePrompts(vocabulary_of(folder_of(switched)), make_config(template={"base": arguments}))
+    prompts = EnginePrompts(vocabulary_of(folder_of(name)), make_config(template={"base": arguments}))
     text = prompts.vocabulary.decode(prompts.question_ids("What is it?"))
     assert (prompts.format.kind, text.endswith(end)) == (kind, True)
     assert prompts.format.arguments == arguments
-    if switched == "gptoss":
+    if name == "gptoss":
         assert "Reasoning: high" in text
 
 
@@ -327,11 +335,11 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("closed", "arguments", "fix"), REFUSED)
+@of_family("arguments", "fix", given=REFUSED)
 def test_a_thinking_that_the_template_closes_is_refused_with_the_argument_to_set(
-    closed: str, arguments: Any, fix: str, folder_of: Callable[[str], str]
+    name: str, arguments: Any, fix: str, folder_of: Callable[[str], str]
 ) -> None:
-    vocabulary = vocabulary_of(folder_of(closed))
+    vocabulary = vocabulary_of(folder_of(name))
     prompts = EnginePrompts(vocabulary, make_config(thinking="tags", template={"base": arguments}))
     with pytest.raises(ConfigError, match=fix):
         _ = prompts.format
@@ -344,9 +352,9 @@ ANSWERS_AT_ONCE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "end"), ANSWERS_AT_ONCE)
-def test_models_that_think_can_be_made_to_answer_at_once(model: str, end: str, folder_of: Callable[[str], str]) -> None:
-    prompts = EnginePrompts(vocabulary_of(folder_of(model)), make_config(thinking="none"))
+@of_family("end", given=ANSWERS_AT_ONCE)
+def test_models_that_think_can_be_made_to_answer_at_once(name: str, end: str, folder_of: Callable[[str], str]) -> None:
+    prompts = EnginePrompts(vocabulary_of(folder_of(name)), make_config(thinking="none"))
     assert prompts.format.kind == "none"
     assert prompts.vocabulary.decode(prompts.question_ids("What is it?")).endswith(end)
 
@@ -358,50 +366,53 @@ TEN = (
 SHORT = ["--set", "max_step_tokens=8", "--max-steps", "3", "--answer-tokens", "8", "--seed", "1"]
 
 
-@pytest.mark.parametrize("model", TEN)
-def test_doctor_and_solve_run_on_random_weights(model: str, folder_of: Callable[[str], str], command: Any) -> None:
-    folder = Path(folder_of(model))
-    made = [sys.executable, str(TOOL), str(folder.parent), model, "--weights"]
-    subprocess.run(made, check=True, capture_output=True)
-    models = ["--base", str(folder), "--draft", str(folder)]
-    found = {each["name"]: each for each in json.loads(command("doctor", "--json", *models).stdout)}
+@of_family(given=TEN)
+def test_doctor_and_solve_run_on_random_weights(
+    name: str, folder_of: Callable[[str], str], here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(name)
+    vocabulary_of(folder)
+    config = AutoConfig.from_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    models = ["--base", folder, "--draft", folder]
+    monkeypatch.setattr("specreason_graph.engines.transformers.engine.load_vocabulary", vocabulary_of)
+    with open_pair(folder, folder) as pair:
+        monkeypatch.setattr(Launch, "open_pair", lambda _: nullcontext(pair))  # the commands find it open
+        told = here("doctor", "--json", *models)
+        solved = here("solve", *models, *SHORT, "What is 2+2?")
+    found = {each["name"]: each for each in json.loads(told.stdout)}
     assert "stopped" not in found
-    assert (
-        found["base thinking"]["detail"].startswith("tags" if FAMILIES[model].opening else "none") or model == "gptoss"
-    )
-    solved = command("solve", *models, *SHORT, "What is 2+2?")
+    thinks = found["base thinking"]["detail"]
+    assert thinks.startswith("tags" if FAMILIES[name].opening else "none") or name == "gptoss"
     assert (solved.returncode, "Traceback" in solved.stderr) == (0, False)
     assert "thinking " in solved.stdout
     assert "accepted " in solved.stdout
 
 
-@pytest.mark.parametrize(
-    ("drafts", "settings", "end"),
-    [
-        (["I look.\n\n", "</think>"], {}, "<think>\nI look.\n\n</think>\n\n"),
-        (["I look.</think>"], {}, "<think>\nI look.</think>\n\n"),
-        (["I look.\n</think>"], {}, "<think>\nI look.\n</think>\n\n"),
-        (
-            ["I look at it for a long time"],
-            {"thinking_tokens": 4, "max_step_tokens": 4},
-            "<think>\nI look at it\n</think>\n\n",
-        ),
-        (["I look.\n\n"], {"max_steps": 1}, "<think>\nI look.\n\n</think>\n\n"),
-    ],
-)
+CLOSED = [
+    ("qwen3", ["I look.\n\n", "</think>"], {}, "<think>\nI look.\n\n</think>\n\n"),
+    ("qwen3", ["I look.</think>"], {}, "<think>\nI look.</think>\n\n"),
+    ("qwen3", ["I look.\n</think>"], {}, "<think>\nI look.\n</think>\n\n"),
+    ("qwen3", ["I look at it for a long time"], {"thinking_tokens": 4, "max_step_tokens": 4},
+     "<think>\nI look at it\n</think>\n\n"),
+    ("qwen3", ["I look.\n\n"], {"max_steps": 1}, "<think>\nI look.\n\n</think>\n\n"),
+]  # fmt: skip
+
+
+@of_family("drafts", "settings", "end", given=CLOSED)
 def test_a_thinking_is_closed_as_the_family_closes_it(
-    drafts: list[str], settings: Any, end: str, folder_of: Callable[[str], str]
+    name: str, drafts: list[str], settings: Any, end: str, folder_of: Callable[[str], str]
 ) -> None:
-    vocabulary = vocabulary_of(folder_of("qwen3"))
+    vocabulary = vocabulary_of(folder_of(name))
     draft, base = FakeEngine(drafts, vocabulary=vocabulary), FakeEngine(["</think>"] * 2, [9], vocabulary=vocabulary)
     with EnginePair(draft, base) as pair:
         create_specreason(pair, min_step_tokens=1, **settings).compile().invoke({"question": "What is it?"})
     assert vocabulary.decode(base.calls[-1].prompt_ids).endswith(end)
 
 
-@pytest.mark.parametrize("model", ["llama31", "gptoss", "qwen3", "magistral", "kimi-k2-thinking"])
-def test_two_calls_in_one_turn_go_back_with_their_results(model: str, folder_of: Callable[[str], str]) -> None:
-    models = Models(model, folder_of(model), tools=[LOOK])
+@of_family(given=["llama31", "gptoss", "qwen3", "magistral", "kimi-k2-thinking"])
+def test_two_calls_in_one_turn_go_back_with_their_results(name: str, folder_of: Callable[[str], str]) -> None:
+    models = Models(name, folder_of(name), tools=[LOOK])
     calls = [
         {"name": "look", "args": {"place": place}, "id": f"abcdefgh{i}"} for i, place in enumerate(("Rome", "Oslo"))
     ]
@@ -413,6 +424,6 @@ def test_two_calls_in_one_turn_go_back_with_their_results(model: str, folder_of:
     head = models.decoded(models.prompts.head_ids(asked)).rpartition("Where?")[2]
     assert [head.count(text) for text in ("Rome", "Oslo", "Rain there.", "Snow there.")] == [1] * 4
     assert models.prompts.tool_format
-    one_each = model in ("llama31", "gptoss")
+    one_each = name in ("llama31", "gptoss")
     assert models.prompts.tool_format.one_call is one_each
     assert (head.index("Rain there.") < head.index("Oslo")) is one_each
