@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,8 +210,9 @@ def pem() -> str:
     ],
 )
 def test_a_signing_key_that_cannot_be_read_is_not_shown(
-    cut: Callable[[str], str], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    cut: Callable[[str], str], servers: list[Server], said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     whole = pem()
     given, secret = cut(whole), whole.splitlines()[1]
     with pytest.raises(ConfigError) as caught:
@@ -224,12 +222,10 @@ def test_a_signing_key_that_cannot_be_read_is_not_shown(
         read_public_key(given)
     assert secret[16:32] not in str(caught.value)
     if "\x00" not in given:
-        done = subprocess.run(
-            [sys.executable, "-m", "specreason_graph", "solve", QUESTION], capture_output=True, text=True, check=False,
-            env={**os.environ, "SPECREASON_SIGNING_KEY": given, "XDG_DATA_HOME": str(tmp_path)},
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert_nowhere(tmp_path, done.stdout, done.stderr, secrets=(secret,))
+        monkeypatch.setenv("SPECREASON_SIGNING_KEY", given)
+        code, texts = said(*solve(*(server.url for server in servers)))
+        assert code == 2
+        assert_nowhere(tmp_path, *texts, secrets=(secret,))
 
 
 def test_a_whole_signing_key_signs_and_is_kept_nowhere(
