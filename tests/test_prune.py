@@ -60,14 +60,13 @@ def count(place: str, thread: str) -> dict[str, int]:
 def test_runs_one_after_the_other_keep_their_last_checkpoints(pair: EnginePair, place: str, durability: Any) -> None:
     thread = f"three-{durability}"
     with opened(place) as saver:
-        graph = build(pair, saver, max_steps=200)
-        for question in ("One?", "Two?"):
-            graph.invoke({"question": question}, at(thread), durability=durability)
-        graph.invoke({"messages": [("user", "Three?")]}, at(thread), durability=durability)
+        graph, briefly = build(pair, saver, max_steps=200), at(thread)
+        briefly["configurable"]["specreason"] = {"max_steps": 12}
+        graph.invoke({"question": "One?"}, at(thread), durability=durability)
+        graph.invoke({"question": "Two?"}, briefly, durability=durability)
+        graph.invoke({"messages": [("user", "Three?")]}, briefly, durability=durability)
         runs, found, state = read_runs(saver, thread), find_runs(saver, thread), graph.get_state(at(thread))
-        assert [(run.question, len(run.trace)) for run in runs] == [
-            (f"{name}?", 121) for name in ("Three", "Two", "One")
-        ]
+        assert [(run.question, len(run.trace)) for run in runs] == [("Three?", 12), ("Two?", 12), ("One?", 121)]
         before = count(place, thread)
         pruned = prune(saver, thread)
         assert (pruned.runs, pruned.kept, pruned.dry_run) == ([run.run for run in runs], 3, False)
@@ -83,9 +82,9 @@ def test_runs_one_after_the_other_keep_their_last_checkpoints(pair: EnginePair, 
         for run in runs:
             old = graph.get_state({"configurable": {"thread_id": thread, "checkpoint_id": run.checkpoint_id}})
             assert (old.values["manifest"], old.values["trace"]) == (run.manifest, run.trace)
-        graph.invoke({"question": "Four?"}, at(thread), durability=durability)
+        graph.invoke({"question": "Four?"}, briefly, durability=durability)
         four, *earlier = read_runs(saver, thread)
-        assert (four.question, len(four.trace), four.findings, earlier) == ("Four?", 121, [], runs)
+        assert (four.question, len(four.trace), four.findings, earlier) == ("Four?", 12, [], runs)
         assert prune(saver, thread).kept == 4
         assert read_runs(saver, thread) == [four, *runs]
 
