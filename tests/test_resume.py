@@ -28,8 +28,8 @@ from specreason_graph.runs.store import RunStore
 from tests.support.replayed import Recording, Replaying, Transcript
 from tests.support.traces import around
 
-INSTANTS = 20
-OWN_ENGINES = 10
+INSTANTS = 10
+OWN_ENGINES = 5
 """One in so many of the killed processes has engines of its own, which die with it."""
 ROLES: tuple[Role, ...] = ("base", "draft")
 Transcripts = dict[Role, Transcript]

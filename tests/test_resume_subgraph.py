@@ -18,7 +18,7 @@ from specreason_graph.runs.find import find_runs
 from tests.support.databases import opened
 from tests.support.scripts import stepwise
 
-INSTANTS = 20
+INSTANTS = 10
 STEPS = 25
 
 
