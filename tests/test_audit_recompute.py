@@ -31,7 +31,7 @@ from tests.support.databases import opened
 from tests.support.parents import parent
 from tests.support.recording import record
 
-RUNS = int(os.environ.get("SPECREASON_RUNS", "10"))
+RUNS = int(os.environ.get("SPECREASON_RUNS", "5"))
 PROBLEMS = held_out()[100 : 100 + RUNS]
 THRESHOLDS = (3.0, 5.0, 7.0, 9.0)
 

@@ -144,7 +144,7 @@ def _restore(meddler: Meddler, thread: str) -> None:
 
 def test_no_clean_run_is_accused() -> None:
     saver = InMemorySaver()
-    for number in range(200):
+    for number in range(65):
         think(saver, str(number), number % 13, seed=number)
         (run,) = read_runs(saver, str(number))
         assert verify(run).ok

@@ -90,7 +90,7 @@ async def ask_all(
 def assert_all_others_are_right(pair: EnginePair, strike: Callable[[], None]) -> None:
     """Ask held-out problems; each twentieth fails for good after its first steps, and ``strike`` kills the base."""
     base: Any = pair.base
-    count, memory, deaths = how_many(60), [], base.deaths
+    count, memory, deaths = how_many(40), [], base.deaths
     problems = [held_out()[number % 500] for number in range(count)]
 
     def half() -> None:
