@@ -88,6 +88,10 @@ def test_a_crash_in_any_node_loses_no_step() -> None:
             self.count()
             return await super().next_token(*arguments, **named)
 
+        async def likelihood(self, *arguments: Any, **named: Any) -> Any:
+            self.count()
+            return await super().likelihood(*arguments, **named)
+
         def count(self) -> None:
             self.left -= 1
             if self.left == -1:

@@ -25,6 +25,8 @@ THINK_TAGS = (
 )  # fmt: skip
 """Pairs of tags that are known to open and close the thinking, the most common ones first."""
 Finish = Literal["stop_string", "stop_token", "length"]
+MOST_LOGPROBS = 20
+"""Most of the likeliest tokens that an entropy is asked for; vLLM gives no more by default."""
 SESSION: ContextVar[str | None] = ContextVar("specreason_session", default=None)
 """Name of the run that a call is made for.
 
@@ -60,6 +62,13 @@ class Sampling:
     """Tokens that end a continuation; the token is kept."""
     json_schema: str | None = None
     """JSON schema, as text, that the output must follow; only for engines with `Engine.supports_json_schema`."""
+    logprobs: int | None = None
+    """Ask for `Generation.logprobs`, and above 0 for `Generation.entropies` of that many likeliest tokens, 0 to 20;
+    None asks for neither."""
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise ValueError(f"logprobs = {self.logprobs} is not allowed: None, or 0 to {MOST_LOGPROBS}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,18 @@ class Generation:
     """The generated tokens, the one that ended it included."""
     finish: Finish
     """Why the continuation ended."""
+    logprobs: list[float] | None = None
+    """Natural log-probability of each token under the model itself, before temperature, nucleus and penalties.
+
+    As many as ``token_ids``; None where none were asked for, see `Sampling.logprobs`.
+    """
+    entropies: list[float] | None = None
+    """Entropy at the place of each token in nats: of the ``k = Sampling.logprobs`` likeliest tokens and one more
+    outcome, which is all other tokens together. It is therefore at most ``ln(k + 1)``, a lower bound of the entropy
+    over the whole vocabulary, and the same number from every kind of engine.
+
+    As many as ``token_ids``; None where none were asked for.
+    """
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,19 @@ class NextToken:
     """Probability of all other tokens together."""
     usage: Usage
     """Cost of the call."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a given continuation of a prompt is."""
+
+    logprobs: list[float]
+    """Natural log-probability of each token of the continuation, given all tokens before it; at most 0.
+
+    It is the model's own, before temperature, nucleus and penalties.
+    """
+    usage: Usage
+    """Cost of all calls that were needed; for one call, ``prompt_tokens`` counts prompt and continuation."""
 
 
 class Vocabulary(Protocol):
@@ -198,6 +232,14 @@ class Engine(Protocol):
         """
         ...
 
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        """Return the raw log-probability of each token of a given continuation.
+
+        The prefix cache is read, and has prompt and continuation afterwards. Raises `ContextLimitError` when both do
+        not fit into the context, and `ValueError` when one of them is empty.
+        """
+        ...
+
     def describe(self) -> EngineDescription:
         """Describe library, model and device, for the run's manifest."""
         ...
@@ -214,6 +256,22 @@ def check_room(engine: Engine, prompt_ids: Sequence[int], wanted: int = 1) -> No
             f"{engine.name}: a prompt of {len(prompt_ids)} tokens leaves no room in a context of {engine.context}",
             engine=engine.name, hint="ask a shorter question or use a model with a longer context",
         )  # fmt: skip
+
+
+def joined(
+    engine: Engine, prompt_ids: Sequence[int], continuation_ids: Sequence[int], *, spare: int = 0
+) -> list[int]:  # fmt: skip
+    """Return a prompt with its continuation, for `Engine.likelihood`.
+
+    ``spare``: tokens for which there must be room behind both. Raises `ContextLimitError` when they do not fit, and
+    `ValueError` when the prompt or the continuation is empty: the first token of all has no probability.
+    """
+    for part, ids in (("prompt", prompt_ids), ("continuation", continuation_ids)):
+        if not ids:
+            raise ValueError(f"the {part} of a likelihood is empty; give at least one token")
+    whole = [*prompt_ids, *continuation_ids]
+    check_room(engine, whole, spare)
+    return whole
 
 
 def check_continuations(
@@ -234,6 +292,7 @@ def check_continuations(
             raise EngineAnswerError(
                 f"{engine.name} stopped at a token that ends nothing: {each.token_ids[-1]}", engine=engine.name
             )
+        _check_evidence(engine.name, each, sampling.logprobs)
 
 
 def _check_tokens(name: str, ids: Sequence[int], most: int, size: int | None) -> None:
@@ -243,6 +302,24 @@ def _check_tokens(name: str, ids: Sequence[int], most: int, size: int | None) ->
         if not isinstance(token, int) or isinstance(token, bool) or token < 0 or (size is not None and token >= size):
             allowed = "from 0" if size is None else f"0 to {size - 1}"
             raise EngineAnswerError(f"{name} gave the token {shown(token, 20)}; tokens are {allowed}", engine=name)
+
+
+def _check_evidence(name: str, made: Generation, wanted: int | None) -> None:
+    """Raise `EngineAnswerError` unless log-probabilities and entropies that were asked for came with each token."""
+    if wanted is None:
+        return
+    checked_logprobs(made.logprobs, len(made.token_ids), name)
+    if wanted == 0:
+        return
+    if made.entropies is None or len(made.entropies) != len(made.token_ids):
+        raise EngineAnswerError(f"{name} did not give an entropy for each token", engine=name)
+    most = math.log(wanted + 1)
+    for value in made.entropies:
+        if not _is_number(value) or not -ROUNDING <= value <= most + ROUNDING:
+            raise EngineAnswerError(
+                f"{name} gave {shown(value, 20)} as an entropy of {wanted} tokens and the rest; it is 0 to {most:.3f}",
+                engine=name,
+            )
 
 
 async def continuations(
@@ -262,7 +339,11 @@ async def continuations(
 
 def _up_to_stop(made: Generation, stops: frozenset[int]) -> Generation:
     first = next((place for place, token in enumerate(made.token_ids) if token in stops), None)
-    return made if first is None else Generation(made.token_ids[: first + 1], "stop_token")
+    if first is None:
+        return made
+    end = first + 1
+    logprobs, entropies = [values if values is None else values[:end] for values in (made.logprobs, made.entropies)]
+    return Generation(made.token_ids[:end], "stop_token", logprobs, entropies)
 
 
 MISSING = -100.0
@@ -288,12 +369,37 @@ def pick(
 
 def checked_logprob(value: Any, name: str) -> float:
     """A log-probability, at most 0; `EngineAnswerError` for what is none."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not -sys.float_info.max <= value <= ROUNDING:
+    if not _is_number(value) or not -sys.float_info.max <= value <= ROUNDING:
         raise EngineAnswerError(
             f"{name} gave {shown(value, 20)} as a log-probability; they are finite and at most 0", engine=name
         )
     return min(0.0, float(value))
+
+
+def checked_logprobs(values: Sequence[Any] | None, wanted: int, name: str) -> list[float]:
+    """``wanted`` log-probabilities, each at most 0; `EngineAnswerError` for another number of them or for what is none.
+
+    ``values``: what an engine gave, None where it gave nothing.
+    """
+    if values is None or len(values) != wanted:
+        given = "no" if values is None else len(values)
+        raise EngineAnswerError(f"{name} gave {given} log-probabilities for {wanted} tokens", engine=name)
+    return [checked_logprob(value, name) for value in values]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def entropy_of(logprobs: Sequence[float]) -> float:
+    """Entropy in nats of the likeliest tokens and one more outcome, which is all other tokens together.
+
+    ``logprobs``: natural log-probabilities of the likeliest tokens, shape ``[k]``. The result is at least 0 and at
+    most ``ln(k + 1)``.
+    """
+    masses = [math.exp(logprob) for logprob in logprobs]
+    rest = max(0.0, 1.0 - sum(masses))  # rounding may bring the sum slightly above 1
+    return sum(-mass * math.log(mass) for mass in [*masses, rest] if mass > 0.0)
 
 
 def finish_of(reason: str | None, stop: object, name: str) -> Finish:

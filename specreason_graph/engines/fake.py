@@ -9,12 +9,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
 from specreason_graph.engines.base import (
     Completion,
     Generation,
+    Likelihood,
     Message,
     NextToken,
     Sampling,
@@ -22,6 +23,7 @@ from specreason_graph.engines.base import (
     TokenCallback,
     Vocabulary,
     check_room,
+    joined,
 )
 from specreason_graph.errors import EngineError
 from specreason_graph.record.manifest import EngineDescription
@@ -34,6 +36,10 @@ S = TypeVar("S")
 Reply = str
 Opinion = int | Sequence[float]
 """A digit that gets all probability, or ten probabilities; what they lack to 1 goes to other tokens."""
+Values = float | Sequence[float]
+"""A number for each token, or one for all of them."""
+CONFIDENCE = -0.1
+"""Log-probability of each generated token where nothing is scripted."""
 
 
 class PlainText(str):
@@ -82,16 +88,23 @@ def _turn(message: Message) -> str:
     return f"<|{message['role']}|>{text}<|end|>"
 
 
+def shared_out(values: Values, count: int) -> list[float]:
+    """The values, or ``count`` equal parts of one value."""
+    return [values / count] * count if isinstance(values, int | float) else list(values)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call that the engine has answered."""
 
-    kind: Literal["generate", "next_token"]
+    kind: Literal["generate", "next_token", "likelihood"]
     """The method that was called."""
     prompt_ids: list[int]
     """The prompt."""
     sampling: Sampling | None = None
-    """The sampling settings; None for ``next_token``."""
+    """The sampling settings; None but for ``generate``."""
+    continuation_ids: list[int] | None = None
+    """The given continuation; None but for ``likelihood``."""
 
 
 class FakeEngine:
@@ -99,7 +112,11 @@ class FakeEngine:
 
     ``replies``: the texts for `generate` calls in order, or a function from the prompt's text to a reply; a reply is
     cut at a stop string, a stop token or the token limit. ``scores``: the opinions for `next_token` calls in order, or
-    a function from the prompt's text. A script that runs out raises `EngineError`. ``delay``: seconds that each call
+    a function from the prompt's text. ``likelihoods``: log-probabilities for `likelihood` calls in order, or a function
+    from the texts of prompt and continuation: one for each token, or their sum, of which each token gets an equal part.
+    ``confidences``: the same for the tokens of each continuation that `generate` is asked to give log-probabilities of,
+    or a function from its text; without a script each is -0.1. ``entropies``: likewise, one for each token or one that
+    all of them have; without a script 0. A script that runs out raises `EngineError`. ``delay``: seconds that each call
     takes. ``failure``: called before each call with the prompt's text; an exception that it returns is raised. It may
     also be set later.
     """
@@ -111,6 +128,9 @@ class FakeEngine:
         replies: Iterable[Reply] | Callable[[str], Reply] = (),
         scores: Iterable[Opinion] | Callable[[str], Opinion] = (),
         *,
+        likelihoods: Iterable[Values] | Callable[[str, str], Values] = (),
+        confidences: Iterable[Values] | Callable[[str], Values] | None = None,
+        entropies: Iterable[Values] | Callable[[str], Values] | None = None,
         name: str = "fake",
         context: int = 100_000,
         delay: float = 0.0,
@@ -126,9 +146,13 @@ class FakeEngine:
         self.calls: list[Call] = []
         """Calls that were answered, in order."""
         # Replies in a list are handed out in the order of the calls, so a speculative call would take another's reply.
-        self.order_dependent = any(not callable(script) and script != () for script in (replies, scores))
+        scripts = (replies, scores, likelihoods, confidences, entropies)
+        self.order_dependent = any(not callable(script) and script not in ((), None) for script in scripts)
         self._reply = self._scripted(replies, "no reply left")
         self._score = self._scripted(scores, "no score left")
+        self._likelihood = self._scripted(likelihoods, "no likelihood left")
+        self._confidence = None if confidences is None else self._scripted(confidences, "no confidence left")
+        self._entropy = None if entropies is None else self._scripted(entropies, "no entropy left")
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
@@ -154,6 +178,14 @@ class FakeEngine:
         logprobs = {token: math.log(max(digits.get(token, 0.0), 1e-30)) for token in candidates}
         return NextToken(logprobs, max(0.0, 1.0 - sum(masses)), await self._usage(prompt_ids, 1))
 
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        """Return the next log-probabilities of the script."""
+        whole = joined(self, prompt_ids, continuation_ids)
+        self._fail(prompt_ids)
+        self.calls.append(Call("likelihood", list(prompt_ids), continuation_ids=list(continuation_ids)))
+        found = shared_out(self._likelihood(prompt_ids, continuation_ids), len(continuation_ids))
+        return Likelihood(found, await self._usage(whole, 0))
+
     def describe(self) -> EngineDescription:
         """Describe the engine, which has no weights and no device."""
         return EngineDescription(
@@ -169,15 +201,19 @@ class FakeEngine:
 
     def _begin(self, prompt_ids: Sequence[int]) -> None:
         check_room(self, prompt_ids)
+        self._fail(prompt_ids)
+
+    def _fail(self, prompt_ids: Sequence[int]) -> None:
         if self.failure and (error := self.failure(self.vocabulary.decode(prompt_ids))):
             raise error
 
-    def _scripted(self, script: Iterable[S] | Callable[[str], S], exhausted: str) -> Callable[[Sequence[int]], S]:
+    def _scripted(self, script: Iterable[S] | Callable[..., S], exhausted: str) -> Callable[..., S]:
+        """Return what gives the next item of a script; a function in its place gets the texts of token ids."""
         if callable(script):
-            return lambda prompt_ids: script(self.vocabulary.decode(prompt_ids))
+            return lambda *asked: script(*map(self.vocabulary.decode, asked))
         left = iter(script)
 
-        def following(_: Sequence[int]) -> S:
+        def following(*_: Sequence[int]) -> S:
             for item in left:
                 return item
             raise EngineError(f"{self.name}: {exhausted}", engine=self.name, hint="add to its script")
@@ -191,8 +227,22 @@ class FakeEngine:
         for token in [*encode(reply), min(self.vocabulary.eos_ids)]:
             written.append(token)
             if finish := watcher.finish(written):
-                return Generation(written, finish)
-        return Generation(written, "stop_token")
+                return self._told(Generation(written, finish), sampling.logprobs)
+        return self._told(Generation(written, "stop_token"), sampling.logprobs)
+
+    def _told(self, made: Generation, wanted: int | None) -> Generation:
+        """Add the log-probabilities and entropies that were asked for."""
+        if wanted is None:
+            return made
+        count = len(made.token_ids)
+        told = [CONFIDENCE] * count
+        if self._confidence:
+            told = shared_out(self._confidence(made.token_ids), count)
+        if wanted == 0:
+            return replace(made, logprobs=told)
+        each = self._entropy(made.token_ids) if self._entropy else 0.0
+        entropies = [float(each)] * count if isinstance(each, int | float) else list(each)
+        return replace(made, logprobs=told, entropies=entropies)
 
     async def _usage(self, prompt_ids: Sequence[int], written: int) -> Usage:
         started = time.time()

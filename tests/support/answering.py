@@ -68,9 +68,13 @@ class Asked:
 
     @property
     def kind(self) -> str:
-        """``models``, ``version``, ``score``, ``stream`` or ``plain``."""
+        """``models``, ``version``, ``likelihood``, ``score``, ``stream`` or ``plain``."""
         if self.path.startswith("/v1/completions"):
-            return "score" if "logprobs" in self.body else "stream" if self.body.get("stream") else "plain"
+            if "prompt_logprobs" in self.body:
+                return "likelihood"
+            if "stop" not in self.body:
+                return "score"
+            return "stream" if self.body.get("stream") else "plain"
         return self.path.partition("?")[0].rpartition("/")[2]
 
     @property
@@ -86,6 +90,33 @@ def tokens_of(prompt: str) -> list[int]:
     return words().encode_template("</think>") if begun >= STEPS else words().encode(f"Now {begun} + 1 is it.\n\n")
 
 
+LOGPROB = -0.5
+"""Of each token of a prompt, and of each generated one."""
+
+
+def told_of(ids: list[int], top: int) -> dict[str, Any]:
+    """The log-probabilities of generated tokens, each beside the likeliest ones."""
+    names = [f"token_id:{token}" for token in ids]
+    rows = [{name: LOGPROB, **{f"token_id:{token + place}": -3.0 for place in range(1, top)}}
+            for name, token in zip(names, ids, strict=True)]  # fmt: skip
+    return {"tokens": names, "token_logprobs": [LOGPROB] * len(ids), "top_logprobs": rows}
+
+
+def likelihood(asked: Asked, common: dict[str, Any]) -> Reply:
+    """The log-probabilities of a prompt's tokens, all of them computed, and of the one that follows."""
+    prompt = asked.body["prompt"]
+    ids = asked.body.get("allowed_token_ids", [5])
+    rows: list[Any] = [
+        None,
+        *({str(token): {"logprob": LOGPROB, "rank": 1, "decoded_token": "a"}} for token in prompt[1:]),
+    ]
+    choice: dict[str, Any] = {"index": 0, "text": "9", "token_ids": ids, "finish_reason": "length"}
+    choice["prompt_logprobs"] = rows
+    if "logprobs" in asked.body:
+        choice["logprobs"] = told_of(ids, asked.body["logprobs"])
+    return Reply([{**common, "choices": [choice], "usage": {"prompt_tokens_details": {"cached_tokens": 0}}}])
+
+
 def sane(model: str, asked: Asked) -> Reply:
     """The answer of a server that works."""
     if asked.kind == "models":
@@ -94,6 +125,8 @@ def sane(model: str, asked: Asked) -> Reply:
         return Reply([{"version": "0.32.0"}])
     prompt, common = asked.body["prompt"], {"id": "cmpl-1", "object": "text_completion", "model": model}
     counts = {"prompt_tokens": len(prompt), "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
+    if asked.kind == "likelihood":
+        return likelihood(asked, common)
     if asked.kind == "score":
         wanted = asked.body.get("logprob_token_ids", [5])
         top = {f"token_id:{token}": -0.1 if token == wanted[-1] else -5.0 for token in wanted}
@@ -102,14 +135,18 @@ def sane(model: str, asked: Asked) -> Reply:
     ids = tokens_of(asked.text)[: asked.body["max_tokens"]]
     stopped = ids[-1] in asked.body["stop_token_ids"] or words().decode(ids).endswith("\n\n")
     stop = None if not stopped or ids[-1] in asked.body["stop_token_ids"] else "\n\n"
+    asked_for = asked.body.get("logprobs")
     end = {"finish_reason": "stop" if stopped else "length", "stop_reason": stop}
     if asked.kind == "plain":
-        choice = {"index": 0, "text": words().decode(ids), "logprobs": None, "token_ids": ids, **end}
+        told = None if asked_for is None else told_of(ids, asked_for)
+        choice = {"index": 0, "text": words().decode(ids), "logprobs": told, "token_ids": ids, **end}
         return Reply([{**common, "choices": [choice], "usage": counts}])
     parts = [
         {"index": 0, "text": "", "token_ids": [token], **(end if place == len(ids) - 1 else {"finish_reason": None})}
         for place, token in enumerate(ids)
     ]
+    if asked_for is not None:
+        parts = [{**part, "logprobs": told_of([token], asked_for)} for part, token in zip(parts, ids, strict=True)]
     events = [{**common, "choices": [part], "usage": None} for part in parts]
     return Reply([*events, {**common, "choices": [], "usage": counts}], is_stream=True)
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from specreason_graph import EnginePair
-from specreason_graph.engines.base import Completion, NextToken, Sampling
+from specreason_graph.engines.base import Completion, Likelihood, NextToken, Sampling
 from specreason_graph.engines.fake import FakeEngine
 from tests.support.scripts import stepwise
 
@@ -29,6 +29,10 @@ class Counting(FakeEngine):
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         async with self.counted(prompt_ids):
             return await super().next_token(prompt_ids, candidates)
+
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        async with self.counted(prompt_ids):
+            return await super().likelihood(prompt_ids, continuation_ids)
 
     @asynccontextmanager
     async def counted(self, prompt_ids: Sequence[int]) -> AsyncIterator[None]:

@@ -54,6 +54,10 @@ class Failing(Before):
         self.check(prompt)
         return await self.engine.next_token(prompt, candidates)
 
+    async def likelihood(self, prompt: Any, continuation: Any) -> Any:
+        self.check(prompt)
+        return await self.engine.likelihood(prompt, continuation)
+
     def check(self, prompt: Any) -> None:
         if self.fails(prompt):
             self.errors += 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from specreason_graph.engines.base import Completion, NextToken, Sampling, TokenCallback
+from specreason_graph.engines.base import Completion, Likelihood, NextToken, Sampling, TokenCallback
 from specreason_graph.engines.transformers import TransformersEngine
 from specreason_graph.record.manifest import EngineDescription
 from tests.support.traces import Before
@@ -44,6 +44,11 @@ class Recording(Before):
         self.transcript.answers["next_token", tuple(prompt_ids), tuple(candidates)] = found
         return found
 
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        found: Likelihood = await self.engine.likelihood(prompt_ids, continuation_ids)
+        self.transcript.answers["likelihood", tuple(prompt_ids), tuple(continuation_ids)] = found
+        return found
+
 
 class Replaying:
     """Says it again; what nobody asked before, which can only be work ahead of a step, is not answered."""
@@ -66,6 +71,10 @@ class Replaying:
 
     async def next_token(self, prompt_ids: Sequence[int], candidates: Sequence[int]) -> NextToken:
         found: NextToken = await self.answer("next_token", tuple(prompt_ids), tuple(candidates))
+        return found
+
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        found: Likelihood = await self.answer("likelihood", tuple(prompt_ids), tuple(continuation_ids))
         return found
 
     async def answer(self, *asked: Any) -> Any:

@@ -93,9 +93,19 @@ class Watched(Before):
         self.seen.append(list(prompt))
         return found
 
-    def count(self, prompt: Any, cached: int) -> None:
+    async def likelihood(self, prompt: Any, continuation: Any) -> Any:
+        found = await self.engine.likelihood(prompt, continuation)
+        whole = [*prompt, *continuation]
+        # A second call, where there is one, computes again what the first has found in the cache.
+        if found.usage.prompt_tokens == len(whole):
+            self.count(whole, found.usage.cached_tokens, len(prompt))
+        self.seen.append(whole)
+        return found
+
+    def count(self, prompt: Any, cached: int, most: int | None = None) -> None:
         known = max((shared(prompt, seen) for seen in self.seen), default=0)
-        self.excess += max(0, min(known, len(prompt) - 1) // self.block * self.block - cached)
+        reusable = min(known, len(prompt) - 1 if most is None else most - 1)
+        self.excess += max(0, reusable // self.block * self.block - cached)
         self.prompts += len(prompt)
 
 
@@ -116,6 +126,9 @@ class Struck(Before):
 
     async def next_token(self, *arguments: Any) -> Any:
         return await self.during("next_token", *arguments)
+
+    async def likelihood(self, *arguments: Any) -> Any:
+        return await self.during("likelihood", *arguments)
 
     async def during(self, method: str, *arguments: Any) -> Any:
         call = asyncio.ensure_future(getattr(self.engine, method)(*arguments))

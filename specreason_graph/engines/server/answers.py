@@ -6,13 +6,16 @@ Types are strict: true is no number, and 1.0 no token. Fields that are not read 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from specreason_graph.engines.base import Generation, checked_logprob, finish_of
+from specreason_graph.engines.base import Generation, checked_logprob, checked_logprobs, entropy_of, finish_of
+from specreason_graph.engines.likelihood import computed
 from specreason_graph.engines.redaction import Redactor
-from specreason_graph.errors import EngineAnswerError
+from specreason_graph.errors import EngineAnswerError, EngineError
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
@@ -60,10 +63,31 @@ class Metrics(Wire):
 
 
 class Logprobs(Wire):
-    """Log-probabilities."""
+    """Log-probabilities of generated tokens; in a stream of those that are new."""
 
+    tokens: Annotated[list[str], FailFast()] = Field(default_factory=list)
+    """The names of the tokens."""
+    token_logprobs: Annotated[list[Any], FailFast()] = Field(default_factory=list)
+    """For each its own log-probability."""
     top_logprobs: Annotated[list[dict[str, Any] | None], FailFast()] = Field(default_factory=list)
-    """For each generated token those that were asked for, by their names."""
+    """For each those that were asked for, by their names."""
+
+    def extend(self, more: Logprobs) -> None:
+        """Add those of a stream's next part."""
+        self.tokens.extend(more.tokens)
+        self.token_logprobs.extend(more.token_logprobs)
+        self.top_logprobs.extend(more.top_logprobs)
+
+
+class PromptLogprob(Wire):
+    """The log-probability of a token of the prompt."""
+
+    logprob: Any
+    """Natural logarithm of the probability."""
+
+
+PromptRow = dict[str, PromptLogprob] | None
+"""The log-probabilities at one place of the prompt, by token id."""
 
 
 class Choice(Wire):
@@ -79,6 +103,8 @@ class Choice(Wire):
     """The stop string or token that ended it."""
     logprobs: Logprobs | None = None
     """Log-probabilities, where they were asked for."""
+    prompt_logprobs: list[PromptRow] | None = Field(default=None, fail_fast=True)
+    """Those of the prompt's tokens, where they were asked for; None for the first token."""
 
 
 class Answer(Wire):
@@ -154,31 +180,73 @@ def read(kind: type[A], raw: bytes | str, name: str, redactor: Redactor) -> A:
 IN_BETWEEN = "is there a proxy in between?"
 
 
-def generations(choices: list[Choice], wanted: int, name: str) -> list[Generation]:
-    """The continuations of an answer that should have ``wanted`` of them, in their order."""
+def generations(choices: list[Choice], wanted: int, name: str, top: int | None = None) -> list[Generation]:
+    """The continuations of an answer that should have ``wanted`` of them, in their order.
+
+    ``top``: the likeliest tokens whose log-probabilities were asked for; None where none were.
+    """
     by_index = {choice.index: choice for choice in choices}
     if sorted(choice.index for choice in choices) != list(range(wanted)):
         given = ", ".join(str(choice.index) for choice in choices[:8])
         raise EngineAnswerError(f"{name} gave the continuations {given}; asked for were {wanted}", engine=name)
-    return [_generation(by_index[index], name) for index in range(wanted)]
+    return [_generation(by_index[index], name, top) for index in range(wanted)]
 
 
-def _generation(choice: Choice, name: str) -> Generation:
+def _generation(choice: Choice, name: str, top: int | None) -> Generation:
     if choice.token_ids is None:
         raise EngineAnswerError(f"{name} gave no token ids", engine=name)
-    return Generation(choice.token_ids, finish_of(choice.finish_reason, choice.stop_reason, name))
+    made = Generation(choice.token_ids, finish_of(choice.finish_reason, choice.stop_reason, name))
+    if top is None:
+        return made
+    told = replace(made, logprobs=chosen(choice, name))
+    return replace(told, entropies=_entropies(choice, top, name)) if top else told
+
+
+def chosen(choice: Choice, name: str) -> list[float]:
+    """The log-probability of each generated token; `EngineAnswerError` where one is missing or of another token."""
+    told, ids = choice.logprobs or Logprobs(), choice.token_ids or []
+    if [_id(token, name) for token in told.tokens] != ids:
+        raise EngineAnswerError(f"{name} gave log-probabilities of other tokens than it generated", engine=name)
+    return checked_logprobs(told.token_logprobs, len(ids), name)
+
+
+def _entropies(choice: Choice, top: int, name: str) -> list[float]:
+    """The entropy at each generated token, of the ``top`` likeliest ones and the rest."""
+    rows = choice.logprobs.top_logprobs if choice.logprobs else []
+    given = [[checked_logprob(value, name) for value in (row or {}).values()] for row in rows]
+    return [entropy_of(sorted(each, reverse=True)[:top]) for each in given]
+
+
+def prompt_logprobs(choice: Choice, ids: Sequence[int], cached: int, name: str) -> list[float]:
+    """The log-probabilities of the last tokens of a prompt: of those that the server has computed.
+
+    ``cached``: tokens in its prefix cache. Raises `EngineError` where the server gives none.
+    """
+    if choice.prompt_logprobs is None:
+        raise EngineError(f"{name} gives no log-probabilities of a prompt's tokens", engine=name, hint=WITHOUT)
+    found = []
+    for row, token in computed(choice.prompt_logprobs, ids, cached, name):
+        entry = (row or {}).get(str(token))
+        found.append(checked_logprob(entry and entry.logprob, name))
+    return found
+
+
+WITHOUT = "choose a judge that works without: confidence or digit"
+"""What to do about a server that gives no log-probabilities of a prompt's tokens."""
 
 
 def logprobs(answer: Answer, name: str) -> dict[int, float]:
     """The log-probabilities of the first generated token, by token id; empty where there are none."""
     top = answer.choices[0].logprobs
     found = (top.top_logprobs[0] if top and top.top_logprobs else None) or {}
-    read: dict[int, float] = {}
-    for token, value in found.items():
-        named = TOKEN.fullmatch(token)
-        if named is None:
-            raise EngineAnswerError(
-                f"{name} names tokens in log-probabilities by their texts and not by their ids", engine=name
-            )
-        read[int(named[1])] = checked_logprob(value, name)
-    return read
+    return {_id(token, name): checked_logprob(value, name) for token, value in found.items()}
+
+
+def _id(token: str, name: str) -> int:
+    """The id in a token's name."""
+    named = TOKEN.fullmatch(token)
+    if named is None:
+        raise EngineAnswerError(
+            f"{name} names tokens in log-probabilities by their texts and not by their ids", engine=name
+        )
+    return int(named[1])

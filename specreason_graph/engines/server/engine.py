@@ -15,17 +15,20 @@ import httpx
 from specreason_graph.engines.base import (
     Completion,
     Generation,
+    Likelihood,
     NextToken,
     Sampling,
     TokenCallback,
     TokenForwarder,
     check_continuations,
     check_room,
+    joined,
     pick,
     speculation_of,
     usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
+from specreason_graph.engines.likelihood import likelihood_of
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.redaction import LogFilter
 from specreason_graph.engines.retry import with_retries
@@ -34,14 +37,23 @@ from specreason_graph.engines.server.answers import (
     Answer,
     Card,
     Choice,
+    Logprobs,
     Models,
     Version,
+    chosen,
     generations,
     logprobs,
+    prompt_logprobs,
     read,
 )
 from specreason_graph.engines.server.connection import Address, BoundedClient, Caller, Credentials, cause, message_of
-from specreason_graph.engines.server.requests import TOP, longest_answer, sampling_fields, scoring
+from specreason_graph.engines.server.requests import (
+    TOP,
+    likelihood_fields,
+    longest_answer,
+    sampling_fields,
+    scoring,
+)
 from specreason_graph.errors import (
     ConfigError,
     EngineAnswerError,
@@ -86,7 +98,8 @@ class ServerEngine:
         check_room(self, prompt_ids)
         begun, forwarder = time.perf_counter(), TokenForwarder(on_token)
         body = {**self.body(prompt_ids), **sampling_fields(sampling)}
-        call = partial(self._stream, body, forwarder) if on_token else partial(self._complete, body)
+        top = sampling.logprobs
+        call = partial(self._stream, body, top, forwarder) if on_token else partial(self._complete, body, top)
 
         async def checked() -> tuple[list[Generation], int, Answer]:
             made, answer = await call()
@@ -112,6 +125,31 @@ class ServerEngine:
 
         found, other, cached = await with_retries(checked, self.options)
         return NextToken(found, other, usage_since(begun, prompt_ids, min(cached, len(prompt_ids)), 1))
+
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        """Return the log-probabilities of a given continuation; the server generates one more token in each call.
+
+        A server that `serve-engines` has started computes only what is not in its prefix cache; others compute all.
+        Raises `EngineError` for a server that gives no log-probabilities of a prompt's tokens.
+        """
+        whole = joined(self, prompt_ids, continuation_ids, spare=1)
+
+        async def ask(ids: list[int], following: int | None) -> Likelihood:
+            return await with_retries(lambda: self._computed(ids, following), self.options)
+
+        return await likelihood_of(ask, whole, len(continuation_ids))
+
+    async def _computed(self, ids: list[int], following: int | None) -> Likelihood:
+        """Return the log-probabilities of the tokens that are computed of a prompt, and of the one ``following`` it."""
+        begun = time.perf_counter()
+        answer = await self._post({**self.body(ids), **likelihood_fields(following)})
+        cached, choice = min(answer.cached_tokens or 0, len(ids)), answer.choices[0]
+        found = prompt_logprobs(choice, ids, cached, self.name)
+        if following is not None:
+            if choice.token_ids != [following]:
+                raise EngineAnswerError(f"{self.name} generated a token that was not allowed", engine=self.name)
+            found += chosen(choice, self.name)
+        return Likelihood(found, usage_since(begun, ids, cached, 1))
 
     def describe(self) -> EngineDescription:
         """Describe the engine; weights are hashed where the model's files are local, else named."""
@@ -232,9 +270,9 @@ class ServerEngine:
         log.warning("%s gives no log-probabilities of chosen tokens: the top %d are used", self.name, TOP)
         return answer
 
-    async def _complete(self, body: dict[str, Any]) -> tuple[list[Generation], Answer]:
+    async def _complete(self, body: dict[str, Any], top: int | None) -> tuple[list[Generation], Answer]:
         answer = await self._post(body)
-        return generations(answer.choices, body["n"], self.name), answer
+        return generations(answer.choices, body["n"], self.name, top), answer
 
     async def _post(self, body: dict[str, Any]) -> Answer:
         raw = await self._call.request("POST", "/v1/completions", longest_answer(body), json=body)
@@ -243,7 +281,9 @@ class ServerEngine:
             raise EngineAnswerError(f"{self.name} answered without choices", engine=self.name, hint=IN_BETWEEN)
         return answer
 
-    async def _stream(self, body: dict[str, Any], forwarder: TokenForwarder) -> tuple[list[Generation], Answer]:
+    async def _stream(
+        self, body: dict[str, Any], top: int | None, forwarder: TokenForwarder
+    ) -> tuple[list[Generation], Answer]:  # fmt: skip
         """Make the call as a stream, and return the continuations and the event with the usage."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         parts, last = StreamedChoices(self.name, body["n"], body["max_tokens"], self.vocabulary.size), Answer()
@@ -254,7 +294,7 @@ class ServerEngine:
                 for choice in answer.choices:
                     parts.add(choice)
                 forwarder.tokens(parts.ids[0])
-        return generations(parts.whole(), body["n"], self.name), last
+        return generations(parts.whole(), body["n"], self.name, top), last
 
     def _read(self, raw: bytes | str) -> Answer:
         answer = read(Answer, raw, self.name, self._redactor)
@@ -275,6 +315,7 @@ class StreamedChoices:
         self._name, self._most, self._size = name, most, size
         self.ids: list[list[int]] = [[] for _ in range(wanted)]
         """The tokens so far."""
+        self._told = [Logprobs() for _ in range(wanted)]
         self._ends: dict[int, Choice] = {}
 
     def add(self, choice: Choice) -> None:
@@ -286,6 +327,8 @@ class StreamedChoices:
             self._refuse("tokens behind the end")
         ids = self.ids[choice.index]
         ids += new
+        if new and choice.logprobs:
+            self._told[choice.index].extend(choice.logprobs)
         if len(ids) > self._most:
             self._refuse(f"more than the {self._most} tokens that were asked for")
         if wrong := [token for token in new if token >= self._size]:
@@ -297,7 +340,10 @@ class StreamedChoices:
         """The continuations; `EngineDeadError` where one has no end."""
         if len(self._ends) < len(self.ids):  # the connection closed without an error, but before the last event
             raise EngineDeadError(f"{self._name}: the stream broke off", engine=self._name, retryable=True)
-        return [end.model_copy(update={"token_ids": self.ids[index]}) for index, end in self._ends.items()]
+        return [
+            end.model_copy(update={"token_ids": self.ids[index], "logprobs": self._told[index]})
+            for index, end in self._ends.items()
+        ]
 
     def _refuse(self, what: str) -> None:
         raise EngineAnswerError(f"{self._name} gave {what}", engine=self._name)

@@ -6,10 +6,21 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-from specreason_graph.engines.base import Completion, NextToken, Sampling, TokenCallback, TokenForwarder, check_room
+from specreason_graph.engines.base import (
+    Completion,
+    Likelihood,
+    NextToken,
+    Sampling,
+    TokenCallback,
+    TokenForwarder,
+    check_room,
+    checked_logprobs,
+    joined,
+)
 from specreason_graph.engines.checkpoint import check_folder, load_config, load_vocabulary, recommended_sampling
 from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.retry import with_retries
@@ -107,6 +118,16 @@ class TransformersEngine:
         async def call() -> NextToken:
             found: NextToken = await (await self._running()).ask("score", prompt, wanted)
             return found
+
+        return await with_retries(call, RETRIES)
+
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        """Return the log-probabilities of a given continuation, in one forward pass over what is not cached."""
+        whole, count = joined(self, prompt_ids, continuation_ids), len(continuation_ids)
+
+        async def call() -> Likelihood:
+            found: Likelihood = await (await self._running()).ask("likelihood", whole, count)
+            return replace(found, logprobs=checked_logprobs(found.logprobs, count, self.name))
 
         return await with_retries(call, RETRIES)
 

@@ -35,7 +35,7 @@ def _next(pipe: BinaryIO) -> Any:
 
 
 class CallQueue:
-    """The calls in progress: scores are one pass each and go first, generations go one after the other."""
+    """The calls in progress: scores and likelihoods, of one pass each, go first; generations go one after the other."""
 
     def __init__(self, model: Model, send: Send) -> None:
         self._model, self._send = model, send
@@ -57,6 +57,8 @@ class CallQueue:
             self._send(number, "done", None)
         elif kind == "score":
             self._under_way[number] = kind, self._model.score(*given)
+        elif kind == "likelihood":
+            self._under_way[number] = kind, self._model.likelihood(*given)
         else:
             on_token = (lambda token: self._send(number, "token", token)) if stream else None
             prompt, sampling = given
@@ -64,7 +66,7 @@ class CallQueue:
 
     def work(self) -> None:
         """Do one forward pass of the call that comes first."""
-        short = (number for number, (kind, _) in self._under_way.items() if kind == "score")
+        short = (number for number, (kind, _) in self._under_way.items() if kind in ("score", "likelihood"))
         number = next(short, next(iter(self._under_way)))
         try:
             next(self._under_way[number][1])

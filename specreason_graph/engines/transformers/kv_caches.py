@@ -60,13 +60,17 @@ class CachePool:
         self._clock = 0
 
     @contextmanager
-    def take(self, prompt: Sequence[int]) -> Iterator[SequenceCache]:
-        """Lend the cache for this prompt, cut back to their common prefix, for one call."""
+    def take(self, prompt: Sequence[int], most: int | None = None) -> Iterator[SequenceCache]:
+        """Lend the cache for this prompt, cut back to their common prefix, for one call.
+
+        ``most``: tokens of the prefix that may come from the cache; None for all.
+        """
         self._clock += 1
         entry = max(self._caches, key=lambda entry: (entry.shared(prompt), not entry.busy), default=None)
         if entry is None or entry.shared(prompt) < KEEP_AT_LEAST * min(len(entry.ids), len(prompt)):
             entry = self._fresh()
-        entry = self._cut(self._branched(entry) if entry.busy else entry, entry.shared(prompt))
+        kept = entry.shared(prompt) if most is None else min(most, entry.shared(prompt))
+        entry = self._cut(self._branched(entry) if entry.busy else entry, kept)
         entry.used, entry.busy = self._clock, True
         try:
             yield entry

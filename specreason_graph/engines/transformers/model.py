@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from specreason_graph.engines.base import (
     Completion,
     Generation,
+    Likelihood,
     NextToken,
     Sampling,
     StopWatcher,
     TokenCallback,
+    entropy_of,
     usage_since,
 )
 from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloadable, weights_hash
@@ -104,16 +106,18 @@ class Model:
         tokens_left = self.context - len(prompt)
         watcher = StopWatcher(self.vocabulary, sampling)
         written: list[int] = []
-        logits = self._forward(entry, prompt[len(entry.ids) :])
+        evidence = Evidence(sampling.logprobs)
+        logits = self._forward(entry, prompt[len(entry.ids) :])[-1]
         while True:
             written.append(choose(logits))
+            evidence.add(logits, written[-1])
             if on_token:
                 on_token(written[-1])
             finish = watcher.finish(written) or ("length" if len(written) >= tokens_left else None)
             if finish:
-                return Generation(written, finish)
+                return Generation(written, finish, evidence.logprobs, evidence.entropies)
             yield
-            logits = self._forward(entry, written[-1:])
+            logits = self._forward(entry, written[-1:])[-1]
 
     def score(self, prompt: list[int], candidates: Sequence[int]) -> Passes[NextToken]:
         """Return the log-probabilities of the candidates as the next token."""
@@ -123,26 +127,66 @@ class Model:
         start = time.perf_counter()
         with self._caches.take(prompt) as entry, torch.inference_mode():
             cached = len(entry.ids)
-            logprobs = torch.log_softmax(self._forward(entry, prompt[cached:]).cpu().double(), dim=-1)
+            logprobs = raw_logprobs(self._forward(entry, prompt[cached:])[-1])
             chosen = logprobs[list(candidates)]
             other = 1.0 - chosen.exp().sum().item()
         found = dict(zip(candidates, chosen.tolist(), strict=True))
         return NextToken(found, min(1.0, max(0.0, other)), usage_since(start, prompt, cached, 1))
 
-    def _forward(self, entry: SequenceCache, ids: list[int]) -> torch.Tensor:
-        """Append ``ids`` to a cache and return the logits of the next token: shape ``[vocabulary]``, float32."""
+    def likelihood(self, whole: list[int], count: int) -> Passes[Likelihood]:
+        """Return the log-probabilities of the last ``count`` tokens, each given all tokens before it."""
+        import torch
+
+        yield from ()  # one pass, as a score
+        start = time.perf_counter()
+        # The last token before them is computed anew: its logits are those of the first of them.
+        with self._caches.take(whole, most=len(whole) - count - 1) as entry, torch.inference_mode():
+            cached = len(entry.ids)
+            logits = self._forward(entry, whole[cached:], count + 1)[:-1]
+            found = [raw_logprobs(row)[token].item() for row, token in zip(logits, whole[-count:], strict=True)]
+        return Likelihood(found, usage_since(start, whole, cached, 0))
+
+    def _forward(self, entry: SequenceCache, ids: list[int], last: int = 1) -> torch.Tensor:
+        """Append ``ids`` to a cache and return the logits behind the ``last`` of them.
+
+        They are those of the token that follows each, float32, shape ``[last, vocabulary]``.
+        """
         import torch
 
         try:
             with torch.inference_mode():
                 row = torch.tensor([ids], device=self._model.device)
-                out = self._model(input_ids=row, **{self._cache: entry.cache}, use_cache=True, logits_to_keep=1)
+                out = self._model(input_ids=row, **{self._cache: entry.cache}, use_cache=True, logits_to_keep=last)
         except BaseException:  # some layers may hold the new tokens already, and others not
             self._caches.drop(entry)
             raise
         entry.ids += ids
-        logits: torch.Tensor = out.logits[0, -1].float()
+        logits: torch.Tensor = out.logits[0, -last:].float()
         return logits
+
+
+def raw_logprobs(logits: torch.Tensor) -> torch.Tensor:
+    """Natural log-probabilities of all tokens, in double precision on the CPU; both of shape ``[vocabulary]``."""
+    return logits.cpu().double().log_softmax(-1)
+
+
+class Evidence:
+    """Log-probabilities and entropies of the generated tokens, as `Sampling.logprobs` asks for them."""
+
+    def __init__(self, wanted: int | None) -> None:
+        self._wanted = wanted
+        self.logprobs: list[float] | None = None if wanted is None else []
+        self.entropies: list[float] | None = [] if wanted else None
+
+    def add(self, logits: torch.Tensor, token: int) -> None:
+        """Take the logits of one place, shape ``[vocabulary]``, and the token that was chosen there."""
+        if self._wanted is None:
+            return
+        logprobs = raw_logprobs(logits)
+        if self.logprobs is not None:
+            self.logprobs.append(logprobs[token].item())
+        if self.entropies is not None:
+            self.entropies.append(entropy_of(logprobs.topk(min(self._wanted, len(logprobs))).values.tolist()))
 
 
 def branch(cache: Any) -> Any | None:

@@ -17,22 +17,34 @@ from specreason_graph.engines.base import (
     Completion,
     Finish,
     Generation,
+    Likelihood,
     NextToken,
     Sampling,
     TokenCallback,
     TokenForwarder,
     check_room,
     finish_of,
+    joined,
     pick,
     usage_since,
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
+from specreason_graph.engines.likelihood import computed, likelihood_of
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
 from specreason_graph.engines.vllm.memory import Share
 from specreason_graph.engines.vllm.orphans import Watcher
-from specreason_graph.engines.vllm.requests import dead, sampling_params, scoring_params, speculation, translated
+from specreason_graph.engines.vllm.requests import (
+    dead,
+    evidence,
+    likelihood_params,
+    logprob_in,
+    sampling_params,
+    scoring_params,
+    speculation,
+    translated,
+)
 from specreason_graph.errors import (
     EngineAnswerError,
     EngineDeadError,
@@ -136,6 +148,27 @@ class VLLMEngine:
 
         found, other, cached = await with_retries(checked, self.options)
         return NextToken(found, other, usage_since(begun, prompt, cached, 1))
+
+    async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
+        """Return the log-probabilities of a given continuation; vLLM generates one more token in each call."""
+        whole = joined(self, prompt_ids, continuation_ids, spare=1)
+
+        async def ask(ids: list[int], following: int | None) -> Likelihood:
+            return await with_retries(lambda: self._computed(ids, following), self.options)
+
+        return await likelihood_of(ask, whole, len(continuation_ids))
+
+    async def _computed(self, ids: list[int], following: int | None) -> Likelihood:
+        """Return the log-probabilities of the tokens that are computed of a prompt, and of the one ``following`` it."""
+        begun = time.perf_counter()
+        output = await self._ask(ids, likelihood_params(following))
+        cached = output.num_cached_tokens or 0
+        rows = computed(output.prompt_logprobs, ids, cached, self.name)
+        if following is not None:
+            first = (output.outputs[0].logprobs or [{}])[0] if output.outputs else {}
+            rows.append((first, following))
+        found = [logprob_in(row, token, self.name) for row, token in rows]
+        return Likelihood(found, usage_since(begun, ids, cached, 1))
 
     async def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, after waiting until no request is in progress."""
@@ -241,11 +274,14 @@ class VLLMEngine:
     ) -> tuple[list[Generation], int, Usage]:
         written: dict[int, list[int]] = {}
         finishes: dict[int, Finish] = {}
+        rows: dict[int, list[Any]] = {}
         speculated = []
 
         def take(output: RequestOutput) -> None:
             for part in output.outputs:
                 written.setdefault(part.index, []).extend(part.token_ids)
+                if params.logprobs is not None:
+                    rows.setdefault(part.index, []).extend((part.logprobs or [])[: len(part.token_ids)])
                 if part.finish_reason:
                     finishes[part.index] = finish_of(part.finish_reason, part.stop_reason, self.name)
                     speculated.append(speculation(part))
@@ -254,7 +290,10 @@ class VLLMEngine:
         cached = (await self._ask(prompt, params, take)).num_cached_tokens or 0
         if missing := written.keys() - finishes.keys():
             raise EngineAnswerError(f"{self.name} gave no end of the continuations {missing}", engine=self.name)
-        made = [Generation(written[index], finishes[index]) for index in sorted(written)]
+        made = [
+            Generation(ids, finishes[index], *evidence(ids, rows.get(index, []), params.logprobs, self.name))
+            for index, ids in sorted(written.items())
+        ]
         return made, cached, sum(speculated, Usage())
 
     async def _ask(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CPU_BLOCK = 32
 COUNTING = "specreason_graph.engines.vllm.scheduler.counting"
+SERVING = "specreason_graph.engines.vllm.scheduler.serving"
+"""The schedulers of an engine that speculates, and of one behind a server; see scheduler.py."""
 GRACE = 1.0
 """Seconds that an engine's core gets to end by itself before it is killed."""
 QUIET = {
@@ -90,7 +92,7 @@ def arguments(path: str, context: int, options: VLLMOptions, share: Share | None
         "quantization": options.quantization,
         "speculative_config": options.speculative,
         "per_request_spec_decode_metrics": "summary" if options.speculative else None,
-        "scheduler_cls": COUNTING if options.speculative else None,  # why, see scheduler.py
+        "scheduler_cls": COUNTING if options.speculative else None,
         "revision": options.revision,
         "enable_lora": True if options.lora else None,
         # vLLM 0.32 on CPU dies of a seeded prompt whose prefill is split over two batches.

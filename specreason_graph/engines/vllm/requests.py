@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from specreason_graph.engines.base import Sampling, speculation_of
+from specreason_graph.engines.base import Sampling, checked_logprob, entropy_of, speculation_of
 from specreason_graph.engines.redaction import shown
 from specreason_graph.errors import EngineBusyError, EngineDeadError, EngineError, EngineRequestError
 from specreason_graph.record.records import Usage
@@ -34,6 +34,7 @@ def sampling_params(sampling: Sampling, *, stream: bool = False) -> SamplingPara
         skip_special_tokens=False, detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         structured_outputs=StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None,
+        logprobs=sampling.logprobs,
     )  # fmt: skip
 
 
@@ -50,6 +51,45 @@ def scoring_params(candidates: Sequence[int], *, chosen: bool) -> SamplingParams
         temperature=0, max_tokens=1, ignore_eos=True, detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY, **wanted,
     )  # fmt: skip
+
+
+def likelihood_params(following: int | None) -> SamplingParams:
+    """Return the parameters for the log-probabilities of a prompt's tokens, and of the token ``following`` it, if any.
+
+    vLLM always generates a token. With `skip_reading_prefix_cache` at its default of True it would compute the whole
+    prompt; with False, rows of cached tokens hold anything, and must not be detokenized.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    # Log-probabilities are taken before the tokens that are not allowed are masked.
+    forced = {} if following is None else {"allowed_token_ids": [following], "logprobs": 0}
+    return SamplingParams(
+        temperature=0, max_tokens=1, ignore_eos=True, detokenize=False, prompt_logprobs=0,
+        skip_reading_prefix_cache=False, output_kind=RequestOutputKind.FINAL_ONLY, **forced,
+    )  # fmt: skip
+
+
+def evidence(
+    tokens: Sequence[int], rows: Sequence[Mapping[int, Any]], wanted: int | None, name: str
+) -> tuple[list[float] | None, list[float] | None]:
+    """Return log-probabilities and entropies of generated tokens; None for what was not ``wanted``.
+
+    ``rows``: for each token vLLM's log-probabilities by token id, of the token itself and of the likeliest ones.
+    """
+    if wanted is None:
+        return None, None
+    logprobs = [logprob_in(row, token, name) for row, token in zip(rows, tokens, strict=False)]
+    if wanted == 0:
+        return logprobs, None
+    top = [sorted((entry.logprob for entry in row.values()), reverse=True)[:wanted] for row in rows[: len(tokens)]]
+    return logprobs, [entropy_of(each) for each in top]
+
+
+def logprob_in(row: Mapping[int, Any] | None, token: int, name: str) -> float:
+    """Return a token's log-probability; `EngineAnswerError` where there is none."""
+    entry = (row or {}).get(token)
+    return checked_logprob(entry and entry.logprob, name)
 
 
 def speculation(part: CompletionOutput) -> Usage:

@@ -20,7 +20,7 @@ from uuid import uuid4
 import httpx
 
 from specreason_graph.engines.options import VLLMOptions
-from specreason_graph.engines.vllm.launch import QUIET, arguments, settings
+from specreason_graph.engines.vllm.launch import QUIET, SERVING, arguments, settings
 from specreason_graph.engines.vllm.memory import Share
 from specreason_graph.engines.vllm.orphans import PARENT, Watcher, end_marked
 from specreason_graph.errors import ConfigError, EngineDeadError
@@ -119,6 +119,7 @@ def server(
     """Return the server for one role of a pair."""
     # By default a server samples, and ends its answers, as the model's generation_config.json says.
     given = {"generation_config": "vllm", **arguments(path, share.context, options, share)}
+    given |= {"scheduler_cls": SERVING, **options.arguments}  # among these may be a scheduler of the caller's own
     given |= {"served_model_name": name, "host": host, "port": port}
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enable-prompt-tokens-details"]
     program += ["--uvicorn-log-level", "warning"]
