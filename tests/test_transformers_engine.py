@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,12 @@ from specreason_graph.judging.digit_judge import DigitJudge
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.engine_prompts import EnginePrompts
-from tests.support.embedded import LONG, fresh, prompt
+from tests.support.embedded import LONG, fresh, on_the_base, prompt
 from tests.support.waiting import until
 
 
 def judge(engine: Engine) -> DigitJudge:
     return DigitJudge(EnginePrompts(engine.vocabulary, make_config()))
-
-
-def on_the_base(work: Callable[[Engine], Coroutine[Any, Any, None]]) -> Callable[[EnginePair], None]:
-    """Make a test of what is done with the reference base, whose caches are empty, on the loop that it lives on."""
-
-    def test(abacus: EnginePair) -> None:
-        base: Any = abacus.base
-
-        async def afresh() -> None:
-            await base.reset_prefix_cache()
-            await work(base)
-
-        abacus.run(afresh)
-
-    test.__name__ = work.__name__
-    return test
 
 
 @on_the_base

@@ -397,8 +397,9 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     ``logprobs``: natural log-probabilities of the likeliest tokens, shape ``[k]``. The result is at least 0 and at
     most ``ln(k + 1)``.
     """
-    masses = [math.exp(logprob) for logprob in logprobs]
-    rest = max(0.0, 1.0 - sum(masses))  # rounding may bring the sum slightly above 1
+    # Rounding may bring a probability, or their sum, slightly above 1.
+    masses = [min(1.0, math.exp(logprob)) for logprob in logprobs]
+    rest = max(0.0, 1.0 - sum(masses))
     return sum(-mass * math.log(mass) for mass in [*masses, rest] if mass > 0.0)
 
 

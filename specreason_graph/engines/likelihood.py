@@ -43,7 +43,7 @@ def computed(rows: Sequence[Any] | None, ids: Sequence[int], cached: int, name: 
     were ``cached``, others have rows that hold anything. Raises `EngineAnswerError` where rows are missing.
     """
     given, wanted = rows or (), max(0, len(ids) - 1 - cached)
-    if len(given) < wanted:
-        told = f"gave {len(given)} log-probabilities of the {wanted} tokens that it computed of the prompt"
+    if wanted and len(given) <= wanted:
+        told = f"gave {max(0, len(given) - 1)} log-probabilities of the {wanted} tokens that it computed of the prompt"
         raise EngineAnswerError(f"{name} {told}", engine=name)
     return list(zip(given[len(given) - wanted :], ids[len(ids) - wanted :], strict=True))

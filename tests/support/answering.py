@@ -141,7 +141,7 @@ def sane(model: str, asked: Asked) -> Reply:
         told = None if asked_for is None else told_of(ids, asked_for)
         choice = {"index": 0, "text": words().decode(ids), "logprobs": told, "token_ids": ids, **end}
         return Reply([{**common, "choices": [choice], "usage": counts}])
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"index": 0, "text": "", "token_ids": [token], **(end if place == len(ids) - 1 else {"finish_reason": None})}
         for place, token in enumerate(ids)
     ]

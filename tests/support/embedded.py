@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from specreason_graph import EnginePair
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.transformers import TransformersEngine
@@ -21,3 +25,19 @@ def fresh() -> TransformersEngine:
 def prompt(engine: Engine, question: str = QUESTION) -> list[int]:
     """The prompt of a question, as far as the thinking that it opens."""
     return EnginePrompts(engine.vocabulary, make_config()).question_ids(question)
+
+
+def on_the_base(work: Callable[[Engine], Coroutine[Any, Any, None]]) -> Callable[[EnginePair], None]:
+    """Make a test of what is done with the reference base, whose caches are empty, on the loop that it lives on."""
+
+    def test(abacus: EnginePair) -> None:
+        base: Any = abacus.base
+
+        async def afresh() -> None:
+            await base.reset_prefix_cache()
+            await work(base)
+
+        abacus.run(afresh)
+
+    test.__name__ = work.__name__
+    return test
