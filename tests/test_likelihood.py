@@ -18,7 +18,7 @@ from specreason_graph.engines.base import Engine, Generation, Likelihood, Sampli
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.engines.likelihood import READ_CACHE, computed, likelihood_of
 from specreason_graph.engines.vllm.scheduler import cut_cached_rows, let_read_cache
-from specreason_graph.errors import ContextLimitError, EngineAnswerError, EngineError
+from specreason_graph.errors import ContextLimitError, EngineAnswerError, EngineError, EngineRequestError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Usage
 from tests.support.answering import LOGPROB, Asked, Reply, Server, serving
@@ -348,6 +348,9 @@ def test_a_server_without_log_probabilities_of_prompts_names_other_judges(opened
     ) as caught:
         pair.run(lambda: pair.base.likelihood([5, 6], [7]))
     assert not caught.value.retryable
+    server.change = lambda asked, reply: Reply([{}], status=400) if asked.kind == "likelihood" else reply
+    with pytest.raises(EngineRequestError, match=r"400 Bad Request; .*: confidence or digit"):
+        pair.run(lambda: pair.base.likelihood([5, 6], [7]))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from specreason_graph.runs.store import RunStore
 from tests.support.answering import DEEP, HUGE, SURROGATE, Asked, Reply, Server, serving, words
 from tests.support.traces import PROBLEMS
 
-KINDS = ("models", "version", "score", "plain", "stream")
+KINDS = ("models", "version", "score", "likelihood", "plain", "stream")
 QUESTIONS = [problem.question for problem in PROBLEMS[:3]]
 STRUCK = QUESTIONS[1]
 """The question whose answers are wrong."""
@@ -92,6 +92,15 @@ LOGPROBS = st.dictionaries(
     st.sampled_from([*(f"token_id:{token}" for token in (0, 5, 17, 18, 534, 10**12)), "9", "token_id:-1", ""]),
     st.one_of(st.floats(), st.sampled_from([None, 0.0005, 1000, "x", True, -1e300, HUGE])),
 )
+ROWS: Path_ = ("choices", 0, "prompt_logprobs")
+PROMPT_ROWS = st.lists(
+    st.none() | st.dictionaries(
+        st.sampled_from(["0", "5", "534", "-1", "x", ""]),
+        st.fixed_dictionaries({"logprob": st.one_of(st.floats(), SCALARS)}) | SCALARS,
+        max_size=2,
+    ),
+    max_size=4,
+)  # fmt: skip
 PAGES = [
     b"",
     b"null",
@@ -182,6 +191,8 @@ def changes(draw: st.DrawFn) -> Change:
         return Change(role, kind, operation, value=(draw(st.integers(0, 2000)), draw(st.binary(max_size=3))))
     if operation == "ids" and kind in ("score", "plain", "stream"):
         return Change(role, kind, "set", TOKENS, draw(IDS), event)
+    if operation == "logprobs" and kind == "likelihood":
+        return Change(role, kind, "set", ROWS, draw(PROMPT_ROWS), event)
     if operation == "logprobs" and kind == "score":
         return Change(role, kind, "set", TOP, draw(LOGPROBS), event)
     where = draw(st.sampled_from(WHERE.get(kind, WHERE["plain"])))
@@ -254,12 +265,19 @@ def check_step(ids: list[int]) -> None:
     assert not words().special_ids & set(ids)
 
 
+def check_logprobs(found: list[float] | None, wanted: int) -> None:
+    """As many numbers as tokens, none above 0."""
+    assert found is not None
+    assert len(found) == wanted
+    assert all(-sys.float_info.max <= value <= 0 for value in found)
+
+
 def call_alone(change: Change, servers: list[Server]) -> str:
     """Make one call of each kind to a server that answers wrongly: what comes out fits the request, or is an error."""
     server = servers[change.role]
     asked = ServerEngine(server.url, locate(server.model), CallOptions(retry_seconds=0), name=server.model)
     prompt = words().encode_template(f"{STRUCK}<think>\n")
-    sampling = Sampling(max_tokens=MOST, stop=("\n\n",), stop_token_ids=words().special_ids)
+    sampling = Sampling(max_tokens=MOST, stop=("\n\n",), stop_token_ids=words().special_ids, logprobs=2)
     seen: list[int] = []
 
     async def calls() -> str:
@@ -269,10 +287,13 @@ def call_alone(change: Change, servers: list[Server]) -> str:
                 with suppress(EngineError):
                     (made,) = (await continuations(opened, prompt, sampling, on_token)).generations
                     check_step(made.token_ids[:-1])
+                    check_logprobs(made.logprobs, len(made.token_ids))
                     assert not on_token or seen[: len(made.token_ids)] == made.token_ids
             with suppress(EngineError):
                 found = await opened.next_token(prompt, [5, 6])
                 assert all(-sys.float_info.max <= value <= 0 for value in found.logprobs.values())
+            with suppress(EngineError):
+                check_logprobs((await opened.likelihood(prompt, [5, 6])).logprobs, 2)
             described = opened.describe()
             assert described.dump() == json.loads(json.dumps(described.dump()))
             return "opened"

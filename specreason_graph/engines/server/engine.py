@@ -34,6 +34,7 @@ from specreason_graph.engines.redaction import LogFilter
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.server.answers import (
     IN_BETWEEN,
+    WITHOUT,
     Answer,
     Card,
     Choice,
@@ -142,7 +143,11 @@ class ServerEngine:
     async def _computed(self, ids: list[int], following: int | None) -> Likelihood:
         """Return the log-probabilities of the tokens that are computed of a prompt, and of the one ``following`` it."""
         begun = time.perf_counter()
-        answer = await self._post({**self.body(ids), **likelihood_fields(following)})
+        try:
+            answer = await self._post({**self.body(ids), **likelihood_fields(following)})
+        except EngineRequestError as error:
+            hint = error.hint or WITHOUT
+            raise EngineRequestError(error.args[0], engine=self.name, hint=hint) from None
         cached, choice = min(answer.cached_tokens or 0, len(ids)), answer.choices[0]
         found = prompt_logprobs(choice, ids, cached, self.name)
         if following is not None:
