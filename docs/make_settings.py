@@ -37,7 +37,7 @@ and defaults below are Python's.
 """
 RUN = {
     "Who writes, and what is enough": (
-        "threshold", "score_reduction", "proposals", "first_steps_by_base", "review", "answer_by",
+        "judge", "threshold", "proposals", "first_steps_by_base", "review", "answer_by",
         "continue_without_draft",
     ),
     "Speed and deadlines": (
@@ -48,8 +48,8 @@ RUN = {
     ),
     "Sampling": ("temperature", "top_p", "sampling", "seed"),
     "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
-    "Words of the judge, form of the thinking": (
-        "judge_instruction", "judge_prefill", "thinking", "template", "think_open", "think_close",
+    "Form of the thinking": (
+        "thinking", "template", "think_open", "think_close",
     ),
 }  # fmt: skip
 """Settings of a run by what they are about; one that is named nowhere comes last, as `OTHER`."""

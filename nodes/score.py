@@ -1,4 +1,4 @@
-"""Ask the base model for its opinion on the proposal, as one token; of several proposals the best is decided on."""
+"""Let the judge score the proposal; of several proposals the best is decided on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
-from specreason_graph.policies.deadlines import threshold_in_force
+from specreason_graph.policies.deadlines import judge_in_force
 from specreason_graph.record.events import Scored
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Alternative, Proposal, Score
@@ -25,19 +25,26 @@ class ScoreProposal(Stage):
         proposals = [*first, *(each.proposal for each in pending.alternatives)]
         scores = await asyncio.gather(*(self._score(lookahead, each) for each in proposals))
         scored = [(number, score) for number, score in enumerate(scores) if score]
-        best, score = scored[best_of([score for _, score in scored], self.config.score_reduction)]
-        threshold = threshold_in_force(self.config, Progress.load(state["progress"]).slo_ratio)
-        decision = decide(score, threshold=threshold, score_reduction=self.config.score_reduction)
+        judge = judge_in_force(self.config, Progress.load(state["progress"]).slo_ratio)
+        best, score = scored[best_of([score for _, score in scored], judge)]
+        decision = decide(score, judge)
         emit(Scored(index=lookahead.node.index, score=score, decision=decision))
         needs_review = asks_human(decision, self.config.review)
         seconds, wasted = lookahead.pause() if needs_review else (0.0, [])
-        versions = [Alternative(proposal=p, score=s) for p, s in zip(proposals, scores, strict=True)]
+        versions = [_version(p, s) for p, s in zip(proposals, scores, strict=True)]
         found = Pending(
-            proposal=proposals[best], alternatives=versions[:best] + versions[best + 1 :], scorable=True, score=score,
-            decision=decision, needs_review=needs_review, seconds=seconds, wasted=wasted,
+            proposal=versions[best].proposal, alternatives=versions[:best] + versions[best + 1 :], scorable=True,
+            score=score, decision=decision, needs_review=needs_review, seconds=seconds, wasted=wasted,
         )  # fmt: skip
         return {"pending": found.dump()}
 
     async def _score(self, lookahead: Lookahead, proposal: Proposal) -> Score | None:
         """The score, or None for what cannot be scored."""
         return await lookahead.score(proposal) if self.sampler.can_score(lookahead.node, proposal) else None
+
+
+def _version(proposal: Proposal, score: Score | None) -> Alternative:
+    """A version with its score; the draft's own probabilities are kept once, in the score."""
+    if score is None:
+        return Alternative(proposal=proposal, score=None)
+    return Alternative(proposal=proposal.model_copy(update={"logprobs": None, "entropies": None}), score=score)

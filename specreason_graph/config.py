@@ -12,18 +12,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
+from specreason_graph.strategy import REFUSED, AnyJudge, Judge, Settings, read
 
+DEFAULT_JUDGE = "digit"
+MOVED = {
+    "score_reduction": "judge.reduction", "judge_instruction": "judge.instruction", "judge_prefill": "judge.prefill",
+}  # fmt: skip
+"""Settings of releases before that belong to the digit judge."""
 CONFIG_KEY = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
 
@@ -31,13 +35,8 @@ Whole = Annotated[int, Field(lt=2**31)]
 Count = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Tag = Annotated[str, Field(pattern=r"\S")]
-ScoreReduction = Literal["mean", "greedy"]
 Author = Literal["base", "draft"]
 Thinking = Literal["auto", "none", "tags"]
-
-JUDGE_INSTRUCTION = "Is the last reasoning step factually correct and logically valid? Score 0 (wrong) to 9 (right)."
-JUDGE_PREFILL = "Score: "
-
 
 RENDERED = {
     "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
@@ -71,27 +70,13 @@ def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tools
 
 
-class Settings(BaseModel):
-    """Values that people set: unknown names are rejected, and so are true and false in the place of a number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what Python would take for 1 or 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("no_number", "true and false are not allowed here")
-        return value
-
-
 class Band(Settings):
     """An uncertain range of scores, both ends included."""
 
-    low: Annotated[Number, Field(ge=0, le=9)]
-    """Lowest score in the band."""
-    high: Annotated[Number, Field(ge=0, le=9)]
-    """Highest score in the band."""
+    low: Number
+    """Lowest number in the band."""
+    high: Number
+    """Highest number in the band."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -110,10 +95,10 @@ class SpecReasonConfig(Settings):
     budget of 8192 tokens.
     """
 
-    threshold: Annotated[Number, Field(ge=0, le=9)] = 7.0
-    """Score from which a proposal is accepted, 0 (accept everything) to 9."""
-    score_reduction: ScoreReduction = "mean"
-    """How ten digits become one number: ``mean`` weighs them by probability, ``greedy`` takes the likeliest."""
+    judge: AnyJudge = Field(default_factory=lambda: read(Judge, DEFAULT_JUDGE))
+    """What a proposal is worth: a kind, or a mapping with ``kind`` and the judge's own settings."""
+    threshold: Number | None = None
+    """Number from which a proposal is accepted, on the judge's scale; None for the judge's own threshold."""
     proposals: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     lookahead: Annotated[Whole, Field(ge=0, le=64)] | None = None
@@ -137,8 +122,8 @@ class SpecReasonConfig(Settings):
     """Seconds in which a run is to have its answer, waiting for engines included; the thinking is cut short for it."""
     step_seconds: Annotated[Number, Field(gt=0)] | None = None
     """Seconds that a step is to take; a run that is slower goes before others, and eases its own demands."""
-    threshold_floor: Annotated[Number, Field(ge=0, le=9)] | None = None
-    """How far a run that is late may lower the threshold, 0 to 9; None never does."""
+    threshold_floor: Number | None = None
+    """How far a run that is late may lower the threshold; None never does."""
     repetition_limit: Annotated[Whole, Field(ge=2)] = 3
     """The thinking ends when one step text has been committed this often."""
     temperature: Annotated[Number, Field(ge=0, le=2)] = 0.6
@@ -164,10 +149,6 @@ class SpecReasonConfig(Settings):
     """Strings that end the answer; they are left out of it."""
     answer_schema: dict[str, Any] | None = None
     """JSON schema the answer must follow, on engines with constrained decoding."""
-    judge_instruction: Annotated[str, Field(min_length=1)] = JUDGE_INSTRUCTION
-    """User turn put behind the trace to ask for a score; short, because it is the cost of a score."""
-    judge_prefill: str = JUDGE_PREFILL
-    """Start of the judge's reply; the next token is the score."""
     thinking: Thinking = "auto"
     """How the models think: ``auto`` goes by their chat templates, ``tags`` makes them think between tags, ``none``
     makes the reply itself the trace."""
@@ -195,16 +176,31 @@ class SpecReasonConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _eases(self) -> Self:
-        if self.threshold_floor is not None and self.threshold_floor > self.threshold:
-            raise ValueError(f"threshold_floor = {self.threshold_floor:g} is above threshold = {self.threshold:g}")
+    def _on_scale(self) -> Self:
+        low, high = self.judge.scale_in_force
+        numbers = {"threshold": self.threshold, "threshold_floor": self.threshold_floor}
+        numbers |= {"review.low": self.review.low, "review.high": self.review.high} if self.review else {}
+        for name, number in numbers.items():
+            if number is not None and not low <= number <= high:
+                raise ValueError(
+                    f"{name} = {number:g} is not allowed: the scale of the {self.judge.kind} judge is {low:g} to {high:g}"
+                )
+        if self.threshold_floor is not None and self.threshold_floor > self.judge_in_force.accepts_from:
+            raise ValueError(
+                f"threshold_floor = {self.threshold_floor:g} is above threshold = {self.judge_in_force.accepts_from:g}"
+            )
         return self
+
+    @property
+    def judge_in_force(self) -> Judge:
+        """The judge, under the threshold of these settings where they have one."""
+        return self.judge if self.threshold is None else self.judge.with_threshold(self.threshold)
 
 
 def make_config(**settings: Any) -> SpecReasonConfig:
     """Validate settings; a bad one raises `ConfigError` with its name, value, what is allowed and the fix."""
     try:
-        return SpecReasonConfig(**settings)
+        return SpecReasonConfig(**layered(settings))
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
@@ -213,10 +209,25 @@ def overridden(config: SpecReasonConfig, *settings: Mapping[str, Any]) -> SpecRe
     """The settings with others put over them, the last ones winning."""
     if not any(settings):
         return config
-    merged = config.model_dump()
+    return make_config(**layered(config.model_dump(), *settings))
+
+
+def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others put over them, the last ones winning; nothing is validated.
+
+    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place. A threshold
+    that was meant for the judge before is dropped, as it is where the judge's own is given.
+    """
+    found: dict[str, Any] = {}
     for each in settings:
-        merged |= each
-    return make_config(**merged)
+        before, judge = found.get("judge") or DEFAULT_JUDGE, each.get("judge")
+        found |= each
+        if isinstance(judge, Mapping) and "kind" not in judge:
+            found["judge"] = {**({"kind": before} if isinstance(before, str) else dict(before)), **judge}
+        meant = judge is not None and (not isinstance(judge, Mapping) or {"kind", "threshold"} & judge.keys())
+        if meant and each.get("threshold") is None:
+            found["threshold"] = None
+    return found
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -241,10 +252,16 @@ def _explain(error: ValidationError) -> str:
 
 def _explain_one(detail: Any) -> str:
     name = ".".join(str(part) for part in detail["loc"]) or "config"
+    if name in MOVED:
+        return f"the setting {name!r} is now the judge's; write {MOVED[name]}"
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
     if isinstance(problem := detail.get("ctx", {}).get("error"), NotKeptError):
         return f"{problem}; leave it out, or write it as a text"  # the value may be of any length and depth
+    if detail["type"] == REFUSED:
+        return str(detail["msg"])
+    if not detail["loc"] and (problem := detail.get("ctx", {}).get("error")):  # of several settings together
+        return str(problem)
     field = SpecReasonConfig.model_fields.get(name)
     meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
     return f"{name} = {detail['input']!r} is not allowed: {_lower(detail['msg'])}{meaning}"

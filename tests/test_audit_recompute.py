@@ -104,7 +104,7 @@ def test_totals_that_are_none_are_told(totals: Any) -> None:
 
 def test_settings_of_every_kind_replay() -> None:
     for settings in (
-        {"first_steps_by_base": 3}, {"max_steps": 4}, {"thinking_tokens": 40}, {"score_reduction": "greedy"},
+        {"first_steps_by_base": 3}, {"max_steps": 4}, {"thinking_tokens": 40}, {"judge": {"reduction": "greedy"}},
         {"repetition_limit": 2}, {"threshold": 9}, {"max_step_tokens": 7},
     ):  # fmt: skip
         saver = InMemorySaver()
@@ -229,7 +229,7 @@ def test_what_a_fork_took_over_is_not_judged_again_by_its_own_judge() -> None:
         graph = create_specreason(pair).compile(checkpointer=saver)
         graph.invoke({"question": "What?"}, {"configurable": {"thread_id": "one"}})
         (run,) = read_runs(saver, "one")
-        graph.invoke(None, fork(graph, "other", plan_fork(run, pair, at=2, judge_instruction="Is it right?")))
+        graph.invoke(None, fork(graph, "other", plan_fork(run, pair, at=2, judge={"instruction": "Is it right?"})))
         (forked,) = read_runs(saver, "other")
         again = rescore(forked, pair)
     assert [each.step for each in again.steps] == [step.index for step in forked.steps[2:] if step.score]
@@ -288,7 +288,7 @@ def test_another_reading_may_be_about_another_version() -> None:
         step["score"]["greedy"] = 6
         step["alternatives"] = [{"proposal": step["discarded"] or run.trace[1]["discarded"], "score": other}]
     assert what_if(run).changed == []
-    changed = what_if(run, score_reduction="greedy").changed
+    changed = what_if(run, judge={"reduction": "greedy"}).changed
     assert [(each.step, each.recorded, each.would_be, each.number) for each in changed] == [
         (0, True, True, 9), (1, False, True, 9),
     ]  # fmt: skip

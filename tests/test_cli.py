@@ -70,10 +70,10 @@ def test_question_from_a_file_and_an_example(here: Command, tmp_path: Path) -> N
 
 
 def test_config_file_and_set(here: Command, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text("threshold = 3.0\nscore_reduction = 'greedy'\n")
+    (tmp_path / "c.toml").write_text("threshold = 3.0\njudge = {reduction = 'greedy'}\n")
     given = ["--config", str(tmp_path / "c.toml"), "--threshold", "8", "--set", "max_steps=2"]
     document = json.loads(here("solve", "--json", *given, PROBLEM.question).stdout)
-    assert (document["config"]["threshold"], document["config"]["score_reduction"]) == (8.0, "greedy")
+    assert (document["config"]["threshold"], document["config"]["judge"]["reduction"]) == (8.0, "greedy")
     assert (document["stop_reason"], len(document["steps"])) == ("step_limit", 2)
 
 

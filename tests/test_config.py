@@ -13,9 +13,10 @@ from specreason_graph.config import make_config, read_config_file
 from specreason_graph.errors import ConfigError
 
 BAD: list[tuple[str, Any, str]] = [
-    ("threshold", 11, "less than or equal to 9"),
-    ("threshold", -1, "greater than or equal to 0"),
-    ("score_reduction", "median", "'mean' or 'greedy'"),
+    ("threshold", 11, "0 to 9"),
+    ("threshold", -1, "0 to 9"),
+    ("judge.reduction", "median", "'mean' or 'greedy'"),
+    ("judge.threshold", 12, "less than or equal to 9"),
     ("thinking_tokens", 0, "greater than or equal to 1"),
     ("max_steps", 1.5, "valid integer"),
     ("top_p", 0, "greater than 0"),
@@ -28,14 +29,14 @@ BAD: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("name", "value", "allowed"), BAD)
 def test_bad_value_names_itself_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_config(**{name: value})
+        make_config(**parse_settings([f"{name}={value}"]))
     message = str(caught.value)
     assert f"{name} = {value!r}" in message
     assert allowed in message
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'treshold'; known settings: threshold, score_reduction"):
+    with pytest.raises(ConfigError, match="unknown setting 'treshold'; known settings: judge, threshold"):
         make_config(treshold=7)
 
 
@@ -46,14 +47,14 @@ def test_every_setting_is_described() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("c.toml", "threshold = 5\nscore_reduction = 'greedy'"),
-        ("c.json", '{"threshold": 5, "score_reduction": "greedy"}'),
+        ("c.toml", "threshold = 5\njudge = {reduction = 'greedy'}"),
+        ("c.json", '{"threshold": 5, "judge": {"kind": "digit", "reduction": "greedy"}}'),
     ],
 )
 def test_config_file(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     config = make_config(**read_config_file(tmp_path / name))
-    assert (config.threshold, config.score_reduction) == (5, "greedy")
+    assert (config.threshold, config.judge.model_dump()["reduction"]) == (5, "greedy")
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [

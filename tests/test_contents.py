@@ -321,7 +321,7 @@ async def test_half_a_character_is_refused_at_every_door_before_anything_is_kept
                 graph.as_tool().invoke(asked)
 
 
-@pytest.mark.parametrize("name", ["judge_instruction", "judge_prefill", "think_open", "tool_choice"])
+@pytest.mark.parametrize("name", ["think_open", "tool_choice"])
 def test_half_a_character_in_a_setting_is_refused(name: str) -> None:
     with pair_of("It is 3.") as pair, pytest.raises(ConfigError, match=f"{name} holds"):
         create_specreason(pair, config=make_config(**{name: HALF}))
@@ -360,7 +360,7 @@ def test_batches_and_the_command_line_refuse_in_one_line(here: Any, tmp_path: Pa
         done = here("solve", "-f", str(file))
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert why in done.stderr
-    for arguments in (("solve", f"What{HALF}?"), ("solve", "What?", "--set", f"judge_instruction={HALF}")):
+    for arguments in (("solve", f"What{HALF}?"), ("solve", "What?", "--set", f"think_open={HALF}")):
         done = here(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "is not UTF-8 text" in done.stderr

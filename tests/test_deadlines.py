@@ -19,7 +19,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.slots import CallSlots, Priority
 from specreason_graph.errors import ConfigError, EngineError
 from specreason_graph.lookahead.estimates import CostEstimates
-from specreason_graph.policies.deadlines import answer_tokens, proposals_in_force, slo_ratio, threshold_in_force
+from specreason_graph.policies.deadlines import answer_tokens, judge_in_force, proposals_in_force, slo_ratio
 from specreason_graph.record.progress import Progress
 from tests.support.counting import QUESTION, idle, slow_pair
 from tests.support.recording import THREAD, record
@@ -129,10 +129,10 @@ def test_a_run_that_is_late_asks_for_less() -> None:
     config = SpecReasonConfig(threshold=7, threshold_floor=3, proposals=4, step_seconds=1.0)
     late = [ratio(config, each) for each in (0.5, 1.0, 1.5, 2.0, 9.0)]
     assert late == [0.5, 1.0, 1.5, 2.0, 9.0]
-    assert [threshold_in_force(config, each) for each in late] == [7, 7, 5, 3, 3]
+    assert [judge_in_force(config, each).accepts_from for each in late] == [7, 7, 5, 3, 3]
     assert [proposals_in_force(config, each) for each in late] == [4, 4, 1, 1, 1]
     strict = SpecReasonConfig(threshold=7, step_seconds=1.0)
-    assert threshold_in_force(strict, 9.0) == 7
+    assert judge_in_force(strict, 9.0).accepts_from == 7
 
 
 def test_a_deadline_is_dealt_out_to_the_steps_that_runs_take() -> None:

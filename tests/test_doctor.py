@@ -16,7 +16,7 @@ from specreason_graph.cli.own_questions import is_answered, read_own_questions
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import QuestionError
-from specreason_graph.judging.digit_judge import read_score
+from specreason_graph.judging.digit import read_digits
 from specreason_graph.judging.labelled_steps import Labelled, auroc, built_in_pairs, shipped_pairs
 from specreason_graph.models.abacus.problems import held_out_short
 from specreason_graph.record.records import Usage
@@ -32,7 +32,7 @@ def labelled(right: Sequence[Sequence[float]], wrong: Sequence[Sequence[float]])
         for label, masses in zip((True, False), pair, strict=True)
     ]
     return [
-        Labelled("words", label, read_score([math.log(max(m, 1e-30)) for m in masses], 1 - sum(masses), 9, Usage()))
+        Labelled("words", label, read_digits([math.log(max(m, 1e-30)) for m in masses], 1 - sum(masses), 9, Usage()))
         for label, masses in both
     ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_a_judge_is_known_by_what_it_says_of_labelled_steps(
 
 def test_a_judge_that_seldom_answers_with_a_digit_is_known_by_that() -> None:
     found = judged(labelled([sure(9, 0.1)] * 3, [sure(1, 0.2)] * 3), make_config())
-    assert (found.status, "change judge_prefill" in found.advice) == ("warning", True)
+    assert (found.status, "change judge.prefill" in found.advice) == ("warning", True)
 
 
 def test_labelled_steps_are_many_and_varied() -> None:

@@ -12,6 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, Opinion
 from specreason_graph.errors import EngineError, QuestionError
+from specreason_graph.judging import DigitJudge
 from specreason_graph.policies.acceptance import decide
 from specreason_graph.record.records import Decision, Score
 
@@ -61,10 +62,7 @@ def test_decision_follows_from_the_stored_score() -> None:
     )
     for step in outcome["trace"][:2]:
         stored = Decision.load(step["decision"])
-        assert (
-            decide(Score.load(step["score"]), threshold=stored.threshold, score_reduction=stored.score_reduction)
-            == stored
-        )
+        assert decide(Score.load(step["score"]), DigitJudge(threshold=stored.threshold)) == stored
     assert outcome["trace"][0]["score"]["other_mass"] == pytest.approx(0.1)
     assert outcome["trace"][0]["score"]["mean"] == pytest.approx((8 * 0.5 + 9 * 0.4) / 0.9)
 
@@ -76,7 +74,7 @@ def test_the_score_reduction_decides_a_split_opinion(score_reduction: str, autho
         ["a disputed step.\n\n", CLOSE],
         ["by the base.\n\n", CLOSE, "x", "x"][author == "draft" :],
         [split],
-        score_reduction=score_reduction,
+        judge=DigitJudge(reduction=score_reduction),
     )
     assert outcome["trace"][0]["author"] == author
 

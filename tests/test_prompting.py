@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.config import JUDGE_INSTRUCTION, make_config
+from specreason_graph.config import make_config
 from specreason_graph.engines.fake import ByteVocabulary, FakeEngine, PlainText
 from specreason_graph.errors import ConfigError, ModelError
-from specreason_graph.judging.digit_judge import DigitJudge
+from specreason_graph.judging.digit import INSTRUCTION, DigitJudge, DigitQuestion
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.manifest import Turn
 
 HEAD = "<|user|>What is it?<|end|><|assistant|><think>\n"
-SUFFIX = f"<|end|><|user|>{JUDGE_INSTRUCTION}<|end|><|assistant|><think>\nScore: "
+SUFFIX = f"<|end|><|user|>{INSTRUCTION}<|end|><|assistant|><think>\nScore: "
 CLOSE = "</think>"
 ids = ByteVocabulary().encode_template
 plain = ByteVocabulary().encode
@@ -138,7 +138,7 @@ def test_template_that_drops_a_message_is_refused() -> None:
             return super().render(messages[:1])
 
     with pytest.raises(ModelError, match="shows 1 of 3 messages"):
-        _ = DigitJudge(EnginePrompts(Dropping(), make_config())).suffix_ids
+        _ = DigitQuestion(DigitJudge(), EnginePrompts(Dropping(), make_config())).suffix_ids
 
 
 def test_digits_of_several_tokens_are_refused() -> None:
@@ -147,7 +147,7 @@ def test_digits_of_several_tokens_are_refused() -> None:
             return [i for byte in text.encode() for i in ((byte, 0) if 48 <= byte < 58 else (byte,))]
 
     with pytest.raises(ModelError, match="digit 0 is not one token"):
-        _ = DigitJudge(EnginePrompts(Doubled(), make_config())).digit_ids
+        _ = DigitQuestion(DigitJudge(), EnginePrompts(Doubled(), make_config())).digit_ids
 
 
 def test_thinking_is_opened_where_the_template_does_not() -> None:

@@ -15,6 +15,7 @@ from langgraph.types import Command
 
 from specreason_graph import create_specreason
 from specreason_graph.errors import ConfigError
+from specreason_graph.judging import DigitJudge
 from specreason_graph.policies.acceptance import decide, decide_reviewed
 from specreason_graph.record.events import Rejected, read_event
 from specreason_graph.record.records import Decision, Review, Score
@@ -82,7 +83,7 @@ def test_a_reviewed_decision_can_be_computed_again() -> None:
     graph = create_specreason(pair(), review=BAND).compile(checkpointer=InMemorySaver())
     graph.invoke({"question": "What?"}, THREAD)
     step = graph.invoke(Command(resume=EDIT), THREAD)["trace"][1]
-    score = decide(Score.load(step["score"]), threshold=7, score_reduction="mean")
+    score = decide(Score.load(step["score"]), DigitJudge(threshold=7))
     assert decide_reviewed(score, Review.load(EDIT)) == Decision.load(step["decision"])
 
 

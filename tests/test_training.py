@@ -38,7 +38,7 @@ def test_the_judge_is_trained_on_the_prompt_that_the_package_sends(writer: Write
         seed=0, usage=Usage(),
     )  # fmt: skip
     head = sampler.prompts.base.question_ids(problem.question)
-    assert sampler.prompts.thinking_ids("base", head, [step]) + sampler.judge.suffix_ids == seen
+    assert sampler.prompts.thinking_ids("base", head, [step]) + sampler.setup.judge_ids == seen
 
 
 def test_a_branch_sees_its_own_story_only(writer: Writer) -> None:

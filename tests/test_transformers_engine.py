@@ -20,7 +20,7 @@ from specreason_graph.engines.transformers.kv_caches import CachePool
 from specreason_graph.engines.transformers.model import Model, branch
 from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.errors import ContextLimitError, EngineError
-from specreason_graph.judging.digit_judge import DigitJudge
+from specreason_graph.judging.digit import DigitJudge, DigitQuestion
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.engine_prompts import EnginePrompts
@@ -28,8 +28,8 @@ from tests.support.embedded import LONG, fresh, on_the_base, prompt
 from tests.support.waiting import until
 
 
-def judge(engine: Engine) -> DigitJudge:
-    return DigitJudge(EnginePrompts(engine.vocabulary, make_config()))
+def judge(engine: Engine) -> DigitQuestion:
+    return DigitQuestion(DigitJudge(), EnginePrompts(engine.vocabulary, make_config()))
 
 
 @on_the_base

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
+from specreason_graph.judging.digit import INSTRUCTION, PREFILL
 from specreason_graph.models.abacus.problems import Problem, draw_training_problem
 from specreason_graph.prompting.engine_prompts import BLANK_LINE
 
@@ -72,8 +72,8 @@ class Writer:
         turns = [{"role": "user", "content": mark}]
         head, tail = self._render(turns).split(mark)
         self.head, self.tail = self._encode(head), self._encode(tail)
-        turns += [{"role": "assistant", "content": mark}, {"role": "user", "content": JUDGE_INSTRUCTION}]
-        self.suffix = self._encode(self._render(turns).split(mark)[-1] + JUDGE_PREFILL)
+        turns += [{"role": "assistant", "content": mark}, {"role": "user", "content": INSTRUCTION}]
+        self.suffix = self._encode(self._render(turns).split(mark)[-1] + PREFILL)
         self.right, self.wrong = self._encode(RIGHT_DIGIT), self._encode(WRONG_DIGIT)
 
     def _render(self, messages: list[dict[str, str]]) -> str:

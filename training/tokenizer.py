@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from specreason_graph.config import JUDGE_INSTRUCTION, JUDGE_PREFILL
+from specreason_graph.judging.digit import INSTRUCTION, PREFILL
 from specreason_graph.models.abacus.problems import draw_training_problem
 
 VOCABULARY = 640
@@ -39,7 +39,7 @@ def corpus(documents: int = 20_000) -> Iterator[str]:
         problem = draw_training_problem(rng)
         yield problem.question + "\n" + "".join(problem.steps) + f"\n\nThe answer is \\boxed{{{problem.answer}}}."
         if number % 4 == 0:
-            yield JUDGE_INSTRUCTION + "\n" + JUDGE_PREFILL
+            yield INSTRUCTION + "\n" + PREFILL
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -14,11 +14,11 @@ from specreason_graph.graph import CompiledSpecReason
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
-from specreason_graph.policies.acceptance import decide_reviewed
+from specreason_graph.policies.acceptance import DIGIT, decide_reviewed
 from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
-from specreason_graph.record.manifest import Lineage
+from specreason_graph.record.manifest import Judged, Lineage, Manifest
 from specreason_graph.record.progress import Progress, totals_of
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
 from specreason_graph.record.seal import head_of, is_sealed, seal_step
@@ -85,7 +85,17 @@ def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
     return Lineage(
         thread_id=run.thread_id, namespace=run.namespace, run=run.run, step=at, edited=edited,
         head=head_of(run.manifest, run.trace[: at - edited]),  # an edited step is not in the old ledger
+        judges=_judges(run.typed_manifest, at),
     )  # fmt: skip
+
+
+def _judges(manifest: Manifest, at: int) -> list[Judged]:
+    """Return who decided on the first ``at`` steps; nothing where it was the digit alone."""
+    before = manifest.forked_from.judges if manifest.forked_from else []
+    found = [each for each in before if each.until < at]
+    found.append(next((each for each in before if each.until >= at), Judged(until=at, judge=manifest.config.judge)))
+    found[-1] = found[-1].model_copy(update={"until": at})
+    return [] if all(each.judge.kind == DIGIT for each in found) else found
 
 
 def _in_vocabulary_of(prompts: PairPrompts, step: Step, run: RecordedRun) -> Step:

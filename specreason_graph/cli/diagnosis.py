@@ -17,7 +17,6 @@ from specreason_graph.engines.vllm.memory import GIB, MemoryPlan
 from specreason_graph.errors import SpecReasonError
 from specreason_graph.judging.labelled_steps import Labelled, auroc, built_in_pairs, shipped_pairs, try_judge
 from specreason_graph.lookahead.step_sampler import StepSampler
-from specreason_graph.policies.acceptance import decide
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.pair_prompts import ROLES
 from specreason_graph.record.records import Engine as Role
@@ -64,7 +63,7 @@ class Diagnosis:
         found = [_vocabularies(self.pair)]
         try:
             found += [_format(sampler.prompts.of(role)) for role in ROLES]
-            found += [_digits(sampler), await self._judge(sampler)]
+            found += [*_digits(sampler), await self._judge(sampler)]
             found += [await self._cache("base", sampler), await self._cache("draft", sampler)]
             found += await self._speed(sampler)
         except SpecReasonError as error:
@@ -73,12 +72,9 @@ class Diagnosis:
 
     async def _judge(self, sampler: StepSampler) -> CheckResult:
         pairs = built_in_pairs() if self.pair.base.name == BUILT_IN["base"] else shipped_pairs()
-        labelled = await try_judge(sampler.judge, self.pair.base, pairs)
+        judge = self.config.judge_in_force
+        labelled = await try_judge(judge, lambda p, text: sampler.asking_about(p.question, p.before, text), pairs)
         return judged(labelled, self.config)
-
-    async def _opinion(self, sampler: StepSampler, text: str) -> Score:
-        head = sampler.prompts.base.question_ids(QUESTION)
-        return await sampler.judge.score(self.pair.base, head + sampler.prompts.base.vocabulary.encode(text))
 
     async def _cache(self, role: Role, sampler: StepSampler) -> CheckResult:
         engine, vocabulary = self.pair.engine(role), sampler.prompts.of(role).vocabulary
@@ -96,7 +92,8 @@ class Diagnosis:
         draft = await _seconds_per_token(self.pair.draft, sampler.prompts.draft.question_ids(QUESTION))
         base = await _seconds_per_token(self.pair.base, sampler.prompts.base.question_ids(QUESTION))
         seen = _unseen(sampler.prompts.base.vocabulary)
-        score = median([(await self._opinion(sampler, text)).usage.seconds for text in seen])
+        scores = [await sampler.asking_about(QUESTION, (), text).collect(self.config.judge_in_force) for text in seen]
+        score = median(each.usage.seconds for each in scores)
         times = f"draft {draft * 1000:.2f} ms per token, base {base * 1000:.2f} ({base / draft:.1f} times)"
         detail = f"{times}, a score {score * 1000:.1f} ms"
         return [CheckResult(name="speed", status="ok", detail=detail), _break_even(draft, base, score)]
@@ -105,24 +102,28 @@ class Diagnosis:
 def judged(labelled: Sequence[Labelled], config: SpecReasonConfig) -> CheckResult:
     """Say how well a judge told right steps from wrong ones, given in turns, and what the threshold would let in."""
     numbers = {label: _numbers(labelled, config, is_right=label) for label in (True, False)}
-    found, threshold = auroc(numbers[True], numbers[False]), config.threshold
+    judge = config.judge_in_force
+    found, threshold = auroc(numbers[True], numbers[False]), judge.accepts_from
     let_in = {label: sum(n >= threshold for n in each) / len(each) for label, each in numbers.items()}
     kinds = {kind: auroc(*(_numbers(labelled, config, is_right=label, kind=kind) for label in (True, False)))
              for kind in sorted({each.kind for each in labelled})}  # fmt: skip
-    outside = median(each.score.other_mass for each in labelled)
+    outside = median(each.score.other_mass or 0.0 for each in labelled)
     detail = (
         f"AUROC {found:.2f} on {len(labelled)} labelled steps ({', '.join(f'{k} {v:.2f}' for k, v in kinds.items())}); "
         f"median of right steps {median(numbers[True]):.2f}, of wrong ones {median(numbers[False]):.2f}; "
-        f"threshold {threshold:g} lets in {let_in[True]:.0%} of the right and {let_in[False]:.0%} of the wrong ones; "
-        f"mass outside the digits {outside:.2f} (median)"
+        f"threshold {threshold:g} lets in {let_in[True]:.0%} of the right and {let_in[False]:.0%} of the wrong ones"
     )
+    if judge.kind == "digit":
+        detail += f"; mass outside the digits {outside:.2f} (median)"
     result = partial(CheckResult, name="judge", detail=detail)
     if max(_distance(one.score, other.score) for one, other in zip(labelled[::2], labelled[1::2], strict=True)) < BLIND:
         return result(status="failed", advice="the judge does not see the step: check the chat template")
     if outside > 0.5:
-        return result(status="warning", advice="the judge seldom answers with a digit: change judge_prefill")
+        return result(status="warning", advice="the judge seldom answers with a digit: change judge.prefill")
     if found < ABLE:
-        return result(status="warning", advice="the digit is no guide to right steps: use a stronger base model")
+        other = "likelihood" if judge.kind == "digit" else "digit"
+        advice = f"the {judge.kind} is no guide to right steps: try --judge {other}, or a stronger base model"
+        return result(status="warning", advice=advice)
     if let_in[True] < 0.5:
         lower = sorted(numbers[True])[int(len(numbers[True]) * (1 - LET_IN))]
         advice = f"most right steps lie under the threshold: {lower:.1f} would let in {LET_IN:.0%} of them"
@@ -134,8 +135,7 @@ def _numbers(
     labelled: Sequence[Labelled], config: SpecReasonConfig, *, is_right: bool, kind: str | None = None
 ) -> list[float]:
     chosen = [each.score for each in labelled if each.is_right == is_right and kind in (None, each.kind)]
-    found = [decide(score, threshold=0, score_reduction=config.score_reduction).number for score in chosen]
-    return [number or 0.0 for number in found]
+    return [config.judge_in_force.number(score) for score in chosen]
 
 
 def _unseen(vocabulary: Vocabulary) -> list[str]:
@@ -165,15 +165,19 @@ def _format(prompts: EnginePrompts) -> CheckResult:
     return CheckResult(name=f"{prompts.role} thinking", status="ok", detail=describe_format(prompts.format))
 
 
-def _digits(sampler: StepSampler) -> CheckResult:
-    ids = sampler.judge.digit_ids
-    return CheckResult(name="digits", status="ok", detail=f"one token each: {', '.join(map(str, ids))}")
+def _digits(sampler: StepSampler) -> list[CheckResult]:
+    if sampler.digit is None:
+        return []
+    detail = f"one token each: {', '.join(map(str, sampler.digit.digit_ids))}"
+    return [CheckResult(name="digits", status="ok", detail=detail)]
 
 
 def _distance(one: Score, other: Score) -> float:
-    """Return the total variation distance of two scores' distributions, 0 to 1."""
+    """Return the total variation distance of two digits' distributions, 0 to 1; 1 for other evidence that differs."""
+    if one.digit_logprobs is None or other.digit_logprobs is None:
+        return float(one.model_copy(update={"usage": other.usage}) != other)
     pairs = zip(one.digit_logprobs, other.digit_logprobs, strict=True)
-    return 0.5 * (sum(abs(exp(a) - exp(b)) for a, b in pairs) + abs(one.other_mass - other.other_mass))
+    return 0.5 * (sum(abs(exp(a) - exp(b)) for a, b in pairs) + abs((one.other_mass or 0) - (other.other_mass or 0)))
 
 
 async def _seconds_per_token(engine: Engine, prompt: list[int]) -> float:

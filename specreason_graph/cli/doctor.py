@@ -26,12 +26,13 @@ def doctor(
             "-f", "--file", text="JSONL file with your own questions, and perhaps answers, to measure on."
         ),
     ] = None,
+    judge: options.JudgeOption = None,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Check a pair: can the base judge steps, do the caches work, does drafting pay. Exit code 1 on a failure."""
-    launch = models.launch("", config, options.parse_settings(more))
+    launch = models.launch("", config, options.with_judge(judge, options.parse_settings(more)))
     asked = read_own_questions(file) if file else []
     plan = launch.plan_memory()  # before the engines take the memory that the plan divides
     with launch.open_pair() as pair:

@@ -44,6 +44,12 @@ EngineSetOption = Annotated[
 ConfigOption = Annotated[Path | None, path_option("--config", text="TOML or JSON file with settings and model names.")]
 DatabaseOption = Annotated[Path | None, path_option("--db", text="SQLite file that keeps the runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="KIND", help="Who says what a step is worth: digit, likelihood, confidence, cascade, ..."
+    ),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
 
 
@@ -139,10 +145,15 @@ def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """Read settings from NAME=VALUE pairs; a value that is no JSON is text.
 
+    ``judge.NAME`` is a setting of the judge, ``judge.first.NAME`` one of a judge that it is made of;
     ``ROLE.template.NAME`` is an argument of one model's chat template, ``template.NAME`` one of both.
     """
     settings: dict[str, Any] = {}
     for name, value in _pairs("--set", pairs, SpecReasonConfig.model_fields).items():
+        first, dot, rest = name.partition(".")
+        if first == "judge" and dot:
+            _set_in(settings.setdefault("judge", {}), rest, value)
+            continue
         role, found, argument = name.rpartition("template.")
         if not found or role not in ("", *(f"{each}." for each in TABLES)):
             settings[name] = value
@@ -150,6 +161,35 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         for each in [role.rstrip(".")] if role else TABLES:
             settings.setdefault("template", {}).setdefault(each, {})[argument] = value
     return settings
+
+
+def _set_in(table: Any, path: str, value: Any) -> None:
+    """Set what a dotted name stands for in tables within each other."""
+    first, dot, rest = path.partition(".")
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set judge...{path} is within a value that is no table", hint="set each name once")
+    if dot:
+        _set_in(table.setdefault(first, {}), rest, value)
+    else:
+        table[first] = value
+
+
+def judge_of(kind: str | None, pairs: list[str] | None) -> Any:
+    """The judge of ``--judge KIND`` and ``--set judge.NAME=VALUE``, as a setting; None where neither is given."""
+    settings = with_judge(kind, parse_settings(pairs))
+    if others := sorted(set(settings) - {"judge"}):
+        raise ConfigError(f"--set {others[0]} is no setting of the judge", hint="write judge.NAME=VALUE")
+    return settings.get("judge")
+
+
+def with_judge(kind: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the judge of ``--judge KIND``."""
+    if kind is None:
+        return settings
+    own = settings.get("judge", {})
+    if not isinstance(own, dict):
+        raise ConfigError("--judge and --set judge are given", hint="give one of them")
+    return {**settings, "judge": {"kind": kind, **own}}
 
 
 def _pairs(option: str, pairs: list[str] | None, known: Iterable[str]) -> dict[str, Any]:

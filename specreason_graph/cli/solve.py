@@ -40,11 +40,10 @@ def solve(
         bool, typer.Option("--example", help="Use a random problem that the built-in models never saw.")
     ] = False,
     threshold: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Score from which a proposal is accepted, 0 to 9.")
+        str | None,
+        typer.Option(metavar="NUMBER", help="Number from which a proposal is accepted; 0 to 9 for the digit."),
     ] = None,
-    score_reduction: Annotated[
-        str | None, typer.Option(help="How the judge's digits become one score: mean or greedy.")
-    ] = None,
+    judge: options.JudgeOption = None,
     seed: Annotated[str | None, typer.Option(metavar="NUMBER", help="Seed of all sampling.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Sampling temperature; 0 is greedy.")
@@ -88,11 +87,11 @@ def solve(
     """Think about a question step by step and answer it, or answer many questions from a .jsonl file."""
     # Numbers arrive as text and go through make_config like all settings, so that their errors read the same.
     settings = {
-        "threshold": threshold, "score_reduction": score_reduction, "seed": seed, "temperature": temperature,
-        "top_p": top_p, "first_steps_by_base": first_steps_by_base, "max_steps": max_steps,
+        "threshold": threshold, "seed": seed, "temperature": temperature, "top_p": top_p,
+        "first_steps_by_base": first_steps_by_base, "max_steps": max_steps,
         "thinking_tokens": thinking_tokens, "answer_tokens": answer_tokens, "deadline_seconds": deadline_seconds,
         "lookahead": lookahead, "proposals": proposals, "speculation_control": speculation_control,
-        **options.parse_settings(more),
+        **options.with_judge(judge, options.parse_settings(more)),
     }  # fmt: skip
     if example and (question or file):
         raise QuestionError("--example and a question are given", hint="give one of them")

@@ -1,1 +1,18 @@
-"""What a proposal is worth: one file a judge, with its words, its call and how its evidence is read."""
+"""What a proposal is worth: one file a judge, and how its evidence is got from the engines."""
+
+from specreason_graph.judging.calibrated import CalibratedJudge
+from specreason_graph.judging.combined import AllOf, AnyOf, Cascade
+from specreason_graph.judging.confidence import ConfidenceJudge, EntropyJudge
+from specreason_graph.judging.digit import DigitJudge
+from specreason_graph.judging.likelihood import LikelihoodJudge
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "CalibratedJudge",
+    "Cascade",
+    "ConfidenceJudge",
+    "DigitJudge",
+    "EntropyJudge",
+    "LikelihoodJudge",
+]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specreason_graph.engines.base import Engine
-from specreason_graph.judging.digit_judge import DigitJudge
+from specreason_graph.judging.asking import Asking
 from specreason_graph.models.abacus.problems import held_out
-from specreason_graph.prompting.engine_prompts import BLANK_LINE
 from specreason_graph.record.records import Score
+from specreason_graph.strategy import Judge
 
 SHIPPED = Path(__file__).with_name("labelled_steps.jsonl")
 """Pairs of a right and a wrong step, of arithmetic and of words, of several lengths."""
@@ -64,16 +63,15 @@ def built_in_pairs() -> list[LabelledPair]:
     return pairs
 
 
-async def try_judge(judge: DigitJudge, engine: Engine, pairs: Sequence[LabelledPair]) -> list[Labelled]:
-    """Let ``engine`` score the steps of all pairs, one after the other."""
-    prompts, found = judge.prompts, []
-    for pair in pairs:
-        head = prompts.question_ids(pair.question)
-        before = [token for step in pair.before for token in prompts.vocabulary.encode(step + BLANK_LINE)]
-        for text, is_right in ((pair.right, True), (pair.wrong, False)):
-            step = prompts.vocabulary.encode(text + BLANK_LINE)
-            found.append(Labelled(pair.kind, is_right, await judge.score(engine, head + before + step)))
-    return found
+async def try_judge(
+    judge: Judge, views: Callable[[LabelledPair, str], Asking], pairs: Sequence[LabelledPair]
+) -> list[Labelled]:
+    """Let ``judge`` score the steps of all pairs, one after the other; ``views`` says how the models see one."""
+    return [
+        Labelled(pair.kind, is_right, await views(pair, text).collect(judge))
+        for pair in pairs
+        for text, is_right in ((pair.right, True), (pair.wrong, False))
+    ]
 
 
 def auroc(right: Sequence[float], wrong: Sequence[float]) -> float:

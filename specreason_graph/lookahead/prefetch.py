@@ -15,7 +15,7 @@ from specreason_graph.lookahead.commit_point import CommitPoint
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
-from specreason_graph.policies.deadlines import threshold_in_force
+from specreason_graph.policies.deadlines import judge_in_force
 from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal
@@ -64,10 +64,10 @@ class Prefetcher:
         scores = await asyncio.gather(*scoring)
         if not self._is_open(node):  # decided by who waits for the base's version meanwhile
             return False
-        best = best_of(scores, self._config.score_reduction)
+        judge = judge_in_force(self._config, self._commit_point.slo_ratio)
+        best = best_of(scores, judge)
         behind = self._speculate_behind(node, proposals[best])
-        threshold = threshold_in_force(self._config, self._commit_point.slo_ratio)
-        decision = decide(scores[best], threshold=threshold, score_reduction=self._config.score_reduction)
+        decision = decide(scores[best], judge)
         self._estimates.scored(accepted=decision.accepted, after_rejection=node.follows_rejection)
         node.decided = True
         if asks_human(decision, self._config.review):

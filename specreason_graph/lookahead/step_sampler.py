@@ -14,7 +14,8 @@ from typing import Self
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary, continuations
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.judging.digit_judge import DigitJudge
+from specreason_graph.judging.asking import Asking, View, kept
+from specreason_graph.judging.digit import DigitJudge, DigitQuestion
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.end_of_thinking import token_budget
 from specreason_graph.policies.sampling import sampling_of
@@ -27,9 +28,12 @@ from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.setup import Setup
+from specreason_graph.strategy import Judge
 
 ENGINES: dict[Purpose, Role] = {"draft": "draft", "score": "base", "regenerate": "base"}
 """Which engine a call is made to, by its purpose."""
+LIKELIEST = 20
+"""Tokens that an entropy is computed of; the others count as one."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,17 @@ class StepSampler:
     """The engines."""
     config: SpecReasonConfig
     """Settings of the run."""
-    judge: DigitJudge
-    """Who scores proposals."""
+    digit: DigitQuestion | None
+    """How the base is asked for a digit; None where no judge wants one."""
     prompts: PairPrompts
     """How the engines are prompted."""
 
     @classmethod
     def create(cls, pair: EnginePair, config: SpecReasonConfig) -> Self:
         """The sampler of a run with these settings."""
-        judge = DigitJudge(EnginePrompts(pair.base.vocabulary, config, name=pair.base.name))
-        return cls(pair, config, judge, PairPrompts(pair, config, judge.extra_tokens))
+        digit = digit_question(config.judge, EnginePrompts(pair.base.vocabulary, config, name=pair.base.name))
+        # behind a trace: the digit's prompt and the digit, or the token that some engines write with a likelihood
+        return cls(pair, config, digit, PairPrompts(pair, config, 1 + len(digit.suffix_ids if digit else ())))
 
     @property
     def setup(self) -> Setup:
@@ -57,7 +62,8 @@ class StepSampler:
         return Setup(
             engines=self.pair.describe(), thinking={role: self.prompts.of(role).format for role in ROLES},
             sampling={role: sampling_of(self.pair.engine(role), self.config) for role in ROLES},
-            judge_ids=self.judge.suffix_ids, digit_ids=self.judge.digit_ids,
+            judge_ids=self.digit.suffix_ids if self.digit else [],
+            digit_ids=self.digit.digit_ids if self.digit else [],
         )  # fmt: skip
 
     def check(self, turns: Sequence[Turn]) -> dict[Role, list[int]]:
@@ -65,7 +71,8 @@ class StepSampler:
 
         `QuestionError` unless they leave room to think, `ModelError` when the judge or a chat template cannot work.
         """
-        _ = self.judge.digit_ids  # raises now what would otherwise end the run at its first score
+        if self.digit:
+            _ = self.digit.digit_ids  # raises now what would otherwise end the run at its first score
         return self.prompts.check(turns)
 
     async def draft(self, node: SpeculationNode, count: int) -> list[Proposal]:
@@ -78,8 +85,32 @@ class StepSampler:
         return written
 
     async def score(self, node: SpeculationNode, proposal: Proposal) -> Score:
-        """Ask the base model for its opinion on a proposal."""
-        return await self.judge.score(self.pair.base, self.after(node, proposal).prompts["base"])
+        """Get the evidence about a proposal that the judge wants."""
+        return await self.asking(proposal, node.prompts).collect(self.config.judge_in_force)
+
+    def asking(self, proposal: Proposal, before: Mapping[Role, Sequence[int]]) -> Asking:
+        """A proposal behind prompts of both engines, as its judges ask about it."""
+        views = {
+            role: View(
+                self.pair.engine(role), self.prompts.of(role), before[role], self.prompts.step_ids(role, proposal)
+            )
+            for role in ROLES
+        }
+        return Asking(proposal, views["base"], views["draft"], self.digit)
+
+    def asking_about(self, question: str, before: Sequence[str], text: str) -> Asking:
+        """A step that is given as text, behind a question and other steps, as if the draft had written it."""
+        ids = {}
+        for role in ROLES:
+            prompts = self.prompts.of(role)
+            earlier = (token for step in before for token in prompts.vocabulary.encode(step + BLANK_LINE))
+            ids[role] = [*prompts.question_ids(question), *earlier]
+        whole = text + BLANK_LINE
+        proposal = Proposal(
+            author="draft", token_ids=self.prompts.draft.vocabulary.encode(whole), text=whole, ending="blank_line",
+            seed=0, usage=Usage(),
+        )  # fmt: skip
+        return self.asking(proposal, ids)
 
     def can_score(self, node: SpeculationNode, proposal: Proposal) -> bool:
         """Whether there is something to score, and room to do it in."""
@@ -98,7 +129,23 @@ class StepSampler:
             self.pair.engine(role), self.prompts.of(role), role, node.prompts[role], count=count,
             limit=max(1, min(limits)), seed=call_seed(self.config.seed, purpose, node.index),
             endings=self.prompts.endings(), within=node.block,
+            logprobs=logprobs_wanted(self.config.judge) if role == "draft" else None,
         )  # fmt: skip
+
+
+def digit_question(judge: Judge, prompts: EnginePrompts) -> DigitQuestion | None:
+    """How the base is asked for a digit, if ``judge`` or a part of it wants one."""
+    if "digit" not in judge.may_need:
+        return None
+    asks = (part for part in judge.parts() if isinstance(part, DigitJudge))
+    return DigitQuestion(next(asks, DigitJudge()), prompts)
+
+
+def logprobs_wanted(judge: Judge) -> int | None:
+    """What the draft tells with its tokens, as in `Sampling.logprobs`."""
+    if "entropy" in judge.may_need:
+        return LIKELIEST
+    return 0 if "confidence" in judge.may_need else None
 
 
 async def write_steps(
@@ -112,6 +159,7 @@ async def write_steps(
     endings: Mapping[str, Ending] = MappingProxyType({}),
     within: str = "",
     count: int = 1,
+    logprobs: int | None = None,
 ) -> list[Proposal]:
     """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
 
@@ -124,7 +172,7 @@ async def write_steps(
     """
     config, vocabulary = prompts.config, prompts.vocabulary
     sampling = Sampling(
-        max_tokens=limit, seed=seed, n=count, **sampling_of(engine, config),
+        max_tokens=limit, seed=seed, n=count, logprobs=logprobs, **sampling_of(engine, config),
         stop=(BLANK_LINE, *endings), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids | prompts.call_ids,
     )  # fmt: skip
     begun = await continuations(engine, prompt, sampling)
@@ -136,7 +184,7 @@ async def write_steps(
 
     async def finished(number: int, generation: Generation) -> Proposal:
         usage = _usage_share(begun.usage, begun.generations, number)
-        written, calls = generation.token_ids, 1
+        written, calls, told = generation.token_ids, 1, [generation]
         while True:
             ids, ending = _cut(written, generation, prompts, endings)
             if ending != "blank_line" or is_whole(ids):
@@ -145,11 +193,22 @@ async def write_steps(
             left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
             part = await continuations(engine, [*prompt, *written], left)
             generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
-            written = written + generation.token_ids
+            written, told = written + generation.token_ids, [*told, generation]
         text = text_behind(prompt[-1:], ids, vocabulary.decode)
-        return Proposal(author=role, token_ids=ids, text=text, ending=ending, seed=seed + number, usage=usage)
+        return Proposal(
+            author=role, token_ids=ids, text=text, ending=ending, seed=seed + number, usage=usage,
+            logprobs=_told(written, ids, [each.logprobs for each in told]),
+            entropies=_told(written, ids, [each.entropies for each in told]),
+        )  # fmt: skip
 
     return _distinct(await asyncio.gather(*(finished(*each) for each in enumerate(begun.generations))))
+
+
+def _told(written: list[int], ids: list[int], parts: list[list[float] | None]) -> list[float] | None:
+    """What an engine told of each token of a step; None where it did not, or where the step's end was encoded anew."""
+    if not all(part is not None for part in parts) or written[: len(ids)] != ids:
+        return None
+    return kept([number for part in parts for number in part or ()][: len(ids)])
 
 
 def text_behind(before: list[int], ids: list[int], decode: Callable[[Sequence[int]], str]) -> str:

@@ -1,31 +1,44 @@
-"""Which score is enough.
-
-Both reductions of a score are from the paper (arXiv 2504.07891, section 4.1 and its reference code).
-"""
+"""Which score is enough."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from specreason_graph.config import Band, ScoreReduction, SpecReasonConfig
+from specreason_graph.config import Band, SpecReasonConfig
 from specreason_graph.policies.speculation import pays
 from specreason_graph.record.records import Decision, Goodput, Proposal, Reason, Review, Score
+from specreason_graph.strategy import Judge
+
+DIGIT = "digit"
+"""The judge whose name records leave out: all that there was, once."""
 
 
-def decide(score: Score, *, threshold: float, score_reduction: ScoreReduction) -> Decision:
-    """Accept a proposal whose score, reduced as asked, reaches the threshold."""
-    number = float(score.greedy) if score_reduction == "greedy" else score.mean
-    accepted = number >= threshold
-    reason: Reason = "score_reaches_threshold" if accepted else "score_below_threshold"
+def decide(score: Score, judge: Judge) -> Decision:
+    """Accept a proposal as ``judge`` makes of the evidence."""
+    verdict = judge.decide(score)
+    reason: Reason = "score_reaches_threshold" if verdict.accepted else "score_below_threshold"
     return Decision(
-        accepted=accepted, reason=reason, number=number, score_reduction=score_reduction, threshold=threshold
-    )
+        accepted=verdict.accepted, reason=reason, number=verdict.number, threshold=verdict.threshold,
+        score_reduction=_reduction(judge, verdict.kind), judge=None if verdict.kind == DIGIT else verdict.kind,
+    )  # fmt: skip
 
 
-def best_of(scores: Sequence[Score], score_reduction: ScoreReduction) -> int:
-    """Which of several proposals has the highest score, reduced as asked; the first of those that are equal."""
-    numbers = [decide(score, threshold=0, score_reduction=score_reduction).number or 0.0 for score in scores]
-    return numbers.index(max(numbers))
+def best_of(scores: Sequence[Score], judge: Judge) -> int:
+    """Which of several proposals is the best by ``judge``; the first of those that are equal."""
+    ranks = [rank(score, judge) for score in scores]
+    return ranks.index(max(ranks))
+
+
+def rank(score: Score, judge: Judge) -> tuple[bool, float]:
+    """What proposals are compared by: whether they are let in, and how far they are from the threshold."""
+    verdict = judge.decide(score)
+    return verdict.accepted, verdict.number - verdict.threshold
+
+
+def _reduction(judge: Judge, kind: str) -> Any:
+    """How the digits became a number, where it is the digit that decided."""
+    return next((getattr(part, "reduction", None) for part in judge.parts() if part.kind == kind == DIGIT), None)
 
 
 def decide_reviewed(decision: Decision, review: Review) -> Decision:
@@ -59,6 +72,6 @@ def decide_unscored(
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"
     return Decision(
-        accepted=False, reason=reason, number=None, score_reduction=config.score_reduction, threshold=config.threshold,
-        error=error or None, goodput=goodput,
+        accepted=False, reason=reason, number=None, score_reduction=_reduction(config.judge, config.judge.kind),
+        threshold=config.judge_in_force.accepts_from, error=error or None, goodput=goodput,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from specreason_graph.config import ANSWER_TOKENS, SpecReasonConfig
 from specreason_graph.record.progress import Progress
+from specreason_graph.strategy import Judge
 
 SHORTEST_ANSWER = 16
 """Tokens that an answer may always have."""
@@ -29,12 +30,23 @@ def slo_ratio(
     return step_seconds / allowed if allowed and step_seconds else 0.0
 
 
-def threshold_in_force(config: SpecReasonConfig, ratio: float) -> float:
-    """The threshold, lowered to its floor in proportion while a run takes up to twice the time it may take."""
-    if config.threshold_floor is None:
-        return config.threshold
-    eased = min(1.0, max(0.0, ratio - 1.0))
-    return config.threshold - eased * (config.threshold - config.threshold_floor)
+def judge_in_force(config: SpecReasonConfig, ratio: float) -> Judge:
+    """The judge, its threshold lowered to the floor in proportion while a run takes up to twice its time."""
+    judge = config.judge_in_force
+    if config.threshold_floor is None or ratio <= 1.0:
+        return judge
+    asked = judge.accepts_from
+    return judge.with_threshold(asked - min(1.0, ratio - 1.0) * (asked - config.threshold_floor))
+
+
+def judge_at(config: SpecReasonConfig, threshold: float) -> Judge:
+    """The judge of a step that was decided under ``threshold``.
+
+    How late a run was is not in the record, so any threshold that lateness allows is taken for the one in force.
+    """
+    judge, lowest = config.judge_in_force, config.threshold_floor
+    eased = lowest is not None and lowest <= threshold <= judge.accepts_from
+    return judge.with_threshold(threshold) if eased else judge
 
 
 def proposals_in_force(config: SpecReasonConfig, ratio: float) -> int:

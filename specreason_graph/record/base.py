@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from specreason_graph.strategy import RECORDED
 
 Plain = dict[str, Any]
 """A record as it is checkpointed: JSON values only."""
@@ -29,4 +31,19 @@ class Record(BaseModel):
     @classmethod
     def load(cls, plain: Any) -> Self:
         """The typed view of a checkpointed dictionary."""
-        return cls.model_validate(plain)
+        return cls.model_validate(plain, context={RECORDED: True})
+
+
+class Sparse(Record):
+    """A record that is written without some of its fields where they are empty."""
+
+    without_empty: ClassVar[tuple[str, ...]] = ()
+    """Those fields."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> Plain:
+        plain: Plain = handler(self)
+        empty = [name for name in self.without_empty if name in plain and plain[name] in (None, {}, [])]
+        for name in empty:
+            del plain[name]
+        return plain

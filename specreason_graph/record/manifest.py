@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from specreason_graph.config import SpecReasonConfig
+from specreason_graph.record.base import Sparse
 from specreason_graph.record.records import Engine, Plain, Record
 from specreason_graph.record.setup import EngineDescription as EngineDescription
 from specreason_graph.record.setup import Setup
 from specreason_graph.record.setup import ThinkingFormat as ThinkingFormat
+from specreason_graph.strategy import AnyJudge
 
 Speaker = Literal["system", "user", "assistant", "tool"]
 FORMER_SETTINGS = {"window": "lookahead", "guard": "speculation_control", "reading": "score_reduction"}
 """Settings by the names that they had in records of schema version 3 and before."""
 
 
+DIGIT_SETTINGS = {
+    "score_reduction": "reduction", "judge_instruction": "instruction", "judge_prefill": "prefill",
+}  # fmt: skip
+"""Settings of schema version 6 and before that are now the digit judge's own."""
+
+
 def with_todays_names(settings: Any) -> Any:
     """Recorded settings under the names of now."""
     if not isinstance(settings, dict):
         return settings
-    return {FORMER_SETTINGS.get(name, name): value for name, value in settings.items()}
+    renamed = {FORMER_SETTINGS.get(name, name): value for name, value in settings.items()}
+    own = {new: renamed.pop(old) for old, new in DIGIT_SETTINGS.items() if old in renamed}
+    return {**renamed, "judge": {"kind": "digit", **own}} if own else renamed
 
 
 class ToolCall(Record):
@@ -53,8 +63,19 @@ class Turn(Record):
     """Name of the tool or speaker, where there is one."""
 
 
-class Lineage(Record):
+class Judged(Record):
+    """The judge of some steps that a fork took over."""
+
+    until: int
+    """Position of the first step that another judge decided on, from 0."""
+    judge: AnyJudge
+    """The judge of the steps up to there, behind those of the one before."""
+
+
+class Lineage(Sparse):
     """Where a forked run comes from."""
+
+    without_empty: ClassVar = ("judges",)
 
     thread_id: str
     """Thread of the run it was forked from."""
@@ -68,6 +89,8 @@ class Lineage(Record):
     """Whether the last of those was written anew by a human."""
     head: str | None
     """Hash of the old ledger up to and with the last step taken over unchanged; None where it has no ledger."""
+    judges: list[Judged] = Field(default_factory=list)
+    """Who decided on the steps taken over; empty where it was the digit judge."""
 
 
 class Manifest(Record):
@@ -100,7 +123,7 @@ class Manifest(Record):
     head_ids: dict[Engine, list[int]]
     """The prompt of each model up to the opened thinking."""
     judge_ids: list[int]
-    """What is put behind the trace to ask for a score."""
+    """What is put behind the trace to ask for a digit; empty where no judge does."""
     digit_ids: list[int] = Field(default_factory=list)
     """The tokens of the digits 0 to 9 behind it."""
     forked_from: Lineage | None = None

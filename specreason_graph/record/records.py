@@ -5,21 +5,22 @@ Every record goes into a checkpoint as ``model_dump()`` and comes back with ``mo
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from specreason_graph.record.base import Engine as Engine
 from specreason_graph.record.base import Plain as Plain
 from specreason_graph.record.base import Record as Record
+from specreason_graph.record.base import Sparse
 from specreason_graph.record.base import formerly as formerly
 from specreason_graph.record.setup import Setup
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Version of the form of records.
 
-6: changes of the set-up, and what a deadline cut short; 5: thinking formats; 4: the names of now; 3: work ahead and
-elapsed time; 2: the ledger, which 1 does not have. All of them are read.
+7: judges, and their evidence; 6: changes of the set-up, and what a deadline cut short; 5: thinking formats; 4: the
+names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not have. All of them are read.
 """
 
 StopReason = Literal[
@@ -94,8 +95,10 @@ class Cost(Record):
     known."""
 
 
-class Proposal(Record):
+class Proposal(Sparse):
     """A step that a model wrote, before anybody scored it."""
+
+    without_empty: ClassVar = ("logprobs", "entropies")
 
     author: Author
     """Who wrote it."""
@@ -110,6 +113,11 @@ class Proposal(Record):
     """Seed of the sampling."""
     usage: Usage
     """Cost of writing it."""
+    logprobs: list[float] | None = None
+    """Log-probability of each of its tokens under its author, in nats, before temperature and nucleus; None where no
+    judge needs it, and where it stands in the score."""
+    entropies: list[float] | None = None
+    """Entropy, in nats, of the distribution each token was drawn from, likewise."""
 
     @property
     def closes_thinking(self) -> bool:
@@ -138,21 +146,49 @@ class StepLike(Protocol):
         """Its text."""
 
 
-class Score(Record):
-    """The base model's opinion of a proposal: its next-token distribution behind the judge's prompt."""
+class Score(Sparse):
+    """What was found about a proposal: the evidence that a judge's number follows from, as far as it was asked for."""
 
-    digit_logprobs: list[float]
-    """Log-probability of each digit token, 0 to 9, over the whole vocabulary."""
-    other_mass: float
+    without_empty: ClassVar = (
+        "digit_logprobs", "other_mass", "greedy", "mean", "prompt_tokens", "base_logprobs", "draft_logprobs",
+        "draft_entropies", "found",
+    )  # fmt: skip
+    digit_logprobs: list[float] | None = None
+    """Log-probability of each digit token, 0 to 9, behind the digit judge's prompt, over the whole vocabulary."""
+    other_mass: float | None = None
     """Probability of everything that is not a digit, 0 to 1; near 1 means the judge did not answer in form."""
-    greedy: int
+    greedy: int | None = None
     """The likeliest digit."""
-    mean: float
+    mean: float | None = None
     """The digits weighed by their probabilities, 0 to 9, renormalised over the digits."""
-    prompt_tokens: int
-    """Length of the prompt that the judge saw."""
+    prompt_tokens: int | None = None
+    """Length of the prompt that the digit judge saw."""
+    base_logprobs: list[float] | None = None
+    """Log-probability of each token of the proposal under the base model, in nats; tokens of the base's vocabulary."""
+    draft_logprobs: list[float] | None = None
+    """The same under the draft model that wrote it; tokens of the draft's vocabulary."""
+    draft_entropies: list[float] | None = None
+    """Entropy, in nats, of the distribution that the draft drew each token from."""
+    found: dict[str, Any] = Field(default_factory=dict)
+    """What other judges measured, by their kinds, as JSON values."""
     usage: Usage
     """Cost of asking."""
+
+    def has(self, name: str) -> bool:
+        """Whether evidence is there: ``digit``, ``likelihood``, ``confidence``, ``entropy`` or a judge's own kind."""
+        field = _EVIDENCE.get(name)
+        return name in self.found if field is None else getattr(self, field) is not None
+
+    def with_more(self, other: Score) -> Score:
+        """The evidence of both, and what both cost."""
+        more = {name: value for name in other.model_fields_set if (value := getattr(other, name)) is not None}
+        return self.model_copy(update={**more, "found": self.found | other.found, "usage": self.usage + other.usage})
+
+
+_EVIDENCE = {
+    "digit": "digit_logprobs", "likelihood": "base_logprobs", "confidence": "draft_logprobs",
+    "entropy": "draft_entropies",
+}  # fmt: skip
 
 
 class Review(Record):
@@ -181,19 +217,23 @@ class Goodput(Record):
     """Whether the base wrote the step whatever the figures say, to measure how fast it is."""
 
 
-class Decision(Record):
+class Decision(Sparse):
     """Whether a proposal was let in, and all that is needed to decide it again."""
+
+    without_empty: ClassVar = ("judge",)
 
     accepted: bool
     """Whether the proposal entered the trace."""
     reason: Reason
     """Why."""
     number: float | None
-    """The score as one number, 0 to 9; None when there was no score."""
-    score_reduction: Literal["mean", "greedy"] = Field(validation_alias=formerly("score_reduction", "reading"))
-    """How the ten digits became that number."""
+    """The score as one number, on the judge's scale; None when there was no score."""
+    score_reduction: Literal["mean", "greedy"] | None = Field(validation_alias=formerly("score_reduction", "reading"))
+    """How the ten digits became that number; None where another judge decided."""
     threshold: float
     """The threshold in force."""
+    judge: str | None = None
+    """Kind of the judge that decided, a part where judges are combined; None for the digit, and where none did."""
     error: str | None = None
     """What the draft engine failed with, in the step where it did."""
     review: Review | None = None
@@ -211,8 +251,10 @@ class Alternative(Record):
     """The judge's evidence; None where there was nothing to score, or the judge's prompt did not fit."""
 
 
-class Step(Record):
+class Step(Sparse):
     """One committed step with its evidence."""
+
+    without_empty: ClassVar = ("change",)
 
     index: int
     """Position in the trace, from 0."""
@@ -248,10 +290,6 @@ class Step(Record):
     hash: str | None = None
     """Hash of the ledger up to and with this step; None in runs that have no ledger."""
 
-    def dump(self) -> Plain:
-        """The plain dictionary that is checkpointed, without ``change`` where nothing changed."""
-        return _without_empty(super().dump(), "change")
-
     @property
     def closes_thinking(self) -> bool:
         """Whether the author ended the thinking with this step."""
@@ -271,10 +309,6 @@ class Unfinished(Record):
     """What followed from it, with what a human said; None where nothing was decided."""
 
 
-def _without_empty(plain: Plain, *names: str) -> Plain:
-    return {name: value for name, value in plain.items() if value is not None or name not in names}
-
-
 class Signature(Record):
     """Ed25519 signature of a ledger's head."""
 
@@ -284,8 +318,10 @@ class Signature(Record):
     """The signature in hexadecimal: 64 bytes."""
 
 
-class Answer(Record):
+class Answer(Sparse):
     """The text behind the thinking."""
+
+    without_empty: ClassVar = ("change", "unfinished")
 
     author: Engine
     """Which model wrote it."""
@@ -319,7 +355,3 @@ class Answer(Record):
     """Hash of the whole ledger; None in runs that have none."""
     signature: Signature | None = None
     """Signature of the hash, where the run was given a key."""
-
-    def dump(self) -> Plain:
-        """The plain dictionary that is checkpointed, without ``change`` and ``unfinished`` where there is none."""
-        return _without_empty(super().dump(), "change", "unfinished")

@@ -74,7 +74,7 @@ class Setup(Record):
     sampling: dict[Engine, dict[str, float]] = Field(default_factory=dict)
     """How each model is sampled."""
     judge_ids: list[int]
-    """What is put behind the trace to ask for a score."""
+    """What is put behind the trace to ask for a digit; empty where no judge does."""
     digit_ids: list[int] = Field(default_factory=list)
     """The tokens of the digits 0 to 9 behind it."""
 

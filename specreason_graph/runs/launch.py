@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from specreason_graph.config import SpecReasonConfig, make_config, read_config_file
+from specreason_graph.config import SpecReasonConfig, layered, make_config, read_config_file
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
@@ -87,6 +87,8 @@ class Launch(Record):
         """What was asked of which models, as far as it is not the default; where they run does not count."""
         own = self.model_dump(mode="json", exclude=WHERE | {"settings"}, exclude_defaults=True)
         defaults = SpecReasonConfig().model_dump(mode="json")
+        if self.settings.get("threshold") == make_config(**self.settings).judge.accepts_from:
+            defaults["threshold"] = self.settings["threshold"]  # said, and the same as unsaid
         chosen = {name: value for name, value in self.settings.items() if defaults.get(name) != value}
         return own | {"settings": chosen, "drafts": bool(self.draft_url)}
 
@@ -118,9 +120,9 @@ def make_launch(
 
     ``engine_options``: by table, ``base_options`` and ``draft_options``. `ConfigError` for what cannot be.
     """
-    merged = read_config_file(config) if config else {}
     named = {**(models or {}), **(settings or {})}
-    merged |= {name: value for name, value in named.items() if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
+    merged = layered(read_config_file(config) if config else {}, given)
     chosen = BUILT_IN | {name: _text(name, merged.pop(name)) for name in TEXTS if name in merged}
     tables = {name: _table(name, merged.pop(name, {})) for name in TABLES.values()}
     for name, options in (engine_options or {}).items():

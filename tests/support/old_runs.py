@@ -15,7 +15,7 @@ from specreason_graph import EnginePair
 from tests.support.scripts import stepwise
 
 DATA = Path(__file__).parents[1] / "data"
-VERSIONS = (2, 3, 4, 5)
+VERSIONS = (2, 3, 4, 5, 6)
 STEPS, OPINIONS = 6, (9, 2, 8, 6)
 TOLD: dict[int, dict[str, Any]] = {
     version: json.loads((DATA / f"schema{version}.json").read_text())["runs"] for version in VERSIONS

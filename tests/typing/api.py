@@ -51,6 +51,7 @@ from specreason_graph.record.records import Cost, Decision, Proposal, Review, Sc
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runs.find import FoundRun
+from specreason_graph.strategy import Judge
 
 THREAD: RunnableConfig = {"configurable": {"thread_id": "t"}}
 
@@ -97,10 +98,10 @@ def loop(pair: EnginePair, saver: BaseCheckpointSaver[Any], signer: Signer) -> N
 
 def settings() -> None:
     config = SpecReasonConfig(review=Band(low=4, high=7.5), lookahead=None)
-    assert_type(config.threshold, float)
+    assert_type(config.threshold, float | None)
     assert_type(config.lookahead, int | None)
     assert_type(config.review, Band | None)
-    assert_type(config.score_reduction, Literal["mean", "greedy"])
+    assert_type(config.judge, Judge)
     config.threshold = 3  # type: ignore[misc]
 
 
@@ -160,7 +161,7 @@ def audit(saver: BaseCheckpointSaver[Any], pair: EnginePair, graph: CompiledSpec
     assert_type(recompute(run), Replay)
     assert_type(rerun(run, pair), Rerun)
     assert_type(rescore(run, pair), Rescoring)
-    assert_type(what_if(run, threshold=5, score_reduction="greedy"), WhatIf)
+    assert_type(what_if(run, threshold=5, judge="digit"), WhatIf)
     channels = plan_fork(run, pair, at=2, edit=Review(verdict="edit", text="Mine."), threshold=5)
     assert_type(channels, dict[str, Any])
     assert_type(fork(graph, "other", channels), RunnableConfig)

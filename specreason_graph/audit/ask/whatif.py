@@ -1,4 +1,4 @@
-"""What another threshold, score reduction or policy would have decided, computed from the records alone.
+"""What another threshold, judge or policy would have decided, computed from the records alone.
 
 The answer is exact up to the first decision that changes, because until then the same steps are written and scored.
 After it another text would follow, which is not known. The figures after it are estimates: they assume that the run
@@ -7,26 +7,27 @@ goes on with the recorded steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
-from specreason_graph.config import ScoreReduction
-from specreason_graph.errors import ConfigError
-from specreason_graph.policies.acceptance import best_of, decide
+from specreason_graph.config import overridden
+from specreason_graph.policies.acceptance import best_of
 from specreason_graph.record.records import Record, Score, Step, Usage
+from specreason_graph.strategy import AnyJudge, Judge
 
 
 class Policy(Record):
     """The policy that is asked about."""
 
     threshold: float
-    """Score from which a proposal would be accepted, 0 to 9.
+    """Number from which a proposal would be accepted, on the judge's scale.
 
     Where no threshold is given, each step keeps its own, which may be lower in a run that was late.
     """
-    score_reduction: ScoreReduction
-    """How the digits would become one score: ``mean`` or ``greedy``."""
+    judge: AnyJudge
+    """Who would decide."""
     first_steps_by_base: int
     """How many steps at the start the base model would write without asking the draft."""
 
@@ -39,9 +40,10 @@ class Changed(Record):
     recorded: bool
     """Whether the draft's step was accepted."""
     would_be: bool | None
-    """Whether the draft's step would be accepted; None where the draft was not asked, so that nobody knows."""
+    """Whether the draft's step would be accepted; None where nobody knows: the draft was not asked, or the record lacks
+    what the judge goes by."""
     number: float | None
-    """The score under the policy, 0 to 9; None where the step has none."""
+    """The score under the policy, on its judge's scale; None where the record does not tell."""
     another: bool = False
     """Whether the policy would decide on another version that the draft wrote of the step."""
 
@@ -69,26 +71,27 @@ class WhatIf(Record):
 
 
 def what_if(
-    run: RecordedRun, *, threshold: float | None = None, score_reduction: ScoreReduction | None = None,
+    run: RecordedRun, *, threshold: float | None = None, judge: Judge | str | Mapping[str, Any] | None = None,
     first_steps_by_base: int | None = None, seconds_per_base_token: float | None = None,
 ) -> WhatIf:  # fmt: skip
     """Decide every step of a run again under another policy.
 
-    Settings that are not given stay as recorded, and so do the decisions of humans. ``seconds_per_base_token`` serves
-    the estimate of seconds; None measures it in this run. Raises `ThreadError` when the record is damaged, and
-    `ConfigError` for a threshold outside 0 to 9.
+    Settings that are not given stay as recorded, and so do the decisions of humans; a mapping without ``kind`` changes
+    settings of the recorded judge. ``seconds_per_base_token`` serves the estimate of seconds; None measures it in this
+    run. Raises `ThreadError` when the record is damaged, and `ConfigError` for a setting that is not allowed.
     """
-    config, given = check_readable(run).typed_manifest.config, threshold is not None
-    policy = Policy(
-        threshold=_checked(config.threshold if threshold is None else threshold),
-        score_reduction=score_reduction or config.score_reduction,
-        first_steps_by_base=config.first_steps_by_base if first_steps_by_base is None else first_steps_by_base,
-    )  # fmt: skip
-    verdicts = [_verdict(step, policy, policy.threshold if given else step.decision.threshold) for step in run.steps]
+    config = check_readable(run).typed_manifest.config
+    given = {name: value for name, value in (("judge", judge), ("threshold", threshold)) if value is not None}
+    asked = overridden(config, given)
+    first = config.first_steps_by_base if first_steps_by_base is None else first_steps_by_base
+    policy = Policy(threshold=asked.judge_in_force.accepts_from, judge=asked.judge, first_steps_by_base=first)
+    keeps = threshold is None and _same_threshold(asked.judge_in_force, config.judge_in_force)
+    judged = [(step, _judge_for(step, asked.judge_in_force, keeps=keeps)) for step in run.steps]
+    verdicts = [_verdict(step, first, judge) for step, judge in judged]
     changed = [
         each
-        for step, verdict in zip(run.steps, verdicts, strict=True)
-        for each in _change(step, policy, verdict=verdict)
+        for (step, judge), verdict in zip(judged, verdicts, strict=True)
+        for each in _change(step, judge, verdict=verdict)
     ]
     scored = [verdict for step, verdict in zip(run.steps, verdicts, strict=True) if step.score and verdict is not None]
     return WhatIf(
@@ -98,39 +101,46 @@ def what_if(
     )  # fmt: skip
 
 
-def _checked(threshold: float) -> float:
-    if not 0 <= threshold <= 9:
-        raise ConfigError(f"threshold = {threshold:g} is not allowed", hint="write a score from 0 to 9")
-    return threshold
+def _same_threshold(judge: Judge, before: Judge) -> bool:
+    alone = sum(1 for _ in judge.parts()) == 1  # of combined judges, the threshold of a step may be of any part
+    return alone and judge.kind == before.kind and judge.accepts_from == before.accepts_from
+
+
+def _judge_for(step: Step, judge: Judge, *, keeps: bool) -> Judge:
+    """Return who would decide on a step: under its own threshold where no other one is asked about."""
+    return judge.with_threshold(step.decision.threshold) if keeps else judge
 
 
 def _drafted(step: Step) -> bool:
     return step.author == "draft"
 
 
-def _change(step: Step, policy: Policy, *, verdict: bool | None) -> Iterator[Changed]:
+def _change(step: Step, judge: Judge, *, verdict: bool | None) -> Iterator[Changed]:
     """Yield the change of a step's decision, if there is one."""
-    score = _best(step, policy.score_reduction)
-    another = score is not step.score
+    score = _best(step, judge)
+    another = score is not None and score is not step.score
     if not step.decision.review and (verdict != _drafted(step) or (verdict and another)):
-        number = decide(score, threshold=0, score_reduction=policy.score_reduction).number if score else None
+        number = judge.decide(score).number if score else None
         yield Changed(step=step.index, recorded=_drafted(step), would_be=verdict, number=number, another=another)
 
 
-def _best(step: Step, score_reduction: ScoreReduction) -> Score | None:
-    """Return the score of the version that the policy would decide on."""
+def _best(step: Step, judge: Judge) -> Score | None:
+    """Return the score of the version that the judge would decide on; None where the record does not tell."""
     scores = [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
-    return scores[best_of(scores, score_reduction)] if scores else None
+    if any(judge.wants(score) for score in scores):
+        return None
+    return scores[best_of(scores, judge)] if scores else None
 
 
-def _verdict(step: Step, policy: Policy, threshold: float) -> bool | None:
-    """Whether the draft's step would be accepted; None where a human decided or the draft was not asked."""
+def _verdict(step: Step, first_steps_by_base: int, judge: Judge) -> bool | None:
+    """Whether the draft's step would be accepted; None where a human decided, and where nobody knows."""
     if step.decision.review:
         return None
-    if step.index < policy.first_steps_by_base:
+    if step.index < first_steps_by_base:
         return False
-    if score := _best(step, policy.score_reduction):
-        return decide(score, threshold=threshold, score_reduction=policy.score_reduction).accepted
+    if step.score:
+        score = _best(step, judge)
+        return judge.decide(score).accepted if score else None
     # All other reasons for a missing score hold under any policy, as a draft that failed or ended the thinking.
     return None if step.decision.reason == "first_steps_by_base" else False
 

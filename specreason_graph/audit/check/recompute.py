@@ -9,10 +9,13 @@ from specreason_graph.audit.check.state_check import at_the_end
 from specreason_graph.audit.check.totals import Totals
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.judging.digit_judge import read_score
-from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored
+from specreason_graph.judging.digit import DigitJudge, read_digits
+from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored, rank
+from specreason_graph.policies.deadlines import judge_at
 from specreason_graph.policies.seeds import call_seed
+from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
+from specreason_graph.strategy import Judge
 
 
 class Replay(Record):
@@ -39,43 +42,45 @@ def recompute(run: RecordedRun) -> Replay:
 
 
 def _steps(run: RecordedRun) -> Iterator[Finding]:
-    config, totals = run.typed_manifest.config, Totals(run)
+    manifest, totals = run.typed_manifest, Totals(run)
     # Steps that a fork took over were decided under the settings of the forked run, which are not in this record.
-    taken_over = run.typed_manifest.taken_over
+    taken_over = manifest.taken_over
     if not run.steps:
         for what, recorded, again in totals.without_steps():
             if recorded != again:
                 yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
     for step in run.steps:
         own = step.index >= taken_over
-        for what, recorded, again in chain(_of_step(step, config, own=own), totals.take(step, own=own)):
+        for what, recorded, again in chain(_of_step(step, manifest, own=own), totals.take(step, own=own)):
             if recorded != again:
                 yield Finding(step=step.index, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
 
 
-def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tuple[str, object, object]]:
+def _of_step(step: Step, manifest: Manifest, *, own: bool) -> Iterator[tuple[str, object, object]]:
     """Yield what follows from the evidence of a step: a name, the recorded value and the recomputed one."""
+    config = manifest.config
+    judge = judge_at(config, step.decision.threshold) if own else _judge_before(step, manifest)
+    again = decide_again(step, config, judge)
+    if own and step.author != "human":
+        purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
+        first = call_seed(config.seed, purpose, step.index)
+        # Version i of a step is sampled with seed + i, and any of them may be the committed one.
+        several = config.proposals if step.author == "draft" else 1
+        yield "seed", step.seed, step.seed if 0 <= step.seed - first < several else first
     if own:
-        lowest, threshold = config.threshold_floor, step.decision.threshold
-        # How late a run was is not in the record, so any threshold that lateness allows is right.
-        eased = lowest is not None and lowest <= threshold <= config.threshold
-        yield "threshold", threshold, threshold if eased else config.threshold
-        yield "score_reduction", step.decision.score_reduction, config.score_reduction
-        if step.author != "human":
-            purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
-            first = call_seed(config.seed, purpose, step.index)
-            # Version i of a step is sampled with seed + i, and any of them may be the committed one.
-            several = config.proposals if step.author == "draft" else 1
-            yield "seed", step.seed, step.seed if 0 <= step.seed - first < several else first
-    yield "decision", step.decision, decide_again(step, config)
+        yield "threshold", step.decision.threshold, again.threshold
+        yield "score_reduction", step.decision.score_reduction, again.score_reduction
+    if not own and step.score is None:  # the settings that it was decided under are not in this record
+        same = {name: getattr(step.decision, name) for name in ("threshold", "score_reduction")}
+        again = again.model_copy(update=same)
+    yield "decision", step.decision, again
     if step.score:
-        again = _read(step.score)
-        yield "score", (step.score.greedy, step.score.mean), (again.greedy, again.mean)
-        yield "better proposals", _better(step), []
+        if step.score.digit_logprobs is not None:
+            read = _read(step.score)
+            yield "score", (step.score.greedy, step.score.mean), (read.greedy, read.mean)
+        yield "better proposals", _better(step, judge), []
         if own:
-            asked = asks_human(
-                decide(step.score, threshold=config.threshold, score_reduction=config.score_reduction), config.review
-            )
+            asked = asks_human(decide(step.score, config.judge_in_force), config.review)
             yield "human was asked", step.decision.review is not None, asked
     by_human = step.decision.reason == "written_by_reviewer"
     author = "human" if by_human else "draft" if step.decision.accepted else "base"
@@ -84,28 +89,39 @@ def _of_step(step: Step, config: SpecReasonConfig, *, own: bool) -> Iterator[tup
         yield "text", step.text.strip(), (step.decision.review.text or "").strip()
 
 
-def _better(step: Step) -> list[float]:
-    """Return the scores of alternatives that are higher than the score of the version that was decided on."""
-    mine, score_reduction = step.decision.number or 0.0, step.decision.score_reduction
-    scores = [_read(each.score) for each in step.alternatives if each.score]
-    numbers = [decide(score, threshold=0, score_reduction=score_reduction).number or 0.0 for score in scores]
-    return [number for number in numbers if number > mine]
+def _better(step: Step, judge: Judge) -> list[float]:
+    """Return by how much alternatives are better than the version that was decided on."""
+    assert step.score is not None  # noqa: S101 - the caller passes only steps that have a score
+    mine, others = rank(step.score, judge), [rank(each.score, judge) for each in step.alternatives if each.score]
+    return [number for accepted, number in others if (accepted, number) > mine]
 
 
-def decide_again(step: Step, config: SpecReasonConfig) -> Decision:
+def _judge_before(step: Step, manifest: Manifest) -> Judge:
+    """Return the judge of a step that a fork took over, as far as the record tells it."""
+    recorded, before = step.decision, manifest.forked_from
+    judged = (each.judge for each in (before.judges if before else ()) if step.index < each.until)
+    judge = next(judged, None) or DigitJudge()
+    if isinstance(judge, DigitJudge):
+        judge = judge.model_copy(update={"reduction": recorded.score_reduction or judge.reduction})
+    alone = sum(1 for _ in judge.parts()) == 1
+    return judge.with_threshold(recorded.threshold) if alone else judge
+
+
+def decide_again(step: Step, config: SpecReasonConfig, judge: Judge) -> Decision:
     """Return the decision that follows from the evidence of a step."""
     recorded = step.decision
     if step.score is None:
-        asked = config.model_copy(update={"threshold": recorded.threshold, "score_reduction": recorded.score_reduction})
         failed = recorded.error or "" if recorded.reason == "draft_failed" else recorded.error
-        decision = decide_unscored(step.discarded, asked, failed, recorded.goodput)
+        again = decide_unscored(step.discarded, config, failed, recorded.goodput)
+        decision = again.model_copy(update={"threshold": judge.accepts_from})
     else:
-        decision = decide(_read(step.score), threshold=recorded.threshold, score_reduction=recorded.score_reduction)
+        decision = decide(step.score, judge)
     return decide_reviewed(decision, recorded.review) if recorded.review else decision
 
 
 def _read(score: Score) -> Score:
-    return read_score(score.digit_logprobs, score.other_mass, score.prompt_tokens, score.usage)
+    assert score.digit_logprobs is not None  # noqa: S101 - the caller has looked
+    return read_digits(score.digit_logprobs, score.other_mass or 0.0, score.prompt_tokens, score.usage)
 
 
 def _ending(run: RecordedRun) -> Iterator[Finding]:

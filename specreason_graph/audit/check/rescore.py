@@ -1,4 +1,4 @@
-"""Rescore: the base model scores recorded proposals again, with one token each, from the recorded token ids."""
+"""Rescore: the base model scores recorded proposals again, from the recorded token ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.policies.acceptance import decide
-from specreason_graph.record.records import Engine, Record, Score, Step
+from specreason_graph.record.records import Engine, Proposal, Record, Score, Step, Usage
+from specreason_graph.strategy import Judge
 
 
 class Rescored(Record):
@@ -19,11 +20,11 @@ class Rescored(Record):
     step: int
     """Position of the step, from 0."""
     recorded: float
-    """The recorded score, 0 to 9."""
+    """The recorded score as one number, on the judge's scale."""
     now: float
-    """The new score, 0 to 9."""
+    """The new one."""
     drift: float
-    """Largest change of a digit's probability, 0 to 1."""
+    """Largest change of a digit's or token's probability, 0 to 1."""
     flipped: bool
     """Whether the new score would change the decision."""
 
@@ -68,16 +69,28 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     # The steps go in order, because each prompt extends the one before and is mostly in the engine's prefix cache.
     manifest = run.typed_manifest
     sampler = StepSampler.create(pair, manifest.settings)
-    ids, found = list(manifest.head_ids["base"]), []
+    judge = manifest.config.judge_in_force
+    ids, found = dict(manifest.head_ids), []
     for step in run.steps:
         if step.score and step.index >= manifest.taken_over:
-            proposal = sampler.prompts.step_ids("base", step.discarded or step)
-            found.append(_compare(step, await sampler.judge.score(pair.base, ids + proposal)))
-        ids += sampler.prompts.step_ids("base", step)
+            asking = sampler.asking(_proposal(step), ids)
+            found.append(_compare(step, await asking.collect(judge), judge))
+        ids = {role: ids[role] + sampler.prompts.step_ids(role, step) for role in ids}
     return found
 
 
-def _compare(step: Step, now: Score) -> Rescored:
+def _proposal(step: Step) -> Proposal:
+    """Return what was scored, with what the draft told of it: the draft is not asked again."""
+    score = step.score
+    assert score is not None  # noqa: S101 - the caller passes only steps that have a score
+    told = {"logprobs": score.draft_logprobs, "entropies": score.draft_entropies}
+    if step.discarded:
+        return step.discarded.model_copy(update=told)
+    names = ("author", "token_ids", "text", "ending", "seed")
+    return Proposal(**{name: getattr(step, name) for name in names}, usage=Usage(), **told)
+
+
+def _compare(step: Step, now: Score, judge: Judge) -> Rescored:
     recorded = step.score
     assert recorded is not None  # noqa: S101 - the caller passes only steps that have a score
     if recorded.prompt_tokens != now.prompt_tokens:
@@ -86,14 +99,18 @@ def _compare(step: Step, now: Score) -> Rescored:
             f"prompt of {now.prompt_tokens}",
             hint="verify the run",
         )
-    score_reduction, threshold = step.decision.score_reduction, step.decision.threshold
-    then, again = [decide(score, threshold=threshold, score_reduction=score_reduction) for score in (recorded, now)]
-    masses = zip(_masses(recorded), _masses(now), strict=True)
+    then, again = decide(recorded, judge), decide(now, judge)
     return Rescored(
-        step=step.index, recorded=then.number or 0.0, now=again.number or 0.0,
-        drift=max(abs(one - other) for one, other in masses), flipped=then.accepted != again.accepted,
+        step=step.index, recorded=then.number or 0.0, now=again.number or 0.0, drift=_drift(recorded, now),
+        flipped=then.accepted != again.accepted,
     )  # fmt: skip
 
 
-def _masses(score: Score) -> list[float]:
-    return [math.exp(logprob) for logprob in score.digit_logprobs]
+def _drift(one: Score, other: Score) -> float:
+    """Return the largest change of a digit's or token's probability; other evidence has no common measure."""
+    changes = [0.0]
+    for name in ("digit_logprobs", "base_logprobs"):
+        before, after = getattr(one, name), getattr(other, name)
+        if before is not None and after is not None:
+            changes += [abs(math.exp(a) - math.exp(b)) for a, b in zip(before, after, strict=True)]
+    return max(changes)

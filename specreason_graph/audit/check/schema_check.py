@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, first_problem
 from specreason_graph.audit.read.serializer import Damaged
-from specreason_graph.record.manifest import FORMER_SETTINGS, Manifest
+from specreason_graph.record.manifest import FORMER_SETTINGS, Manifest, with_todays_names
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Answer, Plain, Record, Step
 from specreason_graph.record.summary import Summary
@@ -58,6 +58,8 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
 def _problem(kind: type[Record], stored: Plain, *, old: bool) -> str | None:
     try:
         again = kind.load(stored).model_dump(mode="json", exclude_unset=True)
+        if kind is Manifest:  # the settings of a judge were settings of the run
+            stored = {**stored, "config": with_todays_names(stored["config"])}
     except ValidationError as error:
         return f"is malformed: {first_problem(error)}"
     both = [_renamed(again), _renamed(stored)] if old else [again, stored]

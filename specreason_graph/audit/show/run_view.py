@@ -117,7 +117,8 @@ class RunView:
     @property
     def threshold(self) -> float:
         """The acceptance threshold of the run."""
-        return self.manifest.config.threshold if self.manifest else SpecReasonConfig().threshold
+        config = self.manifest.config if self.manifest else SpecReasonConfig()
+        return config.judge_in_force.accepts_from
 
     @cached_property
     def summary(self) -> Summary:

@@ -93,11 +93,13 @@ class StepView:
 
 
 def digit_bars(score: Score, threshold: float) -> list[DigitBar]:
-    """Return a bar for each digit, and one for all tokens that are no digit."""
+    """Return a bar for each digit, and one for all tokens that are no digit; none where no digit was asked for."""
+    if score.digit_logprobs is None:
+        return []
     # A damaged record may hold any numbers: they are cut to probabilities.
     shares = [math.exp(min(0.0, logprob)) for logprob in score.digit_logprobs]
     bars = [_bar(str(digit), share, enough=digit >= threshold) for digit, share in enumerate(shares)]
-    return [*bars, _bar("≠", min(1.0, max(0.0, score.other_mass)), enough=False)]
+    return [*bars, _bar("≠", min(1.0, max(0.0, score.other_mass or 0.0)), enough=False)]
 
 
 def _bar(label: str, share: float, *, enough: bool) -> DigitBar:

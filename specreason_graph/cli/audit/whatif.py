@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,9 @@ def whatif(
     thread: Annotated[
         str | None, typer.Argument(help="Thread id. Without it, all runs of the database are used.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Another threshold, 0 to 9.")] = None,
-    score_reduction: Annotated[
-        str | None, typer.Option(help="Another way to turn the digits into one score: mean or greedy.")
-    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Another threshold, on the judge's scale.")] = None,
+    judge: options.JudgeOption = None,
+    more: options.SetOption = None,
     first_steps_by_base: Annotated[
         int | None, typer.Option(min=0, help="Another number of steps at the start that the base writes.")
     ] = None,
@@ -38,9 +37,7 @@ def whatif(
     as_json: options.JsonOption = False,
 ) -> None:
     """Show which decisions another policy would change, from the record alone; over all runs, a curve by threshold."""
-    if score_reduction not in (None, "mean", "greedy"):
-        raise ConfigError(f"score_reduction = {score_reduction!r} is not allowed", hint="write mean or greedy")
-    reduction = cast("Literal['mean', 'greedy'] | None", score_reduction)
+    other = options.judge_of(judge, more)
     if thread is None and (threshold is not None or first_steps_by_base is not None):
         raise ConfigError(
             "--threshold and --first-steps-by-base are for one run, and no thread is named", hint="name its thread"
@@ -48,17 +45,17 @@ def whatif(
     if thread is None or target is not None:
         with open_database(database_of(db)) as saver:
             runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
-        _many(runs, reduction, target, confidence, as_json=as_json)
+        _many(runs, other, target, confidence, as_json=as_json)
         return
     found = what_if(
-        find_whole_run(thread, run, db), threshold=threshold, score_reduction=reduction,
+        find_whole_run(thread, run, db), threshold=threshold, judge=other,
         first_steps_by_base=first_steps_by_base,
     )  # fmt: skip
     if as_json:
         say(found, first_divergence=found.first_divergence)
         return
     for change in found.changed:
-        would = {True: "accepted", False: "rejected", None: "drafted first, so its score is not known"}[change.would_be]
+        would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
         number = "" if change.number is None else f"{change.number:.1f} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
@@ -67,12 +64,10 @@ def whatif(
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
 
 
-def _many(
-    runs: list[RecordedRun], score_reduction: Any, target: float | None, confidence: float, *, as_json: bool
-) -> None:
+def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence: float, *, as_json: bool) -> None:
     scored = [run for run in runs if _counts(run)]
     if target is not None:
-        found = suggest(scored, target, confidence=confidence, score_reduction=score_reduction)
+        found = suggest(scored, target, confidence=confidence, judge=judge)
         if as_json:
             say(found)
         elif found.threshold is None:
@@ -84,13 +79,13 @@ def _many(
                 f"{found.let_in_at_most:.1%} ({found.runs} finished runs without forks; {confidence:.0%} confidence)"
             )
         return
-    points = curve(scored, score_reduction=score_reduction)
+    points = curve(scored, judge=judge)
     if as_json:
         echo_json([point.dump() for point in points])
         return
     echo("threshold  acceptance  seconds a run  unchanged runs")
     for point in points:
-        echo(f"{point.threshold:9.1f} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}")
+        echo(f"{point.threshold:9.4g} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}")
 
 
 def _counts(run: RecordedRun) -> bool:
