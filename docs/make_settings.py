@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from specreason_graph.config import Band, SpecReasonConfig
 from specreason_graph.engines.options import CallOptions, VLLMOptions
+from specreason_graph.strategy import Strategy, kinds, type_of
 
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """\
@@ -54,6 +55,12 @@ RUN = {
 }  # fmt: skip
 """Settings of a run by what they are about; one that is named nowhere comes last, as `OTHER`."""
 OTHER = "Other"
+JUDGES = """\
+## Judges
+
+The setting `judge` is a kind, or a table with `kind` and the settings below; on the command line
+`--judge likelihood --set judge.threshold=-6`. See [Judges](judges.md).
+"""
 OPTIONS = """\
 ## Options of engines
 
@@ -66,7 +73,7 @@ KINDS = {"number": "number", "integer": "whole number", "string": "text", "boole
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *_run(), OPTIONS, *_options()])
+    return "\n".join([INTRODUCTION, *_run(), JUDGES, *_judges(), OPTIONS, *_options()])
 
 
 def _run() -> Iterator[str]:
@@ -79,6 +86,20 @@ def _run() -> Iterator[str]:
         if "review" in names:
             yield 'The value of `review` is a band of scores, as in `{"low": 5, "high": 7.5}`:\n'
             yield _table(Band, tuple(Band.model_fields))
+
+
+def _judges() -> Iterator[str]:
+    for kind in kinds("judge"):
+        judge = type_of("judge", kind)
+        names = tuple(name for name, field in judge.model_fields.items() if name != "kind" and field.description)
+        yield f"### `{kind}`\n"
+        yield f"{_first(judge)}\n"
+        yield _table(judge, names)
+
+
+def _first(model: type[BaseModel]) -> str:
+    """The first paragraph of a model's description."""
+    return " ".join((model.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
 
 
 def _options() -> Iterator[str]:
@@ -102,10 +123,17 @@ def _kind(schema: Mapping[str, Any]) -> str:
     """What a field holds, in words."""
     if "anyOf" in schema:
         return " or ".join(_kind(each) for each in schema["anyOf"])
+    if "const" in schema:
+        return f'`"{schema["const"]}"`'
     if "enum" in schema:
         return " or ".join(f'`"{each}"`' for each in schema["enum"])
     if "$ref" in schema:
-        return f"`{schema['$ref'].rpartition('/')[2]}`"
+        name = schema["$ref"].rpartition("/")[2]
+        return "judge" if name == "Judge" else f"`{name}`"
+    if "type" not in schema:
+        return "not set"
+    if schema["type"] == "object" and "additionalProperties" in schema:
+        return "dict"
     if schema["type"] == "array":
         return f"list of {_kind(schema['items'])}s"
     return "`None`" if schema["type"] == "null" else KINDS[schema["type"]] + _range(schema)
@@ -122,6 +150,8 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, Strategy):
+        return f'`"{value.kind}"`'
     if isinstance(value, str):
         return f'`"{value}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value!r}`"

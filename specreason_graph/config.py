@@ -182,9 +182,8 @@ class SpecReasonConfig(Settings):
         numbers |= {"review.low": self.review.low, "review.high": self.review.high} if self.review else {}
         for name, number in numbers.items():
             if number is not None and not low <= number <= high:
-                raise ValueError(
-                    f"{name} = {number:g} is not allowed: the scale of the {self.judge.kind} judge is {low:g} to {high:g}"
-                )
+                scale = f"the scale of the {self.judge.kind} judge is {low:g} to {high:g}"
+                raise ValueError(f"{name} = {number:g} is not allowed: {scale}")
         if self.threshold_floor is not None and self.threshold_floor > self.judge_in_force.accepts_from:
             raise ValueError(
                 f"threshold_floor = {self.threshold_floor:g} is above threshold = {self.judge_in_force.accepts_from:g}"

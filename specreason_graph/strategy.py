@@ -170,6 +170,12 @@ def kinds(seam: str) -> list[str]:
     return sorted(kind for of, kind in _KNOWN if of == seam)
 
 
+def type_of(seam: str, kind: str) -> type[Strategy]:
+    """The class of a kind that is known."""
+    _load_all(seam, kind)
+    return _KNOWN[seam, kind]
+
+
 def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     """A strategy from a kind, or from a mapping with ``kind`` and its settings; itself where it is one already.
 
@@ -177,6 +183,8 @@ def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     is not known; one that is ``recorded`` is then a `MissingJudge`, so that all else of its run can be read.
     """
     if isinstance(given, seam):
+        if type(given) not in _KNOWN.values() and not isinstance(given, MissingJudge):
+            raise _refused(f"the {seam.seam} {given.kind!r} is not registered; put @register above its class")
         return given
     if isinstance(given, str):
         given = {"kind": given}

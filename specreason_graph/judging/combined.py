@@ -14,8 +14,7 @@ from specreason_graph.strategy import AnyJudge, Judge, Verdict, register
 class Combined(Judge):
     """A judge made of others: its own threshold is that of its last part."""
 
-    threshold: Any = None
-    """Not set: each part has its own threshold, and a run's ``threshold`` is the last part's."""
+    threshold: Any = None  # each part has its own, and a run's ``threshold`` is the last part's
 
     @model_validator(mode="after")
     def _has_none(self) -> Self:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from specreason_graph.audit.check.recompute import judge_before
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.config import overridden
 from specreason_graph.policies.acceptance import best_of
@@ -80,13 +81,19 @@ def what_if(
     settings of the recorded judge. ``seconds_per_base_token`` serves the estimate of seconds; None measures it in this
     run. Raises `ThreadError` when the record is damaged, and `ConfigError` for a setting that is not allowed.
     """
-    config = check_readable(run).typed_manifest.config
+    manifest = check_readable(run).typed_manifest
+    config = manifest.config
     given = {name: value for name, value in (("judge", judge), ("threshold", threshold)) if value is not None}
     asked = overridden(config, given)
     first = config.first_steps_by_base if first_steps_by_base is None else first_steps_by_base
     policy = Policy(threshold=asked.judge_in_force.accepts_from, judge=asked.judge, first_steps_by_base=first)
     keeps = threshold is None and _same_threshold(asked.judge_in_force, config.judge_in_force)
     judged = [(step, _judge_for(step, asked.judge_in_force, keeps=keeps)) for step in run.steps]
+    if not given:  # steps that a fork took over were decided by the judge of the run before
+        judged = [
+            (step, judge_before(step, manifest) if step.index < manifest.taken_over else judge)
+            for step, judge in judged
+        ]
     verdicts = [_verdict(step, first, judge) for step, judge in judged]
     changed = [
         each

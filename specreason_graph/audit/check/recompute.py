@@ -59,7 +59,7 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
 def _of_step(step: Step, manifest: Manifest, *, own: bool) -> Iterator[tuple[str, object, object]]:
     """Yield what follows from the evidence of a step: a name, the recorded value and the recomputed one."""
     config = manifest.config
-    judge = judge_at(config, step.decision.threshold) if own else _judge_before(step, manifest)
+    judge = judge_at(config, step.decision.threshold) if own else judge_before(step, manifest)
     again = decide_again(step, config, judge)
     if own and step.author != "human":
         purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
@@ -96,7 +96,7 @@ def _better(step: Step, judge: Judge) -> list[float]:
     return [number for accepted, number in others if (accepted, number) > mine]
 
 
-def _judge_before(step: Step, manifest: Manifest) -> Judge:
+def judge_before(step: Step, manifest: Manifest) -> Judge:
     """Return the judge of a step that a fork took over, as far as the record tells it."""
     recorded, before = step.decision, manifest.forked_from
     judged = (each.judge for each in (before.judges if before else ()) if step.index < each.until)
