@@ -11,9 +11,11 @@ import typer
 from benchmarks.calls import measure_calls
 from benchmarks.deadlines import measure_punctuality
 from benchmarks.gsm8k import line, measure, read_questions
+from benchmarks.judges import collect, read_asked, table
 from benchmarks.overhead import SAVERS, measure_overhead, overhead_lines
 from benchmarks.starts import measure_starts
 from specreason_graph.bench.hardware import processor
+from specreason_graph.bench.judged_steps import compare
 from specreason_graph.cli import options
 from specreason_graph.cli.diagnosis import QUESTION
 from specreason_graph.engines import cores
@@ -90,6 +92,23 @@ def gsm8k(
     with models.launch("").open_pair() as pair:
         for row in measure(pair, questions, threshold or [], together=together, ways=ways):
             print(line(row), flush=True)
+
+
+@app.command()
+@options.takes_models
+def judges(
+    models: options.ModelOptions,
+    file: Annotated[Path, typer.Argument(help="JSONL file with the fields question and answer.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL file for the labelled steps; gone on with.")],
+    steps: Annotated[int, typer.Option(min=10, help="Steps to label.")] = 200,
+    together: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 8,
+) -> None:
+    """Measure which judge tells draft steps that spoil the base's answer from others."""
+    with models.launch("").open_pair() as pair:
+        found = collect(pair, read_asked(file), steps, together, output)
+    harmful = sum(step.harmful for step in found)
+    print(f"{len(found)} steps of {len({step.question for step in found})} questions, {harmful} harmful\n")
+    print("\n".join(table(list(compare(found)))))
 
 
 if __name__ == "__main__":

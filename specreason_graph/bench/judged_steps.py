@@ -1,0 +1,188 @@
+"""Draft steps with every judge's evidence, labelled by whether the base still comes to the right answer behind them.
+
+At each place of a solution that the base gets right alone, the draft writes the next step. It is *harmful* if the base,
+which goes on greedily behind it, no longer reaches the right answer. All judges' evidence is got in one pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from specreason_graph.config import make_config
+from specreason_graph.engines.base import Sampling
+from specreason_graph.engines.pair import EnginePair
+from specreason_graph.judging import CalibratedJudge, ConfidenceJudge, DigitJudge, EntropyJudge, LikelihoodJudge
+from specreason_graph.judging.calibrated import FEATURES
+from specreason_graph.judging.labelled_steps import auroc
+from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.prompting.conversation import read_conversation
+from specreason_graph.record.records import Proposal, Record, Score
+from specreason_graph.strategy import Judge
+
+ALL_EVIDENCE = CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0))
+"""A judge that wants all there is."""
+SINGLE: dict[str, Judge] = {
+    "digit, mean": DigitJudge(),
+    "digit, greedy": DigitJudge(reduction="greedy"),
+    "likelihood, sum": LikelihoodJudge(),
+    "likelihood, mean": LikelihoodJudge(reduction="mean"),
+    "likelihood, lowest": LikelihoodJudge(reduction="lowest"),
+    "likelihood, difference to the draft's": LikelihoodJudge(reduction="difference"),
+    "confidence, sum": ConfidenceJudge(),
+    "confidence, mean": ConfidenceJudge(reduction="mean"),
+    "confidence, lowest": ConfidenceJudge(reduction="lowest"),
+    "entropy, first token": EntropyJudge(),
+    "entropy, first five": EntropyJudge(tokens=5),
+}
+"""Judges that are compared, by what they are called in tables."""
+RESAMPLES = 1000
+"""Samples of a bootstrap."""
+
+
+class JudgedStep(Record):
+    """A step of the draft with its label and all evidence."""
+
+    question: str
+    """Which question it is about."""
+    index: int
+    """Its place in the base's solution, from 0."""
+    text: str
+    """The step."""
+    harmful: bool
+    """Whether the base no longer reaches the right answer behind it."""
+    score: Score
+    """The evidence of all judges."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and how a reply to it is checked."""
+
+    name: str
+    """Names it."""
+    text: str
+    """What is asked."""
+    is_right: Callable[[str], bool]
+    """Whether a whole reply is right."""
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Collects labelled steps over a pair; questions are asked greedily."""
+
+    pair: EnginePair
+    """The engines, open."""
+    reply_tokens: int = 500
+    """Most tokens of a reply."""
+
+    async def collect(self, questions: Sequence[Asked], *, steps: int, together: int = 8) -> AsyncIterator[JudgedStep]:
+        """Yield ``steps`` labelled steps or fewer, ``together`` questions at a time."""
+        found = 0
+        for first in range(0, len(questions), together):
+            tasks = [asyncio.create_task(self._of(each)) for each in questions[first : first + together]]
+            for task in tasks:
+                for step in await task:
+                    if found < steps:
+                        found += 1
+                        yield step
+            if found >= steps:
+                return
+
+    async def _of(self, asked: Asked) -> list[JudgedStep]:
+        """All steps of one question; none where the base alone does not get it right."""
+        config = make_config(judge=ALL_EVIDENCE, temperature=0, thinking_tokens=self.reply_tokens)
+        sampler = StepSampler.create(self.pair, config)
+        heads = await asyncio.to_thread(sampler.check, read_conversation(asked.text, None))
+        node, places, written = SpeculationNode.root(sampler.prompts, heads), list[SpeculationNode](), list[Proposal]()
+        while not (written and written[-1].closes_thinking) and node.tokens < self.reply_tokens:
+            places.append(node)
+            written.append(await sampler.regenerate(node))
+            node = sampler.after(node, written[-1])
+        reply = "".join(step.text for step in written)
+        if not asked.is_right(await self._whole(sampler, node, reply, ended=written[-1].closes_thinking)):
+            return []
+        texts = ["".join(step.text for step in written[:index]) for index in range(len(written))]
+        judged = await asyncio.gather(
+            *(self._judged(asked, sampler, *each) for each in zip(places, texts, strict=True))
+        )
+        return [step for step in judged if step]
+
+    async def _judged(
+        self, asked: Asked, sampler: StepSampler, node: SpeculationNode, before: str
+    ) -> JudgedStep | None:
+        (proposal,) = await sampler.draft(node, 1)
+        if not sampler.can_score(node, proposal):
+            return None
+        score = await sampler.score(node, proposal)
+        behind = sampler.after(node, proposal)
+        reply = await self._whole(sampler, behind, before + proposal.text, ended=proposal.closes_thinking)
+        return JudgedStep(
+            question=asked.name, index=node.index, text=proposal.text, harmful=not asked.is_right(reply), score=score
+        )
+
+    async def _whole(self, sampler: StepSampler, node: SpeculationNode, reply: str, *, ended: bool) -> str:
+        """A reply to its end as the base writes it: the rest where it is the trace, else of thinking and answer."""
+        prompts, base = sampler.prompts.base, self.pair.base
+        if ended and sampler.prompts.is_plain:
+            return reply
+        closing = prompts.closing_ids() if ended and not sampler.prompts.is_plain else []
+        left = Sampling(max_tokens=max(1, self.reply_tokens - node.tokens), stop_token_ids=prompts.vocabulary.eos_ids)
+        done = await base.generate([*node.prompts["base"], *closing], left)
+        return reply + prompts.vocabulary.decode(done.generations[0].token_ids)
+
+
+@dataclass(frozen=True)
+class Discernment:
+    """How well a judge tells harmful steps from others."""
+
+    judge: str
+    """What it is called."""
+    auroc: float
+    """Probability that a harmless step gets the higher number; 0.5 is chance."""
+    interval: tuple[float, float]
+    """95% interval of it, by a bootstrap over questions."""
+    median: float
+    """Median of its numbers."""
+
+
+def compare(
+    steps: Sequence[JudgedStep], judges: Mapping[str, Judge] = SINGLE, *, folds: int = 5
+) -> Iterator[Discernment]:
+    """How well each judge discerns; the calibrated one is fitted on other questions than those it is tried on."""
+    for name, judge in judges.items():
+        yield _discernment(name, steps, [judge.number(step.score) for step in steps])
+    yield _discernment("calibrated, on other questions", steps, out_of_fold(steps, folds))
+
+
+def out_of_fold(steps: Sequence[JudgedStep], folds: int, names: Iterable[str] = FEATURES) -> list[float]:
+    """The number of each step by a judge that was fitted on the questions of all other folds."""
+    from specreason_graph.judging.fitting import fit
+
+    order = sorted({step.question for step in steps})
+    random.Random(0).shuffle(order)
+    fold = {question: place % folds for place, question in enumerate(order)}
+    fitted = []
+    for number in range(folds):
+        others = [step for step in steps if fold[step.question] != number]
+        fitted.append(fit([step.score for step in others], [not step.harmful for step in others], names))
+    return [fitted[fold[step.question]].number(step.score) for step in steps]
+
+
+def _discernment(name: str, steps: Sequence[JudgedStep], numbers: Sequence[float]) -> Discernment:
+    by_question: dict[str, list[tuple[float, bool]]] = {}
+    for step, number in zip(steps, numbers, strict=True):
+        by_question.setdefault(step.question, []).append((number, step.harmful))
+    groups, chance = list(by_question.values()), random.Random(0)
+    drawn = sorted(_auroc(chance.choices(groups, k=len(groups))) for _ in range(RESAMPLES))
+    drawn = [each for each in drawn if each == each]
+    low, high = drawn[int(0.025 * len(drawn))], drawn[int(0.975 * len(drawn)) - 1]
+    return Discernment(name, _auroc(groups), (low, high), sorted(numbers)[len(numbers) // 2])
+
+
+def _auroc(groups: Iterable[Sequence[tuple[float, bool]]]) -> float:
+    flat = [each for group in groups for each in group]
+    return auroc([n for n, harmful in flat if not harmful], [n for n, harmful in flat if harmful])
