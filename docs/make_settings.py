@@ -45,7 +45,8 @@ RUN = {
         "lookahead", "speculation_control", "deadline_seconds", "step_seconds", "threshold_floor",
     ),
     "Limits": (
-        "max_steps", "max_step_tokens", "min_step_tokens", "thinking_tokens", "answer_tokens", "repetition_limit",
+        "stopping", "max_steps", "max_step_tokens", "min_step_tokens", "thinking_tokens", "answer_tokens",
+        "repetition_limit",
     ),
     "Sampling": ("temperature", "top_p", "sampling", "seed"),
     "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
@@ -61,6 +62,11 @@ JUDGES = """\
 The setting `judge` is a kind, or a table with `kind` and the settings below; on the command line
 `--judge likelihood --set judge.threshold=-6`. See [Judges](judges.md).
 """
+STOPPING = """\
+## Stopping rules
+
+The setting `stopping`, likewise: `--set stopping=settled`, or `--set stopping.kind=settled --set stopping.agree=4`.
+"""
 OPTIONS = """\
 ## Options of engines
 
@@ -73,7 +79,8 @@ KINDS = {"number": "number", "integer": "whole number", "string": "text", "boole
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *_run(), JUDGES, *_judges(), OPTIONS, *_options()])
+    judges, rules = _strategies("judge"), _strategies("stopping")
+    return "\n".join([INTRODUCTION, *_run(), JUDGES, *judges, STOPPING, *rules, OPTIONS, *_options()])
 
 
 def _run() -> Iterator[str]:
@@ -88,13 +95,14 @@ def _run() -> Iterator[str]:
             yield _table(Band, tuple(Band.model_fields))
 
 
-def _judges() -> Iterator[str]:
-    for kind in kinds("judge"):
-        judge = type_of("judge", kind)
+def _strategies(seam: str) -> Iterator[str]:
+    for kind in kinds(seam):
+        judge = type_of(seam, kind)
         names = tuple(name for name, field in judge.model_fields.items() if name != "kind" and field.description)
         yield f"### `{kind}`\n"
         yield f"{_first(judge)}\n"
-        yield _table(judge, names)
+        if names:
+            yield _table(judge, names)
 
 
 def _first(model: type[BaseModel]) -> str:
@@ -129,7 +137,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return " or ".join(f'`"{each}"`' for each in schema["enum"])
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "judge" if name == "Judge" else f"`{name}`"
+        return {"Judge": "judge", "Stopping": "rule"}.get(name, f"`{name}`")
     if "type" not in schema:
         return "not set"
     if schema["type"] == "object" and "additionalProperties" in schema:

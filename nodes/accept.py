@@ -18,14 +18,14 @@ class Accept(Stage):
     """Appends the pending proposal, or its edited version, to the trace."""
 
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
-        """Commit; no engine is asked."""
+        """Commit; no engine is asked, but for an answer on probation where the stopping rule wants one."""
         pending = Pending.load(state["pending"])
         proposal, decision = pending.proposal, pending.decision
         assert proposal is not None  # noqa: S101 - the route here is behind score and review
         assert decision is not None  # noqa: S101
         if decision.review and decision.review.text is not None:
             proposal = self._edited(proposal, decision.review.text)
-        step, changes = commit(self, state, lookahead, proposal, decision)
+        step, changes = commit(self, state, lookahead, proposal, decision, await lookahead.probe())
         emit(Accepted(step=step))
         emit_reply(self, state, step)
         return changes

@@ -11,17 +11,25 @@ from specreason_graph.policies.deadlines import slo_ratio
 from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.prompting.answer_stream import plain_reply, settled
 from specreason_graph.record.events import AnswerToken
-from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Cost, Decision, Goodput, Proposal, Step
+from specreason_graph.record.progress import Pending, Progress, settled_with
+from specreason_graph.record.records import Cost, Decision, Goodput, ProbedAnswer, Proposal, Step
 from specreason_graph.record.seal import head_of, seal_step
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import seconds_of
 
 
 def commit(
-    stage: Stage, state: State, lookahead: Lookahead, written: Proposal, decision: Decision
+    stage: Stage,
+    state: State,
+    lookahead: Lookahead,
+    written: Proposal,
+    decision: Decision,
+    probe: ProbedAnswer | None,
 ) -> tuple[Step, dict[str, Any]]:
-    """The next step, whose text is ``written``, and the changes of the state that append it."""
+    """The next step, whose text is ``written``, and the changes of the state that append it.
+
+    ``probe``: what the base would have answered in front of it, where the stopping rule asks.
+    """
     pending, node = Pending.load(state.get("pending") or {}), lookahead.node
     wasted, elapsed = lookahead.settle(written)
     deadline = stage.config.deadline_seconds
@@ -29,7 +37,7 @@ def commit(
         index=node.index, author=written.author, text=written.text, token_ids=written.token_ids,
         ending=written.ending, seed=written.seed, decision=decision, score=pending.score,
         discarded=None if decision.accepted else pending.proposal, alternatives=pending.alternatives,
-        costs=[*costs_of(pending, written), *wasted], elapsed=elapsed,
+        costs=[*costs_of(pending, written, probe=probe), *wasted], probe=probe, elapsed=elapsed,
         reserve=None if deadline is None else lookahead.estimates.answer_seconds,
         tokens_left=stage.sampler.after(node, written).tokens_left, change=lookahead.take_change(),
     )  # fmt: skip
@@ -63,6 +71,7 @@ def _progress(
         update={
             "steps": step.index + 1, "thinking_tokens": before.thinking_tokens + len(step.token_ids),
             "seconds": before.seconds + seconds_of(step), "reserve": step.reserve or 0.0,
+            "settled": settled_with(step.probe, lookahead.last_probe, before.settled),
             "repeats": 1 + lookahead.repeats(step.text), "tokens_left": step.tokens_left or 0,
             "draft_failed": step.decision.reason == "draft_failed",
         }
@@ -85,7 +94,9 @@ def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
     return stage.registry.controller.figures_for_base(stage.registry.runs) if drafts_next else None
 
 
-def costs_of(pending: Pending, written: Proposal | None = None, *, wasted: bool = False) -> list[Cost]:
+def costs_of(
+    pending: Pending, written: Proposal | None = None, *, probe: ProbedAnswer | None = None, wasted: bool = False
+) -> list[Cost]:  # fmt: skip
     """What a step took, the work on its other versions included; ``wasted`` where it does not come to be."""
     costs = []
     if pending.proposal:
@@ -96,4 +107,6 @@ def costs_of(pending: Pending, written: Proposal | None = None, *, wasted: bool 
         costs.append(Cost(engine="base", purpose="score", usage=usage, wasted=wasted))
     if written and written.author == "base":
         costs.append(Cost(engine="base", purpose="regenerate", usage=written.usage))
+    if probe:
+        costs.append(Cost(engine="base", purpose="probe", usage=probe.usage))
     return costs

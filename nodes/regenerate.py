@@ -27,7 +27,7 @@ class Regenerate(Stage):
         written = await lookahead.regenerate()
         if self.sampler.prompts.is_plain and lookahead.node.index == 0 and written.ending == "special_token":
             self._check_speaks(written)
-        step, changes = commit(self, state, lookahead, written, decision)
+        step, changes = commit(self, state, lookahead, written, decision, await lookahead.probe())
         emit(Regenerated(step=step))
         emit_reply(self, state, step)
         return changes

@@ -21,9 +21,28 @@ from pydantic import (
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.strategy import REFUSED, AnyJudge, Judge, Settings, read
+from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, Judge, Settings, Stopping, read
 
 DEFAULT_JUDGE = "digit"
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "paper": {
+        "lookahead": 0, "speculation_control": False, "max_step_tokens": 512, "proposals": 1, "threshold": 7.0,
+        "judge": {
+            "kind": "digit", "reduction": "greedy", "prefill": "<think>I think the quality score is: ",
+            "instruction": (
+                "Evaluate the last reasoning step solely based on factual correctness and logical validity. Ignore "
+                "style, phrasing, or overall usefulness\u2014only judge whether the step is objectively correct and "
+                "logically follows from prior steps. Assign a score from 0 to 9."
+            ),
+        },
+        "stopping": {"kind": "words"}, "repetition_limit": 2, "min_step_tokens": 1,
+    },
+}  # fmt: skip
+"""Settings that a strategy stands for; others may be put over them.
+
+``paper``: as the code of SpecReason does (arXiv 2504.07891): in turns, with its words for the judge and its rule of
+when the thinking ends.
+"""
 MOVED = {
     "score_reduction": "judge.reduction", "judge_instruction": "judge.instruction", "judge_prefill": "judge.prefill",
 }  # fmt: skip
@@ -107,6 +126,8 @@ class SpecReasonConfig(Settings):
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[Whole, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
+    stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, "closed"))
+    """When the thinking ends besides the models' own word and the limits: a kind, or a mapping with ``kind``."""
     max_steps: Count = 256
     """Committed steps after which the thinking ends."""
     max_step_tokens: Count = 512
@@ -218,7 +239,7 @@ def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
     that was meant for the judge before is dropped, as it is where the judge's own is given.
     """
     found: dict[str, Any] = {}
-    for each in settings:
+    for each in map(_expanded, settings):
         before, judge = found.get("judge") or DEFAULT_JUDGE, each.get("judge")
         found |= each
         if isinstance(judge, Mapping) and "kind" not in judge:
@@ -227,6 +248,16 @@ def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
         if meant and each.get("threshold") is None:
             found["threshold"] = None
     return found
+
+
+def _expanded(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings with what a strategy stands for in its place; what is said besides goes over it."""
+    if settings.get("strategy") is None:
+        return settings
+    if (name := settings["strategy"]) not in STRATEGIES:
+        raise ConfigError(f"there is no strategy {name!r}", hint=f"write {' or '.join(STRATEGIES)}")
+    rest = {each: value for each, value in settings.items() if each != "strategy"}
+    return layered(STRATEGIES[name], rest)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

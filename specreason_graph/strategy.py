@@ -26,13 +26,14 @@ from specreason_graph.errors import ConfigError
 
 if TYPE_CHECKING:
     from specreason_graph.judging.asking import Asking
-    from specreason_graph.record.records import Score
+    from specreason_graph.record.progress import Progress
+    from specreason_graph.record.records import Proposal, Score, Step, StopReason
 
 ENTRY_POINTS = "specreason_graph.strategies"
 """Group of entry points under which a package names classes of its own, each by its kind."""
 RECORDED, REFUSED = "recorded", "strategy"
 """Key of pydantic's context under which a record says that it is one, and the type of an error of `read`."""
-HOMES = ("specreason_graph.judging",)
+HOMES = ("specreason_graph.judging", "specreason_graph.policies.stopping")
 """Where the classes of this package are."""
 
 
@@ -135,6 +136,41 @@ class Judge(Strategy):
         return frozenset(self.needs)
 
 
+class Probe(NamedTuple):
+    """How an answer is asked for while the thinking goes on."""
+
+    tokens: int
+    """Most tokens of it."""
+    prefill: str
+    """How it begins."""
+    until: str
+    """Text that ends it."""
+
+
+class Stopping(Strategy):
+    """Says when the thinking ends, besides the models' own word and the limits of a run."""
+
+    seam: ClassVar[str] = "stopping"
+
+    @property
+    def probe(self) -> Probe | None:
+        """The answer that the base is asked for in front of each step, as evidence; None asks for none."""
+        return None
+
+    def ends(self, last: Step | Proposal, progress: Progress) -> StopReason | None:  # noqa: ARG002
+        """Why the thinking ends behind the step ``last``, ``stopping_rule`` or ``answer_settled``; None goes on.
+
+        It must follow from what it is given: work ahead asks it, and an auditor asks it again.
+        """
+        return None
+
+
+class MissingStopping(Stopping):
+    """A rule of a record whose class is not known here; it ends nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class MissingJudge(Judge):
     """A judge of a record whose class is not known here; it decides nothing."""
 
@@ -146,6 +182,8 @@ class MissingJudge(Judge):
         raise ConfigError(f"there is no judge {self.kind!r} here", hint="register the class that the run had")
 
 
+MISSING: dict[str, type[Strategy]] = {"judge": MissingJudge, "stopping": MissingStopping}
+"""What stands for a recorded class that is not known here, by seam."""
 S = TypeVar("S", bound=Strategy)
 _KNOWN: dict[tuple[str, str], type[Strategy]] = {}
 
@@ -183,7 +221,7 @@ def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     is not known; one that is ``recorded`` is then a `MissingJudge`, so that all else of its run can be read.
     """
     if isinstance(given, seam):
-        if type(given) not in _KNOWN.values() and not isinstance(given, MissingJudge):
+        if type(given) not in _KNOWN.values() and type(given) is not MISSING[seam.seam]:
             raise _refused(f"the {seam.seam} {given.kind!r} is not registered; put @register above its class")
         return given
     if isinstance(given, str):
@@ -196,7 +234,7 @@ def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     if (seam.seam, kind) not in _KNOWN and not recorded:
         hint = f"write one of {_listed(seam.seam)}, or register a class of your own"
         raise _refused(f"there is no {seam.seam} {kind!r} here; {hint}")
-    form = _KNOWN.get((seam.seam, kind), MissingJudge)
+    form = _KNOWN.get((seam.seam, kind), MISSING[seam.seam])
     try:
         found = form.model_validate(dict(given), context={RECORDED: recorded})
     except ValidationError as error:
@@ -220,6 +258,12 @@ def _read_judge(given: Any, info: ValidationInfo) -> Judge:
     return read(Judge, given, recorded=is_recorded(info))
 
 
+def _read_stopping(given: Any, info: ValidationInfo) -> Stopping:
+    return read(Stopping, given, recorded=is_recorded(info))
+
+
+AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(_read_stopping)]
+"""A rule of any kind, likewise."""
 AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(_read_judge)]
 """A judge of any kind, as a field of a model: given as a kind, a mapping or a `Judge`."""
 

@@ -18,6 +18,9 @@ from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
 from specreason_graph.runs.launch import TABLES, Launch, make_launch, with_callers_word
 
+SEAMS = ("judge", "stopping")
+"""Settings with settings of their own."""
+
 
 def path_option(*names: str, text: str) -> Any:
     """Return an option for a path; an empty one is refused, because `Path` would take it for the current folder."""
@@ -151,8 +154,8 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, value in _pairs("--set", pairs, SpecReasonConfig.model_fields).items():
         first, dot, rest = name.partition(".")
-        if first == "judge" and dot:
-            _set_in(settings.setdefault("judge", {}), rest, value)
+        if first in SEAMS and dot:
+            _set_in(settings.setdefault(first, {}), rest, value)
             continue
         role, found, argument = name.rpartition("template.")
         if not found or role not in ("", *(f"{each}." for each in TABLES)):

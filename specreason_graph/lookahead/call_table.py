@@ -36,6 +36,10 @@ class CallTable:
         """Start what the base writes there."""
         return self._start(node, "regenerate", (), lambda: self._sampler.regenerate(node))
 
+    def probe_at(self, node: SpeculationNode) -> InFlightCall:
+        """Start what the base would answer there."""
+        return self._start(node, "probe", (), lambda: self._sampler.probe(node))
+
     def give_up(self, node: SpeculationNode, blame: int) -> None:
         """Stop all work at a node and behind it; it is charged to the step with number ``blame``."""
         for each in node.subtree():

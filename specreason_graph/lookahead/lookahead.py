@@ -21,7 +21,7 @@ from specreason_graph.lookahead.resumed import check_resumed
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Cost, Proposal, Score, Step, StepLike
+from specreason_graph.record.records import Cost, ProbedAnswer, Proposal, Score, Step, StepLike
 from specreason_graph.record.seal import head_of
 from specreason_graph.record.setup import Setup
 from specreason_graph.record.state import State
@@ -55,6 +55,8 @@ class Lookahead:
         for step in map(Step.load, state["trace"]):
             self.commit_point.move(sampler.after(self.node, step))
         self._head = head_of(state["manifest"], state["trace"])
+        last = state["trace"][-1].get("probe") if state["trace"] else None
+        self.last_probe = last and ProbedAnswer.load(last)
 
     @property
     def node(self) -> SpeculationNode:
@@ -89,6 +91,13 @@ class Lookahead:
         written: Proposal = await self._outcome(self._calls.regenerate_at(self.node))
         return written
 
+    async def probe(self) -> ProbedAnswer | None:
+        """What the base would answer here, where the stopping rule asks."""
+        if self.sampler.config.stopping.probe is None:
+            return None
+        probed: ProbedAnswer = await self._outcome(self._calls.probe_at(self.node))
+        return probed
+
     def take_change(self) -> Setup | None:
         """The set-up that the run was resumed with where it is another one, for the next record; None from then on."""
         change, self._change = self._change, None
@@ -111,6 +120,7 @@ class Lookahead:
 
     def commit(self, step: Step, progress: Progress) -> None:
         """Move on behind a committed step."""
+        self.last_probe = step.probe
         self.commit_point.slo_ratio, self.commit_point.base_only = progress.slo_ratio, progress.base_only
         self.commit_point.move(self.sampler.after(self.node, step))
         self._head = step.hash

@@ -45,6 +45,7 @@ class Prefetcher:
     async def _go_ahead(self, node: SpeculationNode) -> None:
         while not self._may_start(node):
             await self._commit_point.changed.wait()
+        self._probe(node)
         if self._is_open(node) and await self._accepts_draft(node):
             return
         node.decided = True
@@ -73,6 +74,7 @@ class Prefetcher:
         if asks_human(decision, self._config.review):
             return True  # nobody knows how the human will decide: what is ahead stays, and nothing more is begun
         behind.verified = decision.accepted
+        self._probe(behind)
         if decision.accepted:
             self._calls.drop_regeneration(node)
             for each in behind.subtree():
@@ -103,6 +105,11 @@ class Prefetcher:
         )  # fmt: skip
         if not stop_reason(last, progress, self._config):
             self.start(node)
+
+    def _probe(self, node: SpeculationNode) -> None:
+        """Have the answer probed where it will be asked for."""
+        if self._config.stopping.probe and node.prefetch and not node.unverified_depth:
+            self._calls.probe_at(node)
 
     def _hedge(self, node: SpeculationNode) -> None:
         """Have the base start on its own version before it has scored the draft's, where a rejection is likely."""

@@ -14,6 +14,7 @@ from typing import Self
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary, continuations
 from specreason_graph.engines.pair import EnginePair
+from specreason_graph.errors import ConfigError
 from specreason_graph.judging.asking import Asking, View, kept
 from specreason_graph.judging.digit import DigitJudge, DigitQuestion
 from specreason_graph.lookahead.tree import SpeculationNode
@@ -25,12 +26,12 @@ from specreason_graph.prompting.engine_prompts import BLANK_LINE, EnginePrompts
 from specreason_graph.prompting.open_blocks import open_block
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Turn
-from specreason_graph.record.records import Ending, Proposal, Purpose, Score, StepLike, Usage
+from specreason_graph.record.records import Ending, ProbedAnswer, Proposal, Purpose, Score, StepLike, Usage
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.setup import Setup
 from specreason_graph.strategy import Judge
 
-ENGINES: dict[Purpose, Role] = {"draft": "draft", "score": "base", "regenerate": "base"}
+ENGINES: dict[Purpose, Role] = {"draft": "draft", "score": "base", "regenerate": "base", "probe": "base"}
 """Which engine a call is made to, by its purpose."""
 LIKELIEST = 20
 """Tokens that an entropy is computed of; the others count as one."""
@@ -71,6 +72,11 @@ class StepSampler:
 
         `QuestionError` unless they leave room to think, `ModelError` when the judge or a chat template cannot work.
         """
+        if self.config.stopping.probe and self.prompts.is_plain:
+            raise ConfigError(
+                f"stopping = {self.config.stopping.kind} asks for answers behind a thinking, and this model's reply is "
+                "itself the trace", hint="set thinking=tags, or another stopping rule",
+            )  # fmt: skip
         if self.digit:
             _ = self.digit.digit_ids  # raises now what would otherwise end the run at its first score
         return self.prompts.check(turns)
@@ -87,6 +93,21 @@ class StepSampler:
     async def score(self, node: SpeculationNode, proposal: Proposal) -> Score:
         """Get the evidence about a proposal that the judge wants."""
         return await self.asking(proposal, node.prompts).collect(self.config.judge_in_force)
+
+    async def probe(self, node: SpeculationNode) -> ProbedAnswer:
+        """Ask the base for its answer as if the thinking were over; greedy, so that equal answers are equal texts."""
+        asked, prompts = self.config.stopping.probe, self.prompts.base
+        assert asked is not None  # noqa: S101 - the caller has looked
+        prompt = [*node.prompts["base"], *prompts.closing_ids(), *prompts.vocabulary.encode(asked.prefill)]
+        sampling = Sampling(
+            max_tokens=asked.tokens, stop=(asked.until,),
+            stop_token_ids=prompts.vocabulary.special_ids | prompts.vocabulary.eos_ids,
+        )  # fmt: skip
+        done = await continuations(self.pair.base, prompt, sampling)
+        (written,) = done.generations
+        ids = written.token_ids[:-1] if written.finish == "stop_token" else written.token_ids
+        text = prompts.vocabulary.decode(ids).partition(asked.until)[0]
+        return ProbedAnswer(text=text, token_ids=ids, usage=done.usage)
 
     def asking(self, proposal: Proposal, before: Mapping[Role, Sequence[int]]) -> Asking:
         """A proposal behind prompts of both engines, as its judges ask about it."""

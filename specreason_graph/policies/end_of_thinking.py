@@ -31,6 +31,8 @@ def stop_reason(
         return "answered"
     if reply is not None and config.stop and any(stop in "".join(reply) for stop in config.stop):
         return "answered"
+    if reason := config.stopping.ends(last, progress):
+        return reason
     limit = config.repetition_limit
     if is_loop(reply, limit) if reply is not None else progress.repeats >= limit:
         return "repetition"

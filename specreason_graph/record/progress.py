@@ -12,6 +12,7 @@ from specreason_graph.record.records import (
     Decision,
     Goodput,
     Plain,
+    ProbedAnswer,
     Proposal,
     Record,
     Score,
@@ -39,6 +40,8 @@ class Progress(Record):
     """Seconds that a step took lately over those it may take; above 1 the run is late, 0 where there is no limit."""
     repeats: int = 0
     """How often the text of the last step stands in the trace."""
+    settled: int = 0
+    """How many probed answers in a row, the last one among them, were the same."""
     tokens_left: int = Field(default=0, validation_alias=formerly("tokens_left", "room"))
     """Tokens left for steps before the context of either engine is full."""
     draft_failed: bool = False
@@ -54,6 +57,20 @@ class Progress(Record):
         return self.draft_failed or self.goodput is not None
 
 
+def settled_with(probe: ProbedAnswer | None, before: ProbedAnswer | None, settled: int) -> int:
+    """How many probed answers in a row are the same, with one more behind ``settled`` that ended with ``before``."""
+    if probe is None or not probe.text.strip():
+        return 0
+    return settled + 1 if before and before.text.strip() == probe.text.strip() else 1
+
+
+def _settled(steps: Sequence[Step]) -> int:
+    found, before = 0, None
+    for step in steps:
+        found, before = settled_with(step.probe, before, found), step.probe
+    return found
+
+
 def totals_of(steps: Sequence[Step], before: Progress) -> Progress:
     """What the totals are once a run has ended: all that its steps tell, and of ``before`` its name and stop reason."""
     if not steps:
@@ -61,9 +78,9 @@ def totals_of(steps: Sequence[Step], before: Progress) -> Progress:
     texts, last = [step.text.strip() for step in steps], steps[-1]
     return Progress(
         run=before.run, steps=len(steps), thinking_tokens=sum(len(step.token_ids) for step in steps),
-        seconds=sum(map(seconds_of, steps)), reserve=last.reserve or 0.0, repeats=texts.count(texts[-1]),
-        tokens_left=last.tokens_left or 0, draft_failed=last.decision.reason == "draft_failed",
-        stop_reason=before.stop_reason,
+        settled=_settled(steps), seconds=sum(map(seconds_of, steps)), reserve=last.reserve or 0.0,
+        repeats=texts.count(texts[-1]), tokens_left=last.tokens_left or 0,
+        draft_failed=last.decision.reason == "draft_failed", stop_reason=before.stop_reason,
     )  # fmt: skip
 
 

@@ -24,7 +24,15 @@ names of now; 3: work ahead and elapsed time; 2: the ledger, which 1 does not ha
 """
 
 StopReason = Literal[
-    "answered", "step_limit", "token_budget", "context_limit", "repetition", "deadline", "engine_error"
+    "answered",
+    "answer_settled",
+    "stopping_rule",
+    "step_limit",
+    "token_budget",
+    "context_limit",
+    "repetition",
+    "deadline",
+    "engine_error",
 ]
 Ending = Literal[
     "blank_line", "think_end", "end_of_sequence", "special_token", "length", "tool_call", "stop_string"
@@ -45,7 +53,7 @@ Reason = Literal[
 ]
 CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence", "tool_call", "stop_string")
 """Endings with which an author ends the thinking; the last two only where the reply itself is the trace."""
-Purpose = Literal["draft", "score", "regenerate", "answer"]
+Purpose = Literal["draft", "score", "regenerate", "probe", "answer"]
 Author = Literal["base", "draft", "human"]
 Verdict = Literal["accept", "reject", "edit"]
 
@@ -251,10 +259,21 @@ class Alternative(Record):
     """The judge's evidence; None where there was nothing to score, or the judge's prompt did not fit."""
 
 
+class ProbedAnswer(Record):
+    """What the base would have answered in front of a step."""
+
+    text: str
+    """The answer, as far as it was asked for."""
+    token_ids: list[int]
+    """Its tokens, in the base's vocabulary."""
+    usage: Usage
+    """Cost of asking."""
+
+
 class Step(Sparse):
     """One committed step with its evidence."""
 
-    without_empty: ClassVar = ("change",)
+    without_empty: ClassVar = ("change", "probe")
 
     index: int
     """Position in the trace, from 0."""
@@ -285,6 +304,8 @@ class Step(Sparse):
     """Seconds that were kept for the answer behind it, where there is a deadline."""
     tokens_left: int | None = Field(default=None, validation_alias=formerly("tokens_left", "room"))
     """Tokens left for steps behind this one, before the context of either engine is full."""
+    probe: ProbedAnswer | None = None
+    """What the base would have answered in front of it; None where the stopping rule does not ask."""
     change: Setup | None = None
     """The set-up from this step on, where the run was resumed with another one; None where nothing changed."""
     hash: str | None = None

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.policies.end_of_thinking import stop_reason
-from specreason_graph.record.progress import Progress
-from specreason_graph.record.records import Step
+from specreason_graph.record.progress import Progress, settled_with
+from specreason_graph.record.records import ProbedAnswer, Step
 from specreason_graph.record.summary import seconds_of
 
 Recomputed = tuple[str, object, object]
@@ -20,6 +20,7 @@ class Totals:
     def __init__(self, run: RecordedRun) -> None:
         self._run, self._config = run, run.typed_manifest.config
         self._progress, self._seen = Progress(), dict[str, int]()
+        self._probe: ProbedAnswer | None = None
 
     def last(self) -> Iterator[Recomputed]:
         """Yield the stop reason and the totals behind the last step."""
@@ -46,8 +47,10 @@ class Totals:
         self._progress = Progress(
             steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
             seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
-            tokens_left=step.tokens_left or 0, draft_failed=step.decision.reason == "draft_failed",
+            settled=settled_with(step.probe, self._probe, before.settled), tokens_left=step.tokens_left or 0,
+            draft_failed=step.decision.reason == "draft_failed",
         )  # fmt: skip
+        self._probe = step.probe
         last = step.index + 1 == len(self._run.trace)
         recorded = self._run.progress.get("stop_reason") if last else None
         manifest = self._run.typed_manifest
@@ -59,8 +62,8 @@ class Totals:
             yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
         if last:
             kept = self._run.progress
-            for name in ("steps", "thinking_tokens", "repeats", "draft_failed"):
-                yield name, kept.get(name), getattr(self._progress, name)
+            for name in ("steps", "thinking_tokens", "repeats", "settled", "draft_failed"):
+                yield name, kept.get(name, getattr(Progress(), name)), getattr(self._progress, name)
 
     def _was_cut_short(self) -> bool:
         """Whether the deadline passed during the step after the last committed one, which leaves no record."""

@@ -37,6 +37,8 @@ REASONS: dict[Reason, ReasonLabel] = {
 }
 STOPS: dict[StopReason, str] = {
     "answered": "The model ended its thinking",
+    "answer_settled": "The answer no longer changed",
+    "stopping_rule": "The stopping rule of the run ended it",
     "step_limit": "The limit of steps was reached",
     "token_budget": "The thinking budget was used up",
     "context_limit": "The context was full",
@@ -57,6 +59,7 @@ PURPOSES: dict[Purpose, str] = {
     "draft": "drafting",
     "score": "scoring",
     "regenerate": "writing steps",
+    "probe": "probing the answer",
     "answer": "writing the answer",
 }
 
