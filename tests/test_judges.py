@@ -20,6 +20,7 @@ from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.show.report import render_run
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
@@ -36,6 +37,7 @@ from specreason_graph.judging import (
 from specreason_graph.record.records import Score, Step, Usage
 from specreason_graph.record.seal import head_of, seal_answer, seal_manifest, seal_step
 from specreason_graph.strategy import Judge, register
+from tests.support.pages import Page
 from tests.support.scripts import judging, writing
 
 LIKELIHOODS = (-1.0, -20.0, -4.0)
@@ -358,3 +360,13 @@ def test_a_class_that_is_not_registered_is_refused_before_anything_is_run() -> N
 
     with pytest.raises(ConfigError, match="the judge 'unknown' is not registered; put @register above its class"):
         make_config(judge=Unknown())
+
+
+def test_the_report_shows_the_evidence_of_other_judges() -> None:
+    run = Ran(AllOf(judges=(ConfidenceJudge(), FewWords(threshold=-9), LikelihoodJudge()))).run
+    page = Page(render_run(run, verify(run)))
+    assert "by likelihood, threshold -8" in page.words
+    assert "by confidence, threshold -8" in page.words
+    assert "log-probability under the base -20.00" in page.words
+    assert "few_words" in page.words
+    assert "base: 22 tokens, lowest 40%" in page.words

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, duration, moment
+from specreason_graph.audit.show.step_view import score_bar_of
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that are shown as code points: control and format characters, surrogates, line separators."""
@@ -46,7 +47,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     style, script = _part("report.css"), _part("report.js")
     environment.globals |= {"style": style, "script": script, "policy": _policy(style, script)}
-    environment.globals |= {"REASONS": REASONS, "ENDINGS": ENDINGS, "PURPOSES": PURPOSES}
+    environment.globals |= {"REASONS": REASONS, "ENDINGS": ENDINGS, "PURPOSES": PURPOSES, "score_bar_of": score_bar_of}
     environment.filters |= {"duration": duration, "moment": moment, "count": _count, "percent": _percent}
     return environment
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from specreason_graph.audit.show.text_diff import Segment, difference, unmarked
-from specreason_graph.record.records import Author, Proposal, Score, Step
+from specreason_graph.record.records import Author, Decision, Proposal, Score, Step
 
 CHART_HEIGHT = 30
+LINE = 90.0
 
 
 class Version(NamedTuple):
@@ -39,6 +41,31 @@ class DigitBar(NamedTuple):
     """Whether the digit reaches the threshold."""
     height: float
     """Height of the bar, 0 to `CHART_HEIGHT`."""
+
+
+class ScoreBar(NamedTuple):
+    """A number and its threshold on a line."""
+
+    fill: float
+    """Where the number is, 0 to `LINE`."""
+    tick: float
+    """Where the threshold is, likewise."""
+
+
+class TokenChart(NamedTuple):
+    """How likely a model finds each token of a proposal."""
+
+    model: str
+    """The model."""
+    heights: list[float]
+    """Probability of each token, 0 to `CHART_HEIGHT`."""
+    lowest: float
+    """The lowest probability, 0 to 1."""
+
+    @property
+    def width(self) -> int:
+        """Width of the chart; a bar takes 4."""
+        return 4 * len(self.heights)
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,34 @@ class StepView:
     def digits(self) -> list[DigitBar]:
         """The judge's distribution over the digits."""
         return digit_bars(self.step.score, self.step.decision.threshold) if self.step and self.step.score else []
+
+    @cached_property
+    def charts(self) -> list[TokenChart]:
+        """How likely the models find the proposal, token by token."""
+        score = self.step.score if self.step else None
+        told = {"base": score.base_logprobs, "draft": score.draft_logprobs} if score else {}
+        return [_token_chart(model, logprobs) for model, logprobs in told.items() if logprobs]
+
+    @property
+    def sums(self) -> list[tuple[str, float]]:
+        """The log-probability of the whole proposal, by model."""
+        score = self.step.score if self.step else None
+        told = {"base": score.base_logprobs, "draft": score.draft_logprobs} if score else {}
+        return [(f"log-probability under the {model}", sum(each)) for model, each in told.items() if each]
+
+
+def score_bar_of(decision: Decision) -> ScoreBar:
+    """Where number and threshold are drawn; on scales without ends the threshold is in the middle."""
+    number, threshold = decision.number or 0.0, decision.threshold
+    if decision.judge is None:
+        return ScoreBar(round(min(9.0, max(0.0, number)) * LINE / 9, 1), round(threshold * LINE / 9, 1))
+    away = math.tanh((number - threshold) / (1 + abs(threshold)))
+    return ScoreBar(round(LINE / 2 * (1 + away), 1), LINE / 2)
+
+
+def _token_chart(model: str, logprobs: Sequence[float]) -> TokenChart:
+    shares = [math.exp(min(0.0, each)) for each in logprobs]
+    return TokenChart(model, [round(share * CHART_HEIGHT, 1) for share in shares], min(shares))
 
 
 def digit_bars(score: Score, threshold: float) -> list[DigitBar]:
