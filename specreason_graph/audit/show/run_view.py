@@ -17,6 +17,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.manifest import Lineage, Manifest
 from specreason_graph.record.records import Answer, Proposal, Record, Score, Step, Unfinished
 from specreason_graph.record.summary import Summary, summarise
+from specreason_graph.strategy import Strategy
 
 R = TypeVar("R", bound=Record)
 
@@ -167,8 +168,8 @@ class RunView:
             return
         defaults = SpecReasonConfig()
         for name, field in SpecReasonConfig.model_fields.items():
-            value = getattr(self.manifest.config, name)
-            yield name, value, value != getattr(defaults, name), (field.description or "").replace("``", "")
+            value = _setting(self.manifest.config, name)
+            yield name, value, value != _setting(defaults, name), (field.description or "").replace("``", "")
 
     @cached_property
     def pending(self) -> tuple[Proposal, Score | None, bool] | None:
@@ -180,6 +181,17 @@ class RunView:
         score = _typed(Score, waiting.get("score"))
         needs_review = bool(waiting.get("needs_review") or waiting.get("uncertain"))  # the name before schema 4
         return (proposal, score, needs_review) if proposal else None
+
+
+def _setting(config: SpecReasonConfig, name: str) -> Any:
+    """A setting as it is shown: the threshold in force, and of a strategy what is not at its default."""
+    value = getattr(config, name)
+    if name == "threshold":
+        return config.judge_in_force.accepts_from
+    if isinstance(value, Strategy):
+        own = value.model_dump(exclude_defaults=True)
+        return {"kind": value.kind, **own} if own else value.kind
+    return value
 
 
 def _typed(kind: type[R], plain: Any) -> R | None:
