@@ -86,7 +86,7 @@ BAD: list[tuple[list[str], str]] = [
     (["solve", "--base", "tests", PROBLEM.question], "tests' is no model: it has no config.json"),
     (
         ["solve", "--threshold", "11", PROBLEM.question],
-        "threshold = '11' is not allowed: input should be less than or equal to 9",
+        "threshold = 11 is not allowed: the scale of the digit judge is 0 to 9",
     ),
     (
         ["solve", "--threshold", "high", PROBLEM.question],
