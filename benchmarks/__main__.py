@@ -111,5 +111,26 @@ def judges(
     print("\n".join(table(list(compare(found)))))
 
 
+@app.command()
+@options.takes_models
+def strategies(
+    models: options.ModelOptions,
+    problems: Annotated[int, typer.Option(min=10, help="Held-out problems.")] = 300,
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Measure bytes a step instead.")] = False,  # noqa: FBT002
+) -> None:
+    """Compare strategies on held-out problems: right answers, acceptance, tokens, time against the base alone."""
+    from benchmarks import strategies as compared
+
+    print(f"{processor()}, {cores()} cores; temperature 0, {concurrency} at once", flush=True)
+    with models.launch("").open_pair() as pair:
+        chosen = held_out()[-problems:]
+        if sizes:
+            print("| strategy | bytes a step |\n|---|---|")
+            print("\n".join(compared.bytes_of_steps(pair, chosen)))
+        else:
+            print("\n".join(compared.table(compared.measure(pair, chosen, concurrency))))
+
+
 if __name__ == "__main__":
     app()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -34,9 +35,12 @@ from specreason_graph.judging import (
     EntropyJudge,
     LikelihoodJudge,
 )
+from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Score, Step, Usage
 from specreason_graph.record.seal import head_of, seal_answer, seal_manifest, seal_step
 from specreason_graph.strategy import Judge, register
+from tests.fuzz.judged import JUDGES as JUDGED
+from tests.fuzz.judged import differing
 from tests.support.pages import Page
 from tests.support.scripts import judging, writing
 
@@ -370,3 +374,35 @@ def test_the_report_shows_the_evidence_of_other_judges() -> None:
     assert "log-probability under the base -20.00" in page.words
     assert "few_words" in page.words
     assert "base: 22 tokens, lowest 40%" in page.words
+
+
+def changed(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every number and text in a record."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from changed(each, (*path, key))
+    else:
+        yield path
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "confidence", "entropy", "few_words"])
+def test_every_changed_value_of_the_evidence_is_found(kind: str) -> None:
+    run = Ran({"kind": kind, "threshold": -1.0 if kind != "few_words" else -9}).run
+    score = run.trace[1]["score"]
+    places = list(changed(score))
+    assert len(places) > 8
+    for *path, last in places:
+        holder = score
+        for key in path:
+            holder = holder[key]
+        before = holder[last]
+        holder[last] = "x" if isinstance(before, str) else 1 if before is None else before - 0.25
+        assert not verify(run).ok, (path, last)
+        holder[last] = before
+    assert verify(run).ok
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_traces_do_not_depend_on_work_ahead_or_on_a_break(name: str, abacus: EnginePair) -> None:
+    questions = [problem.question for problem in held_out()[:3]]
+    assert list(differing(abacus, JUDGED[name], questions)) == []
