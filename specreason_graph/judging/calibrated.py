@@ -67,7 +67,7 @@ class CalibratedJudge(Judge):
     def number(self, score: Score) -> float:
         """The probability that the step is good."""
         found = features(score)
-        logit = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
+        logit = self.bias + sum(weight * found.get(name, 0.0) for name, weight in self.weights.items())
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
     def wants(self, score: Score) -> str | None:

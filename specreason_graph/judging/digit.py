@@ -45,9 +45,7 @@ class DigitJudge(Judge):
 
     def number(self, score: Score) -> float:
         """The digits as one number, 0 to 9."""
-        found = score.mean if self.reduction == "mean" else score.greedy
-        assert found is not None  # noqa: S101 - asked for by `needs`
-        return float(found)
+        return float((score.mean if self.reduction == "mean" else score.greedy) or 0)
 
 
 @dataclass(frozen=True)
