@@ -38,7 +38,7 @@ and defaults below are Python's.
 """
 RUN = {
     "Who writes, and what is enough": (
-        "judge", "threshold", "proposals", "first_steps_by_base", "review", "answer_by",
+        "judge", "threshold", "writer", "proposals", "first_steps_by_base", "review", "answer_by",
         "continue_without_draft",
     ),
     "Speed and deadlines": (
@@ -62,6 +62,13 @@ JUDGES = """\
 The setting `judge` is a kind, or a table with `kind` and the settings below; on the command line
 `--judge likelihood --set judge.threshold=-6`. See [Judges](judges.md).
 """
+WRITERS = """\
+## Writers
+
+The setting `writer` is a kind, or a table with `kind` and the settings below; on the command line
+`--set writer=cues --set writer.steps=2`. It says when the base model writes the next step without the draft being
+asked. `first_steps_by_base` goes first, and `speculation_control` has a say where the writer asks the draft.
+"""
 STOPPING = """\
 ## Stopping rules
 
@@ -79,8 +86,10 @@ KINDS = {"number": "number", "integer": "whole number", "string": "text", "boole
 
 def page() -> str:
     """The whole page."""
-    judges, rules = _strategies("judge"), _strategies("stopping")
-    return "\n".join([INTRODUCTION, *_run(), JUDGES, *judges, STOPPING, *rules, OPTIONS, *_options()])
+    judges, writers, rules = (_strategies(seam) for seam in ("judge", "writer", "stopping"))
+    return "\n".join(
+        [INTRODUCTION, *_run(), JUDGES, *judges, WRITERS, *writers, STOPPING, *rules, OPTIONS, *_options()]
+    )
 
 
 def _run() -> Iterator[str]:
@@ -137,7 +146,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return " or ".join(f'`"{each}"`' for each in schema["enum"])
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return {"Judge": "judge", "Stopping": "rule"}.get(name, f"`{name}`")
+        return {"Judge": "judge", "Writer": "writer", "Stopping": "rule"}.get(name, f"`{name}`")
     if "type" not in schema:
         return "not set"
     if schema["type"] == "object" and "additionalProperties" in schema:

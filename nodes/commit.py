@@ -9,6 +9,7 @@ from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import slo_ratio
 from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.prompting.answer_stream import plain_reply, settled
 from specreason_graph.record.events import AnswerToken
 from specreason_graph.record.progress import Pending, Progress, settled_with
@@ -80,9 +81,13 @@ def _progress(
         config, counted, step_seconds=lookahead.estimates.step_seconds, average_steps=registry.average_steps
     )
     stop = stop_reason(step, counted, config, reply=reply)
-    drafts_next = not (stop or counted.draft_failed) and counted.steps >= config.first_steps_by_base
+    goes_on = not (stop or counted.draft_failed)
+    handed = handover(config, (*lookahead.node.trail, past_step(step))) if goes_on else None
+    drafts_next = goes_on and handed is None and counted.steps >= config.first_steps_by_base
     goodput = _goodput(stage, step, drafts_next=drafts_next)
-    return counted.model_copy(update={"slo_ratio": ratio, "stop_reason": stop, "goodput": goodput})
+    return counted.model_copy(
+        update={"slo_ratio": ratio, "stop_reason": stop, "goodput": goodput, "handover": handed}
+    )  # fmt: skip
 
 
 def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:

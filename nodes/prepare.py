@@ -16,6 +16,7 @@ from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.review import refuse_exit
 from specreason_graph.nodes.stage import emit
+from specreason_graph.policies.handover import handover
 from specreason_graph.prompting.conversation import asked_last, check_known, read_conversation
 from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
@@ -47,10 +48,11 @@ class Prepare:
             # in a thread: templates and tokenizers take milliseconds, and the loop serves all runs of the pair
             made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)
             self._check_answer()
-            chooses = config.speculation_control and not config.first_steps_by_base
+            handed = handover(config, ())
+            chooses = config.speculation_control and not (config.first_steps_by_base or handed)
             goodput = registry.controller.figures_for_base(registry.runs) if chooses else None
             emit(Started(thinking=made.thinking))
-            return begin(made, goodput, at_once=self.sampler.prompts.answers_at_once)
+            return begin(made, goodput, handover=handed, at_once=self.sampler.prompts.answers_at_once)
 
     def _check_answer(self) -> None:
         """Whether the answer can be as it is wanted: known before the thinking, not behind it."""

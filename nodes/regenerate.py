@@ -44,4 +44,6 @@ class Regenerate(Stage):
         """Why the base writes although nothing was scored."""
         error = pending.error or ("" if progress.draft_failed else None)
         drafted = pending.proposal is not None or error is not None
-        return decide_unscored(pending.proposal, self.config, error, None if drafted else progress.goodput)
+        if drafted:
+            return decide_unscored(pending.proposal, self.config, error)
+        return decide_unscored(None, self.config, None, progress.goodput, progress.handover)

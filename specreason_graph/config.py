@@ -21,9 +21,9 @@ from pydantic import (
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, Judge, Settings, Stopping, read
+from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, AnyWriter, Judge, Settings, Stopping, Writer, read
 
-DEFAULT_JUDGE = "digit"
+DEFAULT_JUDGE, DEFAULT_WRITER = "digit", "draft"
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {
         "lookahead": 0, "speculation_control": False, "max_step_tokens": 512, "proposals": 1, "threshold": 7.0,
@@ -35,7 +35,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
                 "logically follows from prior steps. Assign a score from 0 to 9."
             ),
         },
-        "stopping": {"kind": "words"}, "repetition_limit": 2, "min_step_tokens": 1,
+        "writer": {"kind": "draft"}, "stopping": {"kind": "words"}, "repetition_limit": 2, "min_step_tokens": 1,
     },
 }  # fmt: skip
 """Settings that a strategy stands for; others may be put over them.
@@ -118,6 +118,8 @@ class SpecReasonConfig(Settings):
     """What a proposal is worth: a kind, or a mapping with ``kind`` and the judge's own settings."""
     threshold: Number | None = None
     """Number from which a proposal is accepted, on the judge's scale; None for the judge's own threshold."""
+    writer: AnyWriter = Field(default_factory=lambda: read(Writer, DEFAULT_WRITER))
+    """Who writes the next step: a kind, or a mapping with ``kind`` and the writer's own settings."""
     proposals: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     lookahead: Annotated[Whole, Field(ge=0, le=64)] | None = None
@@ -235,15 +237,17 @@ def overridden(config: SpecReasonConfig, *settings: Mapping[str, Any]) -> SpecRe
 def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with others put over them, the last ones winning; nothing is validated.
 
-    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place. A threshold
-    that was meant for the judge before is dropped, as it is where the judge's own is given.
+    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place; and so do
+    writers. A threshold that was meant for the judge before is dropped, as it is where the judge's own is given.
     """
     found: dict[str, Any] = {}
     for each in map(_expanded, settings):
-        before, judge = found.get("judge") or DEFAULT_JUDGE, each.get("judge")
+        judge, before = each.get("judge"), dict(found)
         found |= each
-        if isinstance(judge, Mapping) and "kind" not in judge:
-            found["judge"] = {**({"kind": before} if isinstance(before, str) else dict(before)), **judge}
+        for seam, default in (("judge", DEFAULT_JUDGE), ("writer", DEFAULT_WRITER)):
+            own, old = each.get(seam), before.get(seam) or default
+            if isinstance(own, Mapping) and "kind" not in own:
+                found[seam] = {**({"kind": old} if isinstance(old, str) else dict(old)), **own}
         meant = judge is not None and (not isinstance(judge, Mapping) or {"kind", "threshold"} & judge.keys())
         if meant and each.get("threshold") is None:
             found["threshold"] = None

@@ -6,10 +6,10 @@ base class of its own, and callers register classes of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,7 @@ ENTRY_POINTS = "specreason_graph.strategies"
 """Group of entry points under which a package names classes of its own, each by its kind."""
 RECORDED, REFUSED = "recorded", "strategy"
 """Key of pydantic's context under which a record says that it is one, and the type of an error of `read`."""
-HOMES = ("specreason_graph.judging", "specreason_graph.policies.stopping")
+HOMES = ("specreason_graph.judging", "specreason_graph.policies.writers", "specreason_graph.policies.stopping")
 """Where the classes of this package are."""
 
 
@@ -182,7 +182,48 @@ class MissingJudge(Judge):
         raise ConfigError(f"there is no judge {self.kind!r} here", hint="register the class that the run had")
 
 
-MISSING: dict[str, type[Strategy]] = {"judge": MissingJudge, "stopping": MissingStopping}
+class PastStep(NamedTuple):
+    """What is known of a step of the trace when it is decided who writes the next one."""
+
+    author: Literal["base", "draft", "human"]
+    """Who wrote it."""
+    asked: bool
+    """Whether the draft was asked for it; where it was and is not the author, its proposal did not get in."""
+    text: str
+    """The text, without white space around it."""
+    logprob: float | None = None
+    """Mean log-probability of its tokens under the draft that wrote it, in nats; None where nobody asked or told."""
+
+
+class Writer(Strategy):
+    """Says who writes the next step, from the steps before."""
+
+    seam: ClassVar[str] = "writer"
+
+    def handover(self, trail: Sequence[PastStep]) -> str | None:
+        """Why the base writes the next step and the draft is not asked, in a few words; None asks the draft.
+
+        A pure function of the steps so far, the first one first: it is asked again ahead of time, and by auditors.
+        """
+        raise NotImplementedError
+
+    @property
+    def may_need(self) -> frozenset[str]:
+        """What the draft is to tell with its tokens: nothing, or ``confidence``, for `PastStep.logprob`."""
+        return frozenset()
+
+
+class MissingWriter(Writer):
+    """A writer of a record whose class is not known here; it decides nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def handover(self, trail: Sequence[PastStep]) -> str | None:  # noqa: ARG002
+        """Raise `ConfigError`, which names what is missing."""
+        raise ConfigError(f"there is no writer {self.kind!r} here", hint="register the class that the run had")
+
+
+MISSING: dict[str, type[Strategy]] = {"judge": MissingJudge, "writer": MissingWriter, "stopping": MissingStopping}
 """What stands for a recorded class that is not known here, by seam."""
 S = TypeVar("S", bound=Strategy)
 _KNOWN: dict[tuple[str, str], type[Strategy]] = {}
@@ -218,7 +259,8 @@ def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     """A strategy from a kind, or from a mapping with ``kind`` and its settings; itself where it is one already.
 
     Raises pydantic's ``ValidationError`` for settings that are not allowed, and ``PydanticCustomError`` for a kind that
-    is not known; one that is ``recorded`` is then a `MissingJudge`, so that all else of its run can be read.
+    is not known; one that is ``recorded`` is then a `MissingJudge` or `MissingWriter`, and all else of its run can be
+    read.
     """
     if isinstance(given, seam):
         if type(given) not in _KNOWN.values() and type(given) is not MISSING[seam.seam]:
@@ -266,6 +308,14 @@ AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(_read_stopping
 """A rule of any kind, likewise."""
 AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(_read_judge)]
 """A judge of any kind, as a field of a model: given as a kind, a mapping or a `Judge`."""
+
+
+def _read_writer(given: Any, info: ValidationInfo) -> Writer:
+    return read(Writer, given, recorded=is_recorded(info))
+
+
+AnyWriter = Annotated[SerializeAsAny[Writer], BeforeValidator(_read_writer)]
+"""A writer of any kind, likewise."""
 
 
 def _listed(seam: str) -> str:

@@ -16,6 +16,7 @@ from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies.acceptance import DIGIT, decide_reviewed
 from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Judged, Lineage, Manifest
@@ -135,7 +136,9 @@ def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str
     if taken:
         reply = [step.text for step in taken] if prompts.is_plain else None
         reason = stop_reason(taken[-1], progress, prompts.config, reply=reply)
-    return {**begun, "trace": trace, "progress": progress.model_copy(update={"stop_reason": reason}).dump()}
+    handed = None if reason or progress.draft_failed else handover(prompts.config, [past_step(step) for step in taken])
+    last = {"stop_reason": reason, "handover": handed}
+    return {**begun, "trace": trace, "progress": progress.model_copy(update=last).dump()}
 
 
 def _progress(prompts: PairPrompts, manifest: Plain, taken: list[Step]) -> Progress:

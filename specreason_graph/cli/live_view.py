@@ -89,6 +89,8 @@ def describe_format(form: ThinkingFormat) -> str:
 
 def _note(committed: Step) -> Coloured | str:
     note = REASONS[committed.decision.reason].note
+    if committed.decision.writer:
+        note += f" ({visible(committed.decision.writer)})"
     if committed.discarded and note.endswith(": "):
         same = committed.discarded.text == committed.text
         note += "the base writes the same" if same else visible(committed.discarded.text)

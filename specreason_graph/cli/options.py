@@ -53,6 +53,8 @@ JudgeOption = Annotated[
         "--judge", metavar="KIND", help="Who says what a step is worth: digit, likelihood, confidence, cascade, ..."
     ),
 ]
+SEAMS = ("judge", "writer")
+"""Settings that are a table with a kind."""
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
 
 
@@ -148,14 +150,14 @@ def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """Read settings from NAME=VALUE pairs; a value that is no JSON is text.
 
-    ``judge.NAME`` is a setting of the judge, ``judge.first.NAME`` one of a judge that it is made of;
-    ``ROLE.template.NAME`` is an argument of one model's chat template, ``template.NAME`` one of both.
+    ``judge.NAME`` is a setting of the judge, ``judge.first.NAME`` one of a judge that it is made of, and so with
+    ``writer.NAME``; ``ROLE.template.NAME`` is an argument of one model's chat template, ``template.NAME`` one of both.
     """
     settings: dict[str, Any] = {}
     for name, value in _pairs("--set", pairs, SpecReasonConfig.model_fields).items():
         first, dot, rest = name.partition(".")
-        if first in SEAMS and dot:
-            _set_in(settings.setdefault(first, {}), rest, value)
+        if first in SEAMS and (dot or isinstance(value, str)):
+            _set_in(settings.setdefault(first, {}), rest or "kind", value, first)
             continue
         role, found, argument = name.rpartition("template.")
         if not found or role not in ("", *(f"{each}." for each in TABLES)):
@@ -166,13 +168,13 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def _set_in(table: Any, path: str, value: Any) -> None:
+def _set_in(table: Any, path: str, value: Any, within: str) -> None:
     """Set what a dotted name stands for in tables within each other."""
     first, dot, rest = path.partition(".")
     if not isinstance(table, dict):
-        raise ConfigError(f"--set judge...{path} is within a value that is no table", hint="set each name once")
+        raise ConfigError(f"--set {within}...{path} is within a value that is no table", hint="set each name once")
     if dot:
-        _set_in(table.setdefault(first, {}), rest, value)
+        _set_in(table.setdefault(first, {}), rest, value, within)
     else:
         table[first] = value
 
@@ -190,7 +192,7 @@ def with_judge(kind: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     if kind is None:
         return settings
     own = settings.get("judge", {})
-    if not isinstance(own, dict):
+    if not isinstance(own, dict) or "kind" in own:
         raise ConfigError("--judge and --set judge are given", hint="give one of them")
     return {**settings, "judge": {"kind": kind, **own}}
 

@@ -20,6 +20,7 @@ from specreason_graph.lookahead.prefetch import Prefetcher
 from specreason_graph.lookahead.resumed import check_resumed
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
+from specreason_graph.policies.handover import past_step
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Cost, ProbedAnswer, Proposal, Score, Step, StepLike
 from specreason_graph.record.seal import head_of
@@ -53,7 +54,7 @@ class Lookahead:
         self._prefetcher = Prefetcher(sampler, self._calls, self.commit_point, runs)
         self._loop = asyncio.get_running_loop()  # a pair that is opened again has another one, and the tasks are lost
         for step in map(Step.load, state["trace"]):
-            self.commit_point.move(sampler.after(self.node, step))
+            self._move(step)
         self._head = head_of(state["manifest"], state["trace"])
         last = state["trace"][-1].get("probe") if state["trace"] else None
         self.last_probe = last and ProbedAnswer.load(last)
@@ -122,9 +123,15 @@ class Lookahead:
         """Move on behind a committed step."""
         self.last_probe = step.probe
         self.commit_point.slo_ratio, self.commit_point.base_only = progress.slo_ratio, progress.base_only
-        self.commit_point.move(self.sampler.after(self.node, step))
+        self._move(step)
         self._head = step.hash
         self.commit_point.announce()
+
+    def _move(self, step: Step) -> None:
+        """Stand behind a committed step."""
+        behind = self.sampler.after(self.node, step)
+        behind.trail = (*self.node.trail, past_step(step))  # the record knows what was only expected ahead of it
+        self.commit_point.move(behind)
 
     def pause(self) -> tuple[float, list[Cost]]:
         """Give up what is ahead, as a human is asked: the seconds of the step so far, and the cost of that."""

@@ -86,8 +86,7 @@ class Prefetcher:
 
     def _is_open(self, node: SpeculationNode) -> bool:
         """Whether the draft is asked at a node, and nobody knows yet who writes there."""
-        by_base = self._commit_point.base_only or node.index < self._config.first_steps_by_base
-        return not (node.decided or by_base)
+        return not (node.decided or self._commit_point.base_only) and self._sampler.asks_draft(node)
 
     def _speculate_behind(self, node: SpeculationNode, proposal: Proposal) -> SpeculationNode:
         """Work ahead behind a step that nobody has scored yet."""

@@ -19,6 +19,7 @@ from specreason_graph.judging.asking import Asking, View, kept
 from specreason_graph.judging.digit import DigitJudge, DigitQuestion
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.end_of_thinking import token_budget
+from specreason_graph.policies.handover import expected_step, handover
 from specreason_graph.policies.sampling import sampling_of
 from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import UNFINISHED, overlap
@@ -139,7 +140,15 @@ class StepSampler:
 
     def after(self, node: SpeculationNode, step: StepLike) -> SpeculationNode:
         """The place behind a step."""
-        return node.child(self.prompts, step)
+        behind = node.child(self.prompts, step)
+        if not behind.trail:
+            asked = step.author != "base" or self.asks_draft(node)
+            behind.trail = (*node.trail, expected_step(step, asked=asked))
+        return behind
+
+    def asks_draft(self, node: SpeculationNode) -> bool:
+        """Whether the settings have the draft asked at a node."""
+        return node.index >= self.config.first_steps_by_base and handover(self.config, node.trail) is None
 
     async def _write(self, purpose: Purpose, node: SpeculationNode, count: int) -> list[Proposal]:
         role = ENGINES[purpose]
@@ -150,7 +159,7 @@ class StepSampler:
             self.pair.engine(role), self.prompts.of(role), role, node.prompts[role], count=count,
             limit=max(1, min(limits)), seed=call_seed(self.config.seed, purpose, node.index),
             endings=self.prompts.endings(), within=node.block,
-            logprobs=logprobs_wanted(self.config.judge) if role == "draft" else None,
+            logprobs=logprobs_wanted(self.config) if role == "draft" else None,
         )  # fmt: skip
 
 
@@ -162,11 +171,12 @@ def digit_question(judge: Judge, prompts: EnginePrompts) -> DigitQuestion | None
     return DigitQuestion(next(asks, DigitJudge()), prompts)
 
 
-def logprobs_wanted(judge: Judge) -> int | None:
+def logprobs_wanted(config: SpecReasonConfig) -> int | None:
     """What the draft tells with its tokens, as in `Sampling.logprobs`."""
-    if "entropy" in judge.may_need:
+    needed = config.judge.may_need | config.writer.may_need
+    if "entropy" in needed:
         return LIKELIEST
-    return 0 if "confidence" in judge.may_need else None
+    return 0 if "confidence" in needed else None
 
 
 async def write_steps(

@@ -15,6 +15,7 @@ from specreason_graph.prompting.open_blocks import open_block
 from specreason_graph.prompting.pair_prompts import PairPrompts
 from specreason_graph.record.records import Author, StepLike
 from specreason_graph.record.records import Engine as Role
+from specreason_graph.strategy import PastStep
 
 
 class SpeculationNode:
@@ -22,7 +23,7 @@ class SpeculationNode:
 
     __slots__ = (
         "author", "block", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
-        "tokens_left_on", "verified",
+        "tokens_left_on", "trail", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +38,8 @@ class SpeculationNode:
         """Tokens of those."""
         self.text = ""
         """The last of them."""
+        self.trail: tuple[PastStep, ...] = ()
+        """What the writer goes by: all steps before this place, as far as they are known."""
         self.block = ""
         """The code fence or LaTeX environment that is open behind it."""
         self.author: Author | None = None

@@ -56,22 +56,27 @@ def asks_human(decision: Decision, band: Band | None) -> bool:
 
 
 def decide_unscored(
-    proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None, goodput: Goodput | None = None
-) -> Decision:
+    proposal: Proposal | None, config: SpecReasonConfig, error: str | None = None, goodput: Goodput | None = None,
+    handover: str | None = None,
+) -> Decision:  # fmt: skip
     """Why the base model writes a step although nothing was scored.
 
     A proposal without text cannot be judged: when the draft wants to end the thinking, or writes only white space, the
     base model writes the next token itself, and that settles it. So it does when the proposal leaves the judge no room,
-    when the draft engine failed with ``error`` (empty where it had failed before), and when drafting does not pay by
-    the figures in ``goodput``, or the base model is timed for them.
+    when the draft engine failed with ``error`` (empty where it had failed before), when drafting does not pay by the
+    figures in ``goodput``, or the base model is timed for them, and when the writer says so, for which ``handover`` is
+    its reason.
     """
     reason: Reason = "first_steps_by_base" if error is None else "draft_failed"
     if goodput:
         reason = "base_is_timed" if goodput.probe or pays(goodput) else "drafting_does_not_pay"
+    if handover:
+        reason = "writer_chose_base"
     if proposal is not None:
         reason = "proposal_ends_thinking" if proposal.closes_thinking else "proposal_is_blank"
         reason = reason if proposal.is_blank else "proposal_too_long"
     return Decision(
         accepted=False, reason=reason, number=None, score_reduction=_reduction(config.judge, config.judge.kind),
         threshold=config.judge_in_force.accepts_from, error=error or None, goodput=goodput,
+        writer=handover,
     )  # fmt: skip

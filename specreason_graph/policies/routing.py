@@ -17,7 +17,7 @@ def route(state: Mapping[str, Any]) -> Literal["draft", "regenerate", "finalize"
         return "finalize"
     # the manifest's own setting: the graph may have been compiled with another one since the run began
     first_steps = progress.steps < state["manifest"]["config"]["first_steps_by_base"]
-    return "regenerate" if progress.base_only or first_steps else "draft"
+    return "regenerate" if progress.base_only or progress.handover or first_steps else "draft"
 
 
 def after_draft(state: Mapping[str, Any]) -> Literal["score", "regenerate", "finalize"]:

@@ -7,7 +7,7 @@ All runs over a pair share one controller, because what one wins by drafting the
 
 from __future__ import annotations
 
-from specreason_graph.record.records import Goodput, Step
+from specreason_graph.record.records import UNASKED, Goodput, Step
 
 PROBE = 8
 """Steps that a probe measures; with more runs than that, one of each."""
@@ -17,8 +17,6 @@ MIN_GAIN = 0.05
 """Share of the time that drafting must save, so that noise alone does not speak for it."""
 MEMORY = 0.98
 """What is left of an arm's older figures at each of its steps: single drafted steps differ by a factor of four."""
-UNASKED = ("first_steps_by_base", "drafting_does_not_pay", "base_is_timed", "draft_failed")
-"""Reasons of decisions for which the draft was not asked."""
 
 
 def pays(found: Goodput) -> bool:

@@ -48,12 +48,14 @@ class Progress(Record):
     """Whether the draft engine has failed for good; the base model goes on alone."""
     goodput: Goodput | None = None
     """Figures by which the base model writes the next step without asking the draft; None asks the draft."""
+    handover: str | None = None
+    """Why the run's writer has the base write the next step without asking the draft; None asks the draft."""
     stop_reason: StopReason | None = None
     """Why the thinking has ended; None while it goes on."""
 
     @property
     def base_only(self) -> bool:
-        """Whether the next step is the base model's without the draft being asked."""
+        """Whether the next step is the base model's whatever the writer says: the draft failed, or does not pay."""
         return self.draft_failed or self.goodput is not None
 
 

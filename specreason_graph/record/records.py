@@ -41,6 +41,7 @@ Reason = Literal[
     "score_reaches_threshold",
     "score_below_threshold",
     "first_steps_by_base",
+    "writer_chose_base",
     "proposal_ends_thinking",
     "proposal_is_blank",
     "proposal_too_long",
@@ -51,6 +52,10 @@ Reason = Literal[
     "rejected_by_reviewer",
     "written_by_reviewer",
 ]
+UNASKED: tuple[Reason, ...] = (
+    "first_steps_by_base", "writer_chose_base", "drafting_does_not_pay", "base_is_timed", "draft_failed",
+)  # fmt: skip
+"""Reasons of decisions for which the draft was not asked."""
 CLOSING: tuple[Ending, ...] = ("think_end", "end_of_sequence", "tool_call", "stop_string")
 """Endings with which an author ends the thinking; the last two only where the reply itself is the trace."""
 Purpose = Literal["draft", "score", "regenerate", "probe", "answer"]
@@ -123,7 +128,7 @@ class Proposal(Sparse):
     """Cost of writing it."""
     logprobs: list[float] | None = None
     """Log-probability of each of its tokens under its author, in nats, before temperature and nucleus; None where no
-    judge needs it, and where it stands in the score."""
+    judge or writer needs it, and where it stands in the score."""
     entropies: list[float] | None = None
     """Entropy, in nats, of the distribution each token was drawn from, likewise."""
 
@@ -228,7 +233,7 @@ class Goodput(Record):
 class Decision(Sparse):
     """Whether a proposal was let in, and all that is needed to decide it again."""
 
-    without_empty: ClassVar = ("judge",)
+    without_empty: ClassVar = ("judge", "writer")
 
     accepted: bool
     """Whether the proposal entered the trace."""
@@ -242,6 +247,8 @@ class Decision(Sparse):
     """The threshold in force."""
     judge: str | None = None
     """Kind of the judge that decided, a part where judges are combined; None for the digit, and where none did."""
+    writer: str | None = None
+    """Kind of the writer that had the base write, and its words for why; None where another reason decided."""
     error: str | None = None
     """What the draft engine failed with, in the step where it did."""
     review: Review | None = None

@@ -85,13 +85,18 @@ class State(TypedDict, total=False):
     """What the run took; set by ``finalize``."""
 
 
-def begin(manifest: Manifest, goodput: Goodput | None = None, *, at_once: bool = False) -> dict[str, Any]:
+def begin(
+    manifest: Manifest, goodput: Goodput | None = None, *, handover: str | None = None, at_once: bool = False
+) -> dict[str, Any]:  # fmt: skip
     """All channels at the start of a run, whatever an earlier one left on the thread; the manifest is sealed.
 
-    ``goodput``: the figures by which the base model writes the first step itself; None asks the draft. ``at_once``:
-    whether the run has no steps and begins with its answer.
+    ``goodput``: the figures by which the base model writes the first step itself; None asks the draft. ``handover``:
+    the writer's reason for the same. ``at_once``: whether the run has no steps and begins with its answer.
     """
-    progress = Progress(run=manifest.run or "", goodput=goodput, stop_reason="answered" if at_once else None)
+    stop = "answered" if at_once else None
+    progress = Progress(
+        run=manifest.run or "", goodput=goodput, handover=None if at_once else handover, stop_reason=stop
+    )  # fmt: skip
     return {
         "manifest": seal_manifest(manifest.dump()),
         "trace": Overwrite([]),

@@ -94,12 +94,13 @@ def what_if(
             (step, judge_before(step, manifest) if step.index < manifest.taken_over else judge)
             for step, judge in judged
         ]
-    verdicts = [_verdict(step, first, judge) for step, judge in judged]
-    changed = [
-        each
-        for (step, judge), verdict in zip(judged, verdicts, strict=True)
-        for each in _change(step, judge, verdict=verdict)
-    ]
+    verdicts, changed = list[bool | None](), list[Changed]()
+    for step, judge in judged:
+        verdict = _verdict(step, first, judge)
+        if changed and verdict is False and step.decision.reason == "writer_chose_base":
+            verdict = None  # behind other steps the writer may choose otherwise
+        verdicts.append(verdict)
+        changed += _change(step, judge, verdict=verdict)
     scored = [verdict for step, verdict in zip(run.steps, verdicts, strict=True) if step.score and verdict is not None]
     return WhatIf(
         policy=policy, steps=len(run.steps), changed=changed, acceptance=fmean(scored) if scored else 0.0,

@@ -51,16 +51,20 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
                 yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
     for step in run.steps:
         own = step.index >= taken_over
-        for what, recorded, again in chain(_of_step(step, manifest, own=own), totals.take(step, own=own)):
+        handover = totals.handover if own else step.decision.writer
+        found = _of_step(step, manifest, own=own, handover=handover)
+        for what, recorded, again in chain(found, totals.take(step, own=own)):
             if recorded != again:
                 yield Finding(step=step.index, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
 
 
-def _of_step(step: Step, manifest: Manifest, *, own: bool) -> Iterator[tuple[str, object, object]]:
+def _of_step(
+    step: Step, manifest: Manifest, *, own: bool, handover: str | None
+) -> Iterator[tuple[str, object, object]]:  # fmt: skip
     """Yield what follows from the evidence of a step: a name, the recorded value and the recomputed one."""
     config = manifest.config
     judge = judge_at(config, step.decision.threshold) if own else judge_before(step, manifest)
-    again = decide_again(step, config, judge)
+    again = decide_again(step, config, judge, handover)
     if own and step.author != "human":
         purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
         first = call_seed(config.seed, purpose, step.index)
@@ -107,15 +111,15 @@ def judge_before(step: Step, manifest: Manifest) -> Judge:
     return judge.with_threshold(recorded.threshold) if alone else judge
 
 
-def decide_again(step: Step, config: SpecReasonConfig, judge: Judge) -> Decision:
-    """Return the decision that follows from the evidence of a step."""
+def decide_again(step: Step, config: SpecReasonConfig, judge: Judge, handover: str | None = None) -> Decision:
+    """Return the decision that follows from the evidence of a step; ``handover``: what the writer said of it."""
     recorded = step.decision
     if step.score is None:
         failed = recorded.error or "" if recorded.reason == "draft_failed" else recorded.error
-        again = decide_unscored(step.discarded, config, failed, recorded.goodput)
+        again = decide_unscored(step.discarded, config, failed, recorded.goodput, handover)
         decision = again.model_copy(update={"threshold": judge.accepts_from})
     else:
-        decision = decide(step.score, judge)
+        decision = decide(step.score, judge).model_copy(update={"writer": handover})
     return decide_reviewed(decision, recorded.review) if recorded.review else decision
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.record.progress import Progress, settled_with
 from specreason_graph.record.records import ProbedAnswer, Step
 from specreason_graph.record.summary import seconds_of
+from specreason_graph.strategy import MissingWriter, PastStep
 
 Recomputed = tuple[str, object, object]
 """A name, the recorded value and the recomputed one."""
@@ -21,6 +23,12 @@ class Totals:
         self._run, self._config = run, run.typed_manifest.config
         self._progress, self._seen = Progress(), dict[str, int]()
         self._probe: ProbedAnswer | None = None
+        self._trail: list[PastStep] = []
+
+    @property
+    def handover(self) -> str | None:
+        """Why the writer has the base write the next step; None where the draft is asked, or has failed."""
+        return None if self._progress.draft_failed else handover(self._config, self._trail)
 
     def last(self) -> Iterator[Recomputed]:
         """Yield the stop reason and the totals behind the last step."""
@@ -37,11 +45,13 @@ class Totals:
         recorded, config = self._run.progress.get("stop_reason"), self._config
         forced = config.answer_schema is not None or config.tool_choice not in (None, "auto", "none")
         at_once = "answered" if self._run.typed_manifest.is_plain and forced else None
+        yield from self._next_writer()
         yield "stop reason", recorded, recorded if at_once is None and self._was_cut_short() else at_once
 
     def take(self, step: Step, *, own: bool) -> Iterator[Recomputed]:
         """Yield the stop reason and the totals after a step."""
         text = step.text.strip()
+        self._trail.append(past_step(step))
         self._seen[text] = self._seen.get(text, 0) + 1
         before = self._progress
         self._progress = Progress(
@@ -64,6 +74,13 @@ class Totals:
             kept = self._run.progress
             for name in ("steps", "thinking_tokens", "repeats", "settled", "draft_failed"):
                 yield name, kept.get(name, getattr(Progress(), name)), getattr(self._progress, name)
+            yield from self._next_writer()
+
+    def _next_writer(self) -> Iterator[Recomputed]:
+        """Yield the writer's choice while there is a next step; a writer that is not known here chooses nothing."""
+        kept = self._run.progress
+        if not kept.get("stop_reason") and not isinstance(self._config.writer, MissingWriter):
+            yield "handover", kept.get("handover"), self.handover
 
     def _was_cut_short(self) -> bool:
         """Whether the deadline passed during the step after the last committed one, which leaves no record."""

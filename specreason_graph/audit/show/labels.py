@@ -21,6 +21,7 @@ REASONS: dict[Reason, ReasonLabel] = {
     "score_reaches_threshold": ReasonLabel("draft accepted: the score reaches the threshold", ""),
     "score_below_threshold": ReasonLabel("draft rejected: the score is below the threshold", "draft rejected: "),
     "first_steps_by_base": ReasonLabel("not drafted: the base writes the first steps", "base writes the first steps"),
+    "writer_chose_base": ReasonLabel("not drafted: the writer has the base write", "the base writes"),
     "proposal_ends_thinking": ReasonLabel(
         "the base decides: the draft would end the thinking", "draft would end the thinking"
     ),

@@ -31,7 +31,7 @@ from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import read_public_key
 from specreason_graph.record.summary import summarise
 
-SHOWN = ("judge", "threshold", "temperature", "top_p", "seed", "first_steps_by_base", "review")
+SHOWN = ("judge", "threshold", "writer", "temperature", "top_p", "seed", "first_steps_by_base", "review")
 """Settings that ``audit show`` prints."""
 
 
