@@ -106,12 +106,14 @@ def _run() -> Iterator[str]:
 
 def _strategies(seam: str) -> Iterator[str]:
     for kind in kinds(seam):
-        judge = type_of(seam, kind)
-        names = tuple(name for name, field in judge.model_fields.items() if name != "kind" and field.description)
+        found = type_of(seam, kind)
+        if not found.__module__.startswith("specreason_graph."):
+            continue  # registered by whoever imports this module
+        names = tuple(name for name, field in found.model_fields.items() if name != "kind" and field.description)
         yield f"### `{kind}`\n"
-        yield f"{_first(judge)}\n"
+        yield f"{_first(found)}\n"
         if names:
-            yield _table(judge, names)
+            yield _table(found, names)
 
 
 def _first(model: type[BaseModel]) -> str:

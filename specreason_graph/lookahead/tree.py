@@ -13,8 +13,8 @@ from typing import Any
 from specreason_graph.lookahead.calls import InFlightCall
 from specreason_graph.prompting.open_blocks import open_block
 from specreason_graph.prompting.pair_prompts import PairPrompts
-from specreason_graph.record.records import Author, StepLike
 from specreason_graph.record.records import Engine as Role
+from specreason_graph.record.records import StepLike
 from specreason_graph.strategy import PastStep
 
 
@@ -22,7 +22,7 @@ class SpeculationNode:
     """The place behind some steps."""
 
     __slots__ = (
-        "author", "block", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
+        "block", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
         "tokens_left_on", "trail", "verified",
     )  # fmt: skip
 
@@ -42,8 +42,6 @@ class SpeculationNode:
         """What the writer goes by: all steps before this place, as far as they are known."""
         self.block = ""
         """The code fence or LaTeX environment that is open behind it."""
-        self.author: Author | None = None
-        """Who wrote it; None where there is none."""
         self.verified = True
         """Whether the last step will be committed; False while nobody knows."""
         self.decided = False
@@ -70,7 +68,7 @@ class SpeculationNode:
             ids = {role: prompts.step_ids(role, step) for role in self.prompts}
             left = {role: self.tokens_left_on[role] - len(ids[role]) for role in ids}
             node = SpeculationNode({role: self.prompts[role] + ids[role] for role in ids}, left, self)
-            node.text, node.author = step.text.strip(), step.author
+            node.text = step.text.strip()
             node.tokens = self.tokens + len(step.token_ids)
             node.block = open_block(step.text, self.block)
             self.children[key] = node  # found again by whoever asks for the same step: stages, prefetcher, commit
@@ -88,8 +86,9 @@ class SpeculationNode:
 
     @property
     def follows_rejection(self) -> bool:
-        """Whether the last step is not the draft's: what the draft writes next is then rejected more often."""
-        return self.author not in (None, "draft")
+        """Whether the draft did not get in when it was asked last: what it writes next is then rejected more often."""
+        last = next((past for past in reversed(self.trail) if past.asked), None)
+        return last is not None and last.author != "draft"
 
     def commit(self) -> None:
         """Take the last step for committed; the places before are forgotten."""

@@ -100,7 +100,7 @@ class TriggersWriter(Writer):
 
     def _repeated(self, trail: Sequence[PastStep]) -> Iterator[int]:
         """Numbers, from 1, of the steps that the last one repeats."""
-        if not trail:
+        if not trail or not trail[-1].asked:  # the base has had its turn
             return
         *before, last = [set(past.text.casefold().split()) for past in trail[-self.loop_steps - 1 :]]
         for number, words in enumerate(before, len(trail) - len(before)):

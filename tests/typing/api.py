@@ -51,7 +51,7 @@ from specreason_graph.record.records import Cost, Decision, Proposal, Review, Sc
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runs.find import FoundRun
-from specreason_graph.strategy import Judge
+from specreason_graph.strategy import Judge, Writer
 
 THREAD: RunnableConfig = {"configurable": {"thread_id": "t"}}
 
@@ -102,6 +102,7 @@ def settings() -> None:
     assert_type(config.lookahead, int | None)
     assert_type(config.review, Band | None)
     assert_type(config.judge, Judge)
+    assert_type(config.writer, Writer)
     config.threshold = 3  # type: ignore[misc]
 
 
