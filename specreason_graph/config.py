@@ -23,7 +23,7 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, AnyWriter, Judge, Settings, Stopping, Writer, read
 
-DEFAULT_JUDGE, DEFAULT_WRITER = "digit", "draft"
+DEFAULT_JUDGE, DEFAULT_WRITER, DEFAULT_STOPPING = "digit", "draft", "closed"
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {
         "lookahead": 0, "speculation_control": False, "max_step_tokens": 512, "proposals": 1, "threshold": 7.0,
@@ -128,7 +128,7 @@ class SpecReasonConfig(Settings):
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[Whole, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
-    stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, "closed"))
+    stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, DEFAULT_STOPPING))
     """When the thinking ends besides the models' own word and the limits: a kind, or a mapping with ``kind``."""
     max_steps: Count = 256
     """Committed steps after which the thinking ends."""
@@ -237,14 +237,15 @@ def overridden(config: SpecReasonConfig, *settings: Mapping[str, Any]) -> SpecRe
 def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with others put over them, the last ones winning; nothing is validated.
 
-    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place; and so do
-    writers. A threshold that was meant for the judge before is dropped, as it is where the judge's own is given.
+    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place. So do writers
+    and stopping rules. A threshold that was meant for the judge before is dropped, as it is where the judge's own is
+    given.
     """
     found: dict[str, Any] = {}
     for each in map(_expanded, settings):
         judge, before = each.get("judge"), dict(found)
         found |= each
-        for seam, default in (("judge", DEFAULT_JUDGE), ("writer", DEFAULT_WRITER)):
+        for seam, default in (("judge", DEFAULT_JUDGE), ("writer", DEFAULT_WRITER), ("stopping", DEFAULT_STOPPING)):
             own, old = each.get(seam), before.get(seam) or default
             if isinstance(own, Mapping) and "kind" not in own:
                 found[seam] = {**({"kind": old} if isinstance(old, str) else dict(old)), **own}

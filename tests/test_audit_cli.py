@@ -212,8 +212,11 @@ def _bad(folder: Path) -> Iterator[tuple[list[str], str]]:
     yield ["verify", "ours", "--key", "zzz", "--db", str(foreign)], "cannot read the key file zzz"
     yield ["verify", "ours", "--signature", "zzz", "--db", str(foreign)], "cannot read the signature zzz"
     yield ["replay", "ours", "--how", "loudly", "--db", str(foreign)], "write recorded, rescore or regenerate"
-    yield ["whatif", "ours", "--threshold", "12", "--db", str(foreign)], "write a score from 0 to 9"
-    yield ["whatif", "ours", "--score-reduction", "loud", "--db", str(foreign)], "write mean or greedy"
+    yield ["whatif", "ours", "--threshold", "12", "--db", str(foreign)], "the scale of the digit judge is 0 to 9"
+    yield (
+        ["whatif", "ours", "--set", "judge.reduction=loud", "--db", str(foreign)],
+        "judge.reduction = 'loud' is not allowed",
+    )
     yield ["whatif", "--target", "7", "--db", str(foreign)], "target = 7"
 
 

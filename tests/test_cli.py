@@ -96,7 +96,10 @@ BAD: list[tuple[list[str], str]] = [
         ["solve", "--thinking-tokens", "0", PROBLEM.question],
         "thinking_tokens = '0' is not allowed: input should be greater than or equal to 1",
     ),
-    (["solve", "--set", "treshold=3", PROBLEM.question], "unknown setting 'treshold'; known settings: threshold,"),
+    (
+        ["solve", "--set", "treshold=3", PROBLEM.question],
+        "unknown setting 'treshold'; known settings: judge, threshold,",
+    ),
     (["solve", "--set", "threshold", PROBLEM.question], "is not NAME=VALUE"),
     (["solve", "--set", 'review={"low": 4, "high": 7}', PROBLEM.question], "there is no human to be asked"),
     (["solve", "--engine", "abacus", PROBLEM.question], "unknown engine 'abacus'; known engines: transformers"),

@@ -13,7 +13,7 @@ from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.read.reader import read_runs
-from specreason_graph.config import make_config
+from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
 from specreason_graph.judging import DigitJudge
@@ -151,6 +151,7 @@ def test_the_strategy_of_the_paper() -> None:
     assert outcome["stop_reason"] == "answered"
     eager = make_config(strategy="paper", threshold=5)
     assert (eager.judge_in_force.threshold, eager.judge) == (5, config.judge)
+    assert overridden(make_config(stopping="settled"), {"stopping": {"agree": 5}}).stopping == SettledAnswer(agree=5)
     with pytest.raises(ConfigError, match="there is no strategy 'papre'; write paper"):
         make_config(strategy="papre")
 
