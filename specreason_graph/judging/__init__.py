@@ -1,6 +1,7 @@
 """What a proposal is worth: one file a judge, and how its evidence is got from the engines."""
 
 from specreason_graph.judging.calibrated import CalibratedJudge
+from specreason_graph.judging.check import CheckJudge
 from specreason_graph.judging.combined import AllOf, AnyOf, Cascade
 from specreason_graph.judging.confidence import ConfidenceJudge, EntropyJudge
 from specreason_graph.judging.digit import DigitJudge
@@ -11,6 +12,7 @@ __all__ = [
     "AnyOf",
     "CalibratedJudge",
     "Cascade",
+    "CheckJudge",
     "ConfidenceJudge",
     "DigitJudge",
     "EntropyJudge",

@@ -1,0 +1,316 @@
+"""More judges: arithmetic that is checked, sampling, and comparing; rules, evidence and audit on scripted engines."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.audit.ask.whatif import what_if
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.rescore import rescore
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.judging import AllOf, CheckJudge, LikelihoodJudge
+from specreason_graph.judging.statements import statements
+from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.record.records import Score, Step, Usage
+from tests.support.scripts import CLOSE, done, is_closed
+
+THREAD: Any = {"configurable": {"thread_id": "judged"}}
+
+
+def trace_of(outcome: Any) -> list[tuple[Any, ...]]:
+    """What was decided and on what evidence, without times and wasted work."""
+    return [
+        (step["text"], step["author"], (step["score"] or {}).get("found"), step["decision"])
+        for step in outcome["trace"]
+    ]
+
+
+class Ran:
+    """A run under a judge, without lookahead and with it, and what its engines were asked."""
+
+    def __init__(self, engines: Any, judge: Any, **settings: Any) -> None:
+        traces = []
+        for lookahead in (4, 0):
+            saver = InMemorySaver()
+            with engines() as self.engines:
+                graph = create_specreason(self.engines, judge=judge, lookahead=lookahead, **settings)
+                outcome = graph.compile(checkpointer=saver).invoke({"question": "What is it?"}, THREAD)
+                self.calls = [call.kind for call in self.engines.base.calls]
+                (self.run,) = read_runs(saver, "judged")
+                self.rescored = rescore(self.run, self.engines)
+            traces.append(trace_of(outcome))
+        assert traces[0] == traces[1]
+        assert_audited(self.run)
+        assert self.rescored.flipped == []
+        assert self.run.typed_manifest.config.judge.kind == getattr(judge, "kind", judge)
+
+    @property
+    def authors(self) -> str:
+        """Who wrote each step, as initials; the last one, which ends the thinking, is left out."""
+        return "".join(step.author[0] for step in self.run.steps[:-1])
+
+    @property
+    def steps(self) -> list[Step]:
+        """The record."""
+        return self.run.steps
+
+
+def evidence(found: Ran) -> list[Score]:
+    """The scores of the steps that have one."""
+    return [step.score for step in found.steps if step.score]
+
+
+def assert_audited(run: RecordedRun) -> None:
+    """The record is whole, and every decision follows from it."""
+    assert (verify(run).ok, verify(run).findings) == (True, [])
+    assert recompute(run).differences == []
+    assert what_if(run).changed == []
+
+
+def pair_of(draft: list[str], base: list[str], **more: Any) -> EnginePair:
+    """Engines that write these steps, one after the other, and then answer."""
+
+    def write(steps: list[str]) -> Any:
+        def next_of(prompt: str) -> str:
+            if is_closed(prompt):
+                return "The answer."
+            return f"{steps[done(prompt)]}\n\n" if done(prompt) < len(steps) else CLOSE
+
+        return next_of
+
+    return EnginePair(
+        FakeEngine(write(draft), name="draft", **more.pop("of_draft", {})), FakeEngine(write(base), name="base", **more)
+    )
+
+
+HOLD = [
+    "14 * 23 = 322",
+    "14*23=322.",
+    "322 - 57 = 265",
+    "So 322 - 57 = 265 pens are left.",
+    "14 \u00d7 23 = 322",
+    "14 · 23 = 322",
+    "14 x 23 = 322",
+    "14x23=322",
+    "96 ÷ 4 = 24",
+    "1,234 + 766 = 2,000",
+    "$12 * 3 = $36",
+    "12 * $3 = $36",
+    "3 boxes * 4 pens = 12 pens",
+    "2 + 3 = 5 = 10 / 2",
+    "20% of 50 = 10",
+    "(5 / 20) * 100 = 25%",
+    "1/4 = 25%",
+    "10 / 3 = 3.33",
+    "2 / 3 = 0.66",
+    "2 / 3 = 0.667",
+    "2/3 ≈ 0.67",
+    "1000 / 7 ≈ 143",
+    "14 \\times 23 = 322",
+    "\\(14 \\cdot 23 = 322\\)",
+    "$\\frac{14}{2} = 7$",
+    "\\frac{1}{2} + \\frac{1}{3} = \\frac{5}{6}",
+    "14 \\times 23 = \\boxed{322}",
+    "**14 * 23 = 322**",
+    "(14 * 23 = 322)",
+    "2^10 = 1024",
+    "2**10 == 1024",
+    "10^{-3} = 0.001",
+    "3² + 4² = 25",
+    "-5 + 8 = 3",
+    "5 - -3 = 8",
+    "17 // 5 = 3",
+    "19 / 5 = 3",
+    "7 / 2 = 3.5 hours",
+    ">>> 2 + 3\n5",
+    "2 + 3 > 4",
+    "12 < 15",
+    "3 * 4 <= 12",
+    "7 != 8",
+    "48/2 = <<48/2=24>>24",
+    "Total = 14 * 23 = 322 pens in all",
+    "1. 3 + 4 = 7",
+    "- 3 + 4 = 7",
+    "7 and 3 + 4 = 7 and 5 + 3 = 8",
+    "5 plus 3 = 8",
+    "5 times 3 = 15",
+    "$5/hour * 8 hours = $40",
+    "0.1 + 0.2 = 0.3",
+    "2(3 + 4) = 14",
+    "1/2 of 10 = 5",
+    "\\dfrac{3}{4} \\times 8 = 6",
+    "99^9 > 1",
+    "1 - 20% = 80%",
+    "2 + 2 = 4, so 4 * 3 = 12",
+]
+WRONG = [
+    "((((2 + 3 = 5 + 1",
+    "14 * 23 = 332",
+    "14*23=312.",
+    "322 - 57 = 275",
+    "So 322 - 57 = 255 pens are left.",
+    "14 \u00d7 23 = 332",
+    "14x23=320",
+    "96 ÷ 4 = 25",
+    "1,234 + 766 = 2,001",
+    "$12 * 3 = $37",
+    "12 * 3 = $37",
+    "3 boxes * 4 pens = 13 pens",
+    "2 + 3 = 5 = 10 / 3",
+    "20% of 50 = 15",
+    "(5 / 20) * 100 = 26%",
+    "10 / 3 = 3.34",
+    "1000 / 7 ≈ 160",
+    "14 \\times 23 = 332",
+    "$\\frac{14}{2} = 8$",
+    "\\frac{1}{2} + \\frac{1}{3} = \\frac{2}{5}",
+    "14 \\times 23 = \\boxed{332}",
+    "**14 * 23 = 332**",
+    "(14 * 23 = 332)",
+    "2^10 = 1000",
+    "2**10 == 1023",
+    "3² + 4² = 24",
+    "-5 + 8 = 13",
+    "17 // 5 = 4",
+    ">>> 2 + 3\n6",
+    "2 + 3 > 6",
+    "15 < 12",
+    "3 * 4 <= 11",
+    "48/2 = <<48/2=25>>25",
+    "Total = 14 * 23 = 332 pens in all",
+    "1. 3 + 4 = 8",
+    "5 plus 3 = 9",
+    "5 times 3 = 16",
+    "0.1 + 0.2 = 0.4",
+    "2(3 + 4) = 15",
+    "1/2 of 10 = 6",
+    "2 + 2 = 4, so 4 * 3 = 13",
+    "$5 + $3 = $9",
+    "5 pens + 3 pens = 9 pens",
+]
+UNREAD = [
+    "No numbers here.",
+    "x + 5 = 12",
+    "total + 5 = 12",
+    "2x = 10",
+    "2x + 3 = 7",
+    "= 7",
+    "5 =",
+    "3 * price = 10",
+    "f(3) = 8",
+    "f(2, 3 + 4) = 9",
+    "sqrt(16) = 5",
+    "1 hour = 60 minutes",
+    "2 hours + 30 minutes = 150 minutes",
+    "90 minutes / 60 = 1.5 hours + x",
+    "90 minutes / 2 = 0.75 hours",
+    "50 * 3 = $1.50",
+    "50 + 10% = 55",
+    "half of 10 + 4 = 9",
+    "twice 5 + 3 = 13",
+    "Is 7 * 8 = 54?",
+    "7 * 8 = 54 is wrong.",
+    "if 3 + 4 = 8 then",
+    "17 / 5 = 3 2/5",
+    "3,5 + 1 = 5,5",
+    "(10 + 7) mod 5 = 2",
+    "10:30 + 2:15 = 13:45",
+    "9**9**9 = 1",
+    "10**99999 = 1",
+    "3 / 0 = 1",
+    "2 apples + 3 = 11",
+    "10 am + 5 hours = 3 pm",
+    "1.5 million + 500,000 = 2 million",
+    "5! = 121",
+    "3 -> 4 = 5",
+    "a[3] = 4",
+    "2 * 3 = 2pi",
+    "0x10 = 16",
+    "17 % 5 == 2",
+    "(x + 2)(3 + 4) = 7",
+    "(3, 4) + (1, 1) = (4, 6)",
+    "n = 5 = 7",
+    "1 ± 2 = 5",
+    "3 hours 20 + 5 = 30",
+    "1 + 1 = 10 in binary",
+    "3 km + 200 = 5",
+    "2 + 3 + = 4",
+    "5 (3 + 4) = 36",
+]
+
+
+def verdict(text: str) -> bool | None:
+    """What the check makes of a step; None where it finds nothing to check."""
+    found = [each.holds for each in statements(text)]
+    return all(found) if found else None
+
+
+@pytest.mark.parametrize("text", HOLD)
+def test_right_arithmetic_holds(text: str) -> None:
+    assert verdict(text) is True
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_arithmetic_does_not(text: str) -> None:
+    assert verdict(text) is False
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_what_cannot_be_read_is_passed_over(text: str) -> None:
+    assert verdict(text) is None
+
+
+def test_every_step_of_the_reference_pair_is_told_from_one_that_is_off_by_ten() -> None:
+    for problem in held_out()[:300]:
+        for index, (operation, right) in enumerate(zip(problem.operations, problem.steps, strict=True)):
+            computes = operation.sign != "="
+            assert verdict(right) is (True if computes else None), right
+            wrong = operation.render(problem.results[:index], problem.results[index] + 10)
+            assert verdict(wrong) is (False if computes else None), wrong
+
+
+HOSTILE = [
+    "(" * 20_000 + "1" + ")" * 20_000 + "=1", "1+" * 10_000 + "1=3", "9" * 20_000 + "=1", "9**" * 300 + "9=1",
+    "-" * 900 + "1+1=2", r"\frac{" * 4_000, "1,234" * 200 + "=5+1", "**" * 9_000, "^{" * 9_000, "1 x " * 250 + "=2+2",
+    "1=1+1" * 4_000, r"\text{" * 5_000 + "}" * 5_000, " " * 20_000, ">>> " * 5_000, "1/" * 499 + "1=2",
+    "9**999*" * 100 + "1=1", ("7*" * 400 + "7=1\n") * 20, "((1+1)*" * 100 + "1" + ")" * 100 + "=3", "\x00=1+1",
+    "=" * 20_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_takes_bounded_time(text: str) -> None:
+    begun = time.process_time()
+    assert verdict(text) is not True or text.startswith("-")
+    assert time.process_time() - begun < 2
+
+
+SUMS = ["3 + 4 = 7.", "7 * 6 = 43.", "The answer is near."]
+RIGHT = ["3 + 4 = 7.", "7 * 6 = 42.", "The answer is 42."]
+
+
+def test_check_rejects_only_what_is_wrong() -> None:
+    found = Ran(lambda: pair_of(SUMS, RIGHT), CheckJudge())
+    assert found.authors == "dbd"
+    first, second, third = evidence(found)
+    assert first.found == {"check": [{"statement": "3 + 4 = 7", "holds": True}]}
+    assert second.found == {"check": [{"statement": "7 * 6 = 43", "holds": False}]}
+    assert third.found == {"check": []}
+    assert [step.decision.number for step in found.steps[:3]] == [1, 0, 0.5]
+    assert first.usage == Usage()
+    assert set(found.calls) == {"generate"}
+    assert Ran(lambda: pair_of(SUMS, RIGHT), CheckJudge(threshold=1)).authors == "dbb"
+
+
+def test_what_is_wrong_is_not_shown_to_the_next_judge() -> None:
+    judge = AllOf(judges=(CheckJudge(), LikelihoodJudge()))
+    found = Ran(lambda: pair_of(SUMS, RIGHT, likelihoods=lambda prompt, _: -1.0), judge)
+    assert (found.authors, found.calls.count("likelihood")) == ("dbd", 2)
