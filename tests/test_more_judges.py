@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import random
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph import EnginePair, create_specreason
+from specreason_graph.audit.ask.sampled import at_most, unasked
 from specreason_graph.audit.ask.whatif import what_if
 from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.rescore import rescore
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.cli.app import run as command
+from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.judging import AllOf, CheckJudge, LikelihoodJudge
+from specreason_graph.errors import ConfigError
+from specreason_graph.judging import AllOf, CheckJudge, ConfidenceJudge, LikelihoodJudge, Sample
 from specreason_graph.judging.statements import statements
 from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.policies.seeds import uniform
 from specreason_graph.record.records import Score, Step, Usage
 from tests.support.scripts import CLOSE, done, is_closed
 
@@ -314,3 +324,115 @@ def test_what_is_wrong_is_not_shown_to_the_next_judge() -> None:
     judge = AllOf(judges=(CheckJudge(), LikelihoodJudge()))
     found = Ran(lambda: pair_of(SUMS, RIGHT, likelihoods=lambda prompt, _: -1.0), judge)
     assert (found.authors, found.calls.count("likelihood")) == ("dbd", 2)
+
+
+LONG = 40
+SAMPLE = Sample(first=ConfidenceJudge(), sure=-5, one_in=4, then=LikelihoodJudge())
+
+
+def sampled_pair() -> EnginePair:
+    """Engines of which the draft is sure of four steps in five, and the base rejects each third step."""
+    return pair_of(
+        [f"Draft {number}." for number in range(LONG)], [f"Base {number}." for number in range(LONG)],
+        of_draft={"confidences": lambda text: -20.0 if number_in(text) % 5 == 4 else -1.0},
+        likelihoods=lambda _, step: -20.0 if number_in(step) % 3 == 2 else -1.0,
+    )  # fmt: skip
+
+
+def number_in(text: str) -> int:
+    """Which step a text is of; the closing tag counts as the first."""
+    return int("".join(filter(str.isdigit, text)) or 0)
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Ran:
+    """A long run under a sampling judge."""
+    return Ran(sampled_pair, SAMPLE, seed=7, max_steps=LONG + 1, repetition_limit=LONG)
+
+
+def test_one_in_n_of_the_sure_steps_is_asked_about_all_the_same(sampled: Ran) -> None:
+    asked = 0
+    for index, step in enumerate(sampled.steps[:LONG]):
+        draw = uniform(7, index)
+        sure, rejects = index % 5 != 4, index % 3 == 2
+        asked += not sure or draw < 1 / 4
+        assert step.score is not None
+        assert step.score.found == ({"sample": draw} if sure else {})
+        assert step.score.has("likelihood") is (not sure or draw < 1 / 4)
+        assert step.author == ("base" if step.score.has("likelihood") and rejects else "draft")
+        assert step.decision.judge == ("likelihood" if step.score.has("likelihood") else "confidence")
+    assert sampled.calls.count("likelihood") == asked < LONG / 2
+
+
+def test_the_draw_depends_on_seed_and_step_alone_and_an_auditor_draws_it_again(sampled: Ran) -> None:
+    draws = [uniform(seed, index) for seed in range(100) for index in range(100)]
+    assert all(0 <= draw < 1 for draw in draws)
+    assert sum(draw < 0.1 for draw in draws) == pytest.approx(1000, abs=100)
+    trace = [dict(step) for step in sampled.run.trace]
+    trace[0]["score"] = {**trace[0]["score"], "found": {"sample": 0.9}}
+    changed = replace(sampled.run, trace=trace, values={**sampled.run.values, "trace": trace})
+    assert not verify(changed).ok
+    problems = [each.problem for each in recompute(changed).differences]
+    assert f"draw: recorded {{0.9}}, computed {{{{{uniform(7, 0)}}}}}".replace("{{", "{").replace("}}", "}") in problems
+
+
+def test_the_bound_of_a_run(sampled: Ran) -> None:
+    found = unasked([sampled.run])
+    assert found is not None
+    sure = [index for index in range(LONG) if index % 5 != 4]
+    drawn = [index for index in sure if uniform(7, index) < 1 / 4]
+    assert (found.sure, found.sampled, found.unasked) == (len(sure), len(drawn), len(sure) - len(drawn))
+    assert found.rejected == sum(index % 3 == 2 for index in drawn)
+    assert found.rejected / found.sampled < found.share_at_most < 1
+    assert unasked([sampled.run] * 20).share_at_most < found.share_at_most  # type: ignore[union-attr]
+    assert unasked([Ran(sampled_pair, "confidence").run]) is None
+    with pytest.raises(ConfigError, match="confidence = 1 is not allowed"):
+        unasked([sampled.run], confidence=1)
+
+
+@pytest.mark.parametrize(("events", "trials", "bound"), [
+    (0, 10, 1 - 0.05 ** (1 / 10)), (0, 1, 0.95), (10, 10, 1), (0, 0, 1), (1, 10, 0.3941633), (5, 100, 0.1022534),
+    (3, 100_000, 7.7536e-5),
+])  # fmt: skip
+def test_the_bound_is_clopper_and_pearsons(events: int, trials: int, bound: float) -> None:
+    assert at_most(events, trials, 0.95) == pytest.approx(bound, rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.4])
+def test_the_bound_holds_as_often_as_it_says(share: float) -> None:
+    rng, held, realised = random.Random(3), 0, 0
+    for _ in range(1_000):
+        steps = [(rng.random() < share, rng.random() < 1 / 5) for _ in range(300)]
+        asked = [rejected for rejected, drawn in steps if drawn]
+        others = [rejected for rejected, drawn in steps if not drawn]
+        bound = at_most(sum(asked), len(asked), 0.95)
+        held += share <= bound
+        realised += sum(others) / len(others) <= bound
+    assert held >= 950 - 20  # three standard errors
+    assert realised >= 950 - 30
+
+
+def test_the_command_line_tells_the_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "runs.sqlite")
+    with sampled_pair() as engines, SqliteSaver.from_conn_string(file) as saver:
+        graph = create_specreason(engines, judge=SAMPLE, max_steps=20).compile(checkpointer=saver)
+        graph.invoke({"question": "What is it?"}, THREAD)
+        found = unasked(read_runs(saver, "judged"), confidence=0.9)
+    assert found is not None
+    told = f"{found.unasked} steps were let in unasked; of {found.sampled} sampled ones {found.rejected} were rejected"
+    for thread in (["judged"], []):
+        assert command(["audit", "whatif", *thread, "--confidence", "0.9", "--db", file]) == 0
+        printed = capsys.readouterr().out
+        assert told in printed
+        assert f"at most {found.share_at_most:.1%} of the unasked would be (90% confidence)" in printed
+    assert command(["audit", "whatif", "judged", "--confidence", "0.9", "--json", "--db", file]) == 0
+    assert json.loads(capsys.readouterr().out)["unasked"] == found.dump()
+
+
+def test_laws_and_settings_of_a_sample() -> None:
+    always, never = SAMPLE.model_copy(update={"one_in": 1}), SAMPLE.model_copy(update={"one_in": 1_000_000})
+    assert Ran(sampled_pair, always, max_steps=9).authors == Ran(sampled_pair, "likelihood", max_steps=9).authors
+    assert Ran(sampled_pair, never, max_steps=5).authors.startswith("dddd")
+    assert make_config(judge=SAMPLE, threshold=-3).judge_in_force == SAMPLE.with_threshold(-3)
+    with pytest.raises(ConfigError, match="a sample of a sample"):
+        make_config(judge={"kind": "sample", "first": "confidence", "sure": -5, "then": SAMPLE.model_dump()})

@@ -2,7 +2,7 @@
 
 from specreason_graph.judging.calibrated import CalibratedJudge
 from specreason_graph.judging.check import CheckJudge
-from specreason_graph.judging.combined import AllOf, AnyOf, Cascade
+from specreason_graph.judging.combined import AllOf, AnyOf, Cascade, Sample
 from specreason_graph.judging.confidence import ConfidenceJudge, EntropyJudge
 from specreason_graph.judging.digit import DigitJudge
 from specreason_graph.judging.likelihood import LikelihoodJudge
@@ -17,4 +17,5 @@ __all__ = [
     "DigitJudge",
     "EntropyJudge",
     "LikelihoodJudge",
+    "Sample",
 ]

@@ -42,6 +42,10 @@ class Asking:
     """The proposal as the base sees it."""
     draft: View
     """The same for the draft."""
+    index: int
+    """Steps before it."""
+    seed: int
+    """The run's seed."""
     digit: DigitQuestion | None = None
     """How the base is asked for a digit, where a judge may want it."""
 

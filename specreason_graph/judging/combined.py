@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from specreason_graph.judging.asking import Asking
+from specreason_graph.policies.seeds import uniform
 from specreason_graph.record.records import Score
 from specreason_graph.strategy import AnyJudge, Judge, Verdict, register
 
@@ -113,6 +115,71 @@ class Cascade(Combined):
         if number >= self.high:
             return Verdict(accepted=True, number=number, threshold=self.high, kind=kind)
         return Verdict(accepted=False, number=number, threshold=self.low, kind=kind) if number < self.low else None
+
+
+@register
+class Sample(Combined):
+    """What a cheap judge is sure of is let in without asking the next one, but for one in ``one_in``.
+
+    The idea is that of Paging with Succinct Predictions (Antoniadis et al., ICML 2023): one bit that may be wrong saves
+    work, at a loss that is bounded. Here the sampled steps bound the share of the others that the next judge would have
+    rejected. Who is sampled is drawn from the run's seed and the step's index, so an auditor draws the same.
+    """
+
+    kind: Literal["sample"] = "sample"
+    """Names the judge."""
+    first: AnyJudge
+    """Who is asked first."""
+    sure: Annotated[float, Field(allow_inf_nan=False)]
+    """Number of the first judge from which it is sure of a step."""
+    one_in: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """One in so many of the steps that it is sure of goes to the next judge all the same."""
+    then: AnyJudge
+    """Who decides on those, and on all that the first judge is not sure of."""
+
+    @model_validator(mode="after")
+    def _draws_once(self) -> Self:
+        if any(part.kind == self.kind for judge in self.own_parts for part in judge.parts()):
+            raise ValueError("a sample of a sample would draw both with one number; name other judges in it")
+        return self
+
+    @property
+    def own_parts(self) -> tuple[Judge, ...]:
+        """First, then the next."""
+        return self.first, self.then
+
+    def with_parts(self, parts: tuple[Judge, ...]) -> Self:
+        """The same with other parts."""
+        return self.model_copy(update={"first": parts[0], "then": parts[1]})
+
+    async def measure(self, asking: Asking) -> float:
+        """A number from 0 to below 1, drawn for the step; it is sampled where this is less than 1 / ``one_in``."""
+        return uniform(asking.seed, asking.index)
+
+    def wants(self, score: Score) -> str | None:
+        """What the first judge lacks; the draw where it is sure; else what the next judge does."""
+        if wanted := self.first.wants(score):
+            return wanted
+        if self.is_sure(score) and not score.has(self.kind):
+            return self.kind
+        return self.then.wants(score) if self._asks(score) else None
+
+    def decide(self, score: Score) -> Verdict:
+        """As the next judge says where it is asked; else the step is let in."""
+        if self._asks(score):
+            return self.then.decide(score)
+        return Verdict(accepted=True, number=self.first.number(score), threshold=self.sure, kind=self.first.kind)
+
+    def is_sure(self, score: Score) -> bool:
+        """Whether the first judge is sure of a step."""
+        return self.first.number(score) >= self.sure
+
+    def is_sampled(self, score: Score) -> bool:
+        """Whether a step of which the first judge is sure goes to the next one all the same."""
+        return bool(score.found[self.kind] * self.one_in < 1)
+
+    def _asks(self, score: Score) -> bool:
+        return not self.is_sure(score) or self.is_sampled(score)
 
 
 class _Several(Combined):

@@ -93,7 +93,7 @@ class StepSampler:
 
     async def score(self, node: SpeculationNode, proposal: Proposal) -> Score:
         """Get the evidence about a proposal that the judge wants."""
-        return await self.asking(proposal, node.prompts).collect(self.config.judge_in_force)
+        return await self.asking(node, proposal).collect(self.config.judge_in_force)
 
     async def probe(self, node: SpeculationNode) -> ProbedAnswer:
         """Ask the base for its answer as if the thinking were over; greedy, so that equal answers are equal texts."""
@@ -110,29 +110,30 @@ class StepSampler:
         text = prompts.vocabulary.decode(ids).partition(asked.until)[0]
         return ProbedAnswer(text=text, token_ids=ids, usage=done.usage)
 
-    def asking(self, proposal: Proposal, before: Mapping[Role, Sequence[int]]) -> Asking:
-        """A proposal behind prompts of both engines, as its judges ask about it."""
+    def asking(self, node: SpeculationNode, proposal: Proposal) -> Asking:
+        """A proposal at a node, as its judges ask about it."""
         views = {
             role: View(
-                self.pair.engine(role), self.prompts.of(role), before[role], self.prompts.step_ids(role, proposal)
+                self.pair.engine(role), self.prompts.of(role), node.prompts[role],
+                self.prompts.step_ids(role, proposal),
             )
             for role in ROLES
-        }
-        return Asking(proposal, views["base"], views["draft"], self.digit)
+        }  # fmt: skip
+        return Asking(proposal, views["base"], views["draft"], node.index, self.config.seed, self.digit)
 
     def asking_about(self, question: str, before: Sequence[str], text: str) -> Asking:
         """A step that is given as text, behind a question and other steps, as if the draft had written it."""
-        ids = {}
-        for role in ROLES:
-            prompts = self.prompts.of(role)
-            earlier = (token for step in before for token in prompts.vocabulary.encode(step + BLANK_LINE))
-            ids[role] = [*prompts.question_ids(question), *earlier]
+        node = SpeculationNode.root(
+            self.prompts, {role: self.prompts.of(role).question_ids(question) for role in ROLES}
+        )
+        for earlier in before:
+            node = self.after(node, self._given(earlier))
+        return self.asking(node, self._given(text))
+
+    def _given(self, text: str) -> Proposal:
         whole = text + BLANK_LINE
-        proposal = Proposal(
-            author="draft", token_ids=self.prompts.draft.vocabulary.encode(whole), text=whole, ending="blank_line",
-            seed=0, usage=Usage(),
-        )  # fmt: skip
-        return self.asking(proposal, ids)
+        ids = self.prompts.draft.vocabulary.encode(whole)
+        return Proposal(author="draft", token_ids=ids, text=whole, ending="blank_line", seed=0, usage=Usage())
 
     def can_score(self, node: SpeculationNode, proposal: Proposal) -> bool:
         """Whether there is something to score, and room to do it in."""

@@ -12,7 +12,7 @@ from specreason_graph.config import SpecReasonConfig
 from specreason_graph.judging.digit import DigitJudge, read_digits
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored, rank
 from specreason_graph.policies.deadlines import judge_at
-from specreason_graph.policies.seeds import call_seed
+from specreason_graph.policies.seeds import call_seed, uniform
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
 from specreason_graph.strategy import Judge
@@ -82,6 +82,9 @@ def _of_step(
         if step.score.digit_logprobs is not None:
             read = _read(step.score)
             yield "score", (step.score.greedy, step.score.mean), (read.greedy, read.mean)
+        drawn = {each.found["sample"] for each in _scores(step) if "sample" in each.found}
+        if own and drawn:
+            yield "draw", drawn, {uniform(config.seed, step.index)}
         yield "better proposals", _better(step, judge), []
         if own:
             asked = asks_human(decide(step.score, config.judge_in_force), config.review)
@@ -91,6 +94,10 @@ def _of_step(
     yield "author", step.author, author
     if by_human and step.decision.review:
         yield "text", step.text.strip(), (step.decision.review.text or "").strip()
+
+
+def _scores(step: Step) -> list[Score]:
+    return [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
 
 
 def _better(step: Step, judge: Judge) -> list[float]:

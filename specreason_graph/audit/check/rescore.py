@@ -9,6 +9,7 @@ from specreason_graph.audit.read.recorded import RecordedRun, check_readable
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ThreadError
 from specreason_graph.lookahead.step_sampler import StepSampler
+from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import decide
 from specreason_graph.record.records import Engine, Proposal, Record, Score, Step, Usage
 from specreason_graph.strategy import Judge
@@ -70,12 +71,12 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     manifest = run.typed_manifest
     sampler = StepSampler.create(pair, manifest.settings)
     judge = manifest.config.judge_in_force
-    ids, found = dict(manifest.head_ids), []
+    node, found = SpeculationNode.root(sampler.prompts, manifest.head_ids), []
     for step in run.steps:
         if step.score and step.index >= manifest.taken_over:
-            asking = sampler.asking(_proposal(step), ids)
-            found.append(_compare(step, await asking.collect(judge), judge))
-        ids = {role: ids[role] + sampler.prompts.step_ids(role, step) for role in ids}
+            found.append(_compare(step, await sampler.score(node, _proposal(step)), judge))
+        node = sampler.after(node, step)
+        node.commit()  # the places before are not needed
     return found
 
 

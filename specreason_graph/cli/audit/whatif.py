@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from specreason_graph.audit.ask.sampled import unasked
 from specreason_graph.audit.ask.thresholds import curve, suggest
 from specreason_graph.audit.ask.whatif import what_if
 from specreason_graph.audit.check.verify import check_whole
@@ -31,7 +32,9 @@ def whatif(
     target: Annotated[
         float | None, typer.Option(help="Suggest a threshold for this share of accepted steps, 0 to 1.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the suggestion, 0 to 1.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="Confidence of the suggestion, and of the bound of a sampling judge, 0 to 1.")
+    ] = 0.95,
     run: RunOption = None,
     db: DatabaseOption = None,
     as_json: options.JsonOption = False,
@@ -47,12 +50,14 @@ def whatif(
             runs = read_all_runs(saver) if thread is None else read_runs(saver, thread)
         _many(runs, other, target, confidence, as_json=as_json)
         return
+    one = find_whole_run(thread, run, db)
     found = what_if(
-        find_whole_run(thread, run, db), threshold=threshold, judge=other,
+        one, threshold=threshold, judge=other,
         first_steps_by_base=first_steps_by_base,
     )  # fmt: skip
     if as_json:
-        say(found, first_divergence=found.first_divergence)
+        bound = unasked([one], confidence=confidence)
+        say(found, first_divergence=found.first_divergence, **({"unasked": bound.dump()} if bound else {}))
         return
     for change in found.changed:
         would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
@@ -62,6 +67,7 @@ def whatif(
         echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
     echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
+    _tell_unasked([one], confidence)
 
 
 def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence: float, *, as_json: bool) -> None:
@@ -86,6 +92,16 @@ def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence:
     echo("threshold  acceptance  seconds a run  unchanged runs")
     for point in points:
         echo(f"{point.threshold:9.4g} {point.acceptance:11.1%} {point.seconds:14.2f} {point.same:10} of {point.runs}")
+    _tell_unasked(scored, confidence)
+
+
+def _tell_unasked(runs: list[RecordedRun], confidence: float) -> None:
+    found = unasked(runs, confidence=confidence)
+    if found:
+        echo(
+            f"{found.unasked} steps were let in unasked; of {found.sampled} sampled ones {found.rejected} were rejected, "
+            f"so at most {found.share_at_most:.1%} of the unasked would be ({found.confidence:.0%} confidence)"
+        )
 
 
 def _counts(run: RecordedRun) -> bool:
