@@ -95,7 +95,10 @@ class Judge(Strategy):
         raise NotImplementedError
 
     async def measure(self, asking: Asking) -> Any:
-        """Evidence of the own kind, as JSON values: whatever `number` needs and engines do not tell by themselves."""
+        """Evidence of the own kind, as JSON values: whatever `number` needs and engines do not tell by themselves.
+
+        An `asking.Measured` also says what it cost.
+        """
         raise NotImplementedError
 
     def wants(self, score: Score) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -24,8 +25,10 @@ from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.cli.app import run as command
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.engines.slots import CallSlots
 from specreason_graph.errors import ConfigError
-from specreason_graph.judging import AllOf, CheckJudge, ConfidenceJudge, LikelihoodJudge, Sample
+from specreason_graph.judging import AllOf, Cascade, CheckJudge, CompareJudge, ConfidenceJudge, LikelihoodJudge, Sample
+from specreason_graph.judging.compare import plain
 from specreason_graph.judging.statements import statements
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.policies.seeds import uniform
@@ -436,3 +439,128 @@ def test_laws_and_settings_of_a_sample() -> None:
     assert make_config(judge=SAMPLE, threshold=-3).judge_in_force == SAMPLE.with_threshold(-3)
     with pytest.raises(ConfigError, match="a sample of a sample"):
         make_config(judge={"kind": "sample", "first": "confidence", "sure": -5, "then": SAMPLE.model_dump()})
+
+
+DRAFTED = ["14 *  23 = 322", "So he has 1,200.50 left.", "Take 57 away.", "It is near 7.", "Then stop."]
+WRITTEN = ["14*23 = 322.", "so he has 1200.5 left", "Subtract 57.", "It is 9.", "Then go on."]
+ANSWERS = {"Subtract 57.": {"s": 0.6, "d": 0.2}, "It is 9.": {"s": 0.1, "d": 0.8}, "Then go on.": {"x": 1.0}}
+
+
+def comparing(**more: Any) -> EnginePair:
+    """Engines that write the same in other words, or not; the base says what means the same."""
+
+    def answer(prompt: str) -> Any:
+        return next(
+            answer
+            for version, answer in ANSWERS.items()
+            if f"Another version of the last reasoning step: {version}\n" in prompt
+        )
+
+    return pair_of(DRAFTED, WRITTEN, scores=answer, **more)
+
+
+def test_compare_goes_by_the_text_and_asks_the_base_about_others() -> None:
+    found = Ran(comparing, CompareJudge())
+    assert found.authors == "dddbd"  # nothing told of the last one: both answers are as likely
+    assert found.calls.count("next_token") == 3
+    assert found.calls.count("generate") == len(found.steps) + 1  # each step once, and the answer
+    told = [score.found["compare"] for score in evidence(found)]
+    assert [each["version"] for each in told] == [f"{text}\n\n" for text in WRITTEN]
+    assert [each["exact"] for each in told] == [True, True, False, False, False]
+    assert told[0] == {"version": f"{WRITTEN[0]}\n\n", "exact": True}
+    assert set(told[2]) == {"version", "exact", "logprobs", "other_mass"}
+    assert [step.decision.number for step in found.steps[:5]] == pytest.approx([1, 1, 0.75, 1 / 9, 0.5])
+    assert Ran(comparing, CompareJudge(threshold=0.8)).authors == "ddbbb"
+
+
+def test_texts_alone_are_compared_where_nobody_is_asked() -> None:
+    found = Ran(comparing, CompareJudge(by="exact"))
+    assert (found.authors, found.calls.count("next_token")) == ("ddbbb", 0)
+
+
+@pytest.mark.parametrize("slots", [1, 2, None])
+@pytest.mark.parametrize("lookahead", [0, 1, 4, None])
+def test_the_version_is_written_once_and_taken_where_the_step_is_rejected(slots: Any, lookahead: Any) -> None:
+    with comparing(max_concurrency=slots, delay=0.001) as engines:
+        graph = create_specreason(engines, judge=CompareJudge(), lookahead=lookahead).compile()
+        outcome = graph.invoke({"question": "What is it?"})
+        prompts = [tuple(call.prompt_ids) for call in engines.base.calls if call.kind == "generate"]  # type: ignore[attr-defined]
+    assert len(prompts) == len(set(prompts))  # nothing twice
+    for step in outcome["trace"][:5]:
+        written = [cost for cost in step["costs"] if cost["purpose"] == "regenerate"]
+        assert [cost["wasted"] for cost in written].count(False) == (step["author"] == "base")
+        if lookahead == 0:  # else versions of steps behind a rejected one are wasted as well
+            assert len(written) == 1
+        assert step["score"]["usage"]["calls"] == ("logprobs" in step["score"]["found"]["compare"])
+    assert [step["author"][0] for step in outcome["trace"][:5]] == list("dddbd")
+
+
+def test_a_version_is_written_only_for_a_judge_that_wants_it() -> None:
+    judge = Cascade(first=ConfidenceJudge(), low=-10, high=-2, then=CompareJudge(by="exact"))
+    confident = {"confidences": lambda text: -1.0 if "*" in text else -5.0}
+    found = Ran(lambda: comparing(of_draft=confident), judge)
+    assert found.authors == "ddbbb"
+    assert [score.has("compare") for score in evidence(found)] == [False, True, True, True, True]
+
+
+def test_a_question_that_has_no_room_is_not_asked() -> None:
+    judge = CompareJudge(instruction="Is this the same? {version}" + "x" * 100_000)
+    found = Ran(comparing, judge)
+    assert (found.authors, found.calls.count("next_token")) == ("ddbbb", 0)
+    assert evidence(found)[2].found["compare"]["logprobs"] is None
+
+
+def test_the_settings_of_compare() -> None:
+    with pytest.raises(ConfigError, match=r"the instruction has no \{version\}"):
+        make_config(judge={"kind": "compare", "instruction": "Same?"})
+    with pytest.raises(ConfigError, match="begin the same"):
+        make_config(judge={"kind": "compare", "same": " same", "different": " sameish"})
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("14 * 23 = 322.", "14*23=322", True), ("1,200.50", "1200.5", True), ("7.00 pens", "7 Pens", True),
+    ("1,20", "120", False), ("14*23=322", "14*23=323", False), ("a b", "ab", False), ("0.50", "0.05", False),
+])  # fmt: skip
+def test_texts_that_are_the_same(one: str, other: str, same: bool) -> None:
+    assert (plain(one) == plain(other)) is same
+
+
+async def test_a_slot_that_is_lent_comes_back_or_is_let_go() -> None:
+    slots, order = CallSlots(1), list[str]()
+
+    async def other(name: str) -> None:
+        async with slots.slot(lambda: 1.0):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async def lending(name: str, seconds: float = 0.0) -> None:
+        async with slots.slot(lambda: 0.0):
+            order.append(f"{name} holds")
+            async with slots.lent(lambda: 0.0):
+                await asyncio.gather(other(f"{name} lends"), asyncio.sleep(seconds))
+            order.append(f"{name} again")
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(lending("a"), lending("b"))
+        assert len(order) == 6
+        for delay in range(6):  # left at each moment, it is not held twice and not lost
+            order.clear()
+            task = asyncio.create_task(lending("a", 0.001))
+            waiting = [asyncio.create_task(other(name)) for name in "xyz"]
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, *waiting, return_exceptions=True)
+            assert order[-3:].count("x") + len(order) >= 3
+            await other("last")
+            both = [asyncio.create_task(hold(slots, order)) for _ in range(3)]
+            await asyncio.gather(*both)
+            assert order[-6:] == ["in", "out"] * 3
+
+
+async def hold(slots: CallSlots, order: list[str]) -> None:
+    """Take a slot, and say when it is held."""
+    async with slots.slot(lambda: 1.0):
+        order.append("in")
+        await asyncio.sleep(0)
+        order.append("out")

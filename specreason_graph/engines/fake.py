@@ -34,8 +34,11 @@ _SPLIT = re.compile("(" + "|".join(re.escape(tag) for tag in SPECIAL) + ")")
 
 S = TypeVar("S")
 Reply = str
-Opinion = int | Sequence[float]
-"""A digit that gets all probability, or ten probabilities; what they lack to 1 goes to other tokens."""
+Opinion = int | Sequence[float] | Mapping[str, float]
+"""A digit that gets all probability, ten probabilities, or those of other texts, of which the first token counts.
+
+What they lack to 1 goes to other tokens.
+"""
 Values = float | Sequence[float]
 """A number for each token, or one for all of them."""
 CONFIDENCE = -0.1
@@ -172,11 +175,14 @@ class FakeEngine:
         self._begin(prompt_ids)
         self.calls.append(Call("next_token", list(prompt_ids)))
         opinion = self._score(prompt_ids)
-        masses = [float(opinion == digit) for digit in range(10)] if isinstance(opinion, int) else list(opinion)
-        digits = {self.vocabulary.encode(str(digit))[0]: mass for digit, mass in enumerate(masses)}
+        if isinstance(opinion, int):
+            opinion = {str(opinion): 1.0}
+        elif not isinstance(opinion, Mapping):
+            opinion = {str(digit): mass for digit, mass in enumerate(opinion)}
+        tokens = {self.vocabulary.encode(text)[0]: mass for text, mass in opinion.items()}
         # A floor, because the logarithm of 0 raises.
-        logprobs = {token: math.log(max(digits.get(token, 0.0), 1e-30)) for token in candidates}
-        return NextToken(logprobs, max(0.0, 1.0 - sum(masses)), await self._usage(prompt_ids, 1))
+        logprobs = {token: math.log(max(tokens.get(token, 0.0), 1e-30)) for token in candidates}
+        return NextToken(logprobs, max(0.0, 1.0 - sum(opinion.values())), await self._usage(prompt_ids, 1))
 
     async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
         """Return the next log-probabilities of the script."""

@@ -202,10 +202,17 @@ class EnginePair:
 
     def slot(self, role: Role, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Wait for a slot on the engine that plays ``role``; a context manager around one call."""
+        return self._slots_of(role).slot(priority)
+
+    def lent(self, role: Role, priority: Priority) -> AbstractAsyncContextManager[None]:
+        """Give back a slot that is held while the context is open, to wait for another call; then wait for it again."""
+        return self._slots_of(role).lent(priority)
+
+    def _slots_of(self, role: Role) -> CallSlots:
         engine = self.engine(role)
         if engine not in self._slots:
             self._slots[engine] = CallSlots(engine.max_concurrency)
-        return self._slots[engine].slot(priority)
+        return self._slots[engine]
 
     def companion(self, kind: type[T]) -> T:
         """Return the pair's one object of class ``kind``, which is made at the first call and shared by all runs.

@@ -33,8 +33,23 @@ class CallSlots:
         finally:
             self._pass_on()
 
+    @asynccontextmanager
+    async def lent(self, priority: Priority) -> AsyncIterator[None]:
+        """Let others have a slot that is held while the context is open, and wait for one behind it."""
+        if self._free is None:
+            yield
+            return
+        self._pass_on()
+        try:
+            yield
+            await self._wait(priority)
+        except BaseException:
+            self._free -= 1  # nothing is held, and whoever opened the slot is about to give it back
+            raise
+
     async def _wait(self, priority: Priority) -> None:
-        if self._free:
+        assert self._free is not None  # noqa: S101 - without a limit nobody waits
+        if self._free > 0:
             self._free -= 1
             return
         slot = asyncio.get_running_loop().create_future()
@@ -49,10 +64,10 @@ class CallSlots:
     def _pass_on(self) -> None:
         # A cancelled future is done, but its call leaves the queue only when the loop runs it again.
         waiting = [slot for slot in self._waiting if not slot.done()]
-        if waiting:
+        assert self._free is not None  # noqa: S101 - without a limit nobody waits, so nobody passes a slot on
+        if waiting and self._free >= 0:
             slot = min(waiting, key=lambda each: self._waiting[each]())
             del self._waiting[slot]
             slot.set_result(None)
             return
-        assert self._free is not None  # noqa: S101 - without a limit nobody waits, so nobody passes a slot on
         self._free += 1

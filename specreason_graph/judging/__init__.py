@@ -3,6 +3,7 @@
 from specreason_graph.judging.calibrated import CalibratedJudge
 from specreason_graph.judging.check import CheckJudge
 from specreason_graph.judging.combined import AllOf, AnyOf, Cascade, Sample
+from specreason_graph.judging.compare import CompareJudge
 from specreason_graph.judging.confidence import ConfidenceJudge, EntropyJudge
 from specreason_graph.judging.digit import DigitJudge
 from specreason_graph.judging.likelihood import LikelihoodJudge
@@ -13,6 +14,7 @@ __all__ = [
     "CalibratedJudge",
     "Cascade",
     "CheckJudge",
+    "CompareJudge",
     "ConfidenceJudge",
     "DigitJudge",
     "EntropyJudge",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.errors import ConfigError
@@ -16,6 +17,15 @@ from specreason_graph.strategy import Judge
 
 DECIMALS = 5
 """Decimals of log-probabilities and entropies that are kept: engines agree to fewer."""
+
+
+class Measured(NamedTuple):
+    """Evidence that a judge got itself by asking an engine."""
+
+    told: Any
+    """The evidence, as JSON values."""
+    usage: Usage
+    """What asking cost."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,11 @@ class Asking:
     """Steps before it."""
     seed: int
     """The run's seed."""
+    regenerate: Callable[[], Awaitable[tuple[Proposal, Usage]]]
+    """Has the base write a version of the step: the one that is committed if the proposal is rejected.
+
+    Also gives what of its cost belongs to the score: nothing where it is counted with the step.
+    """
     digit: DigitQuestion | None = None
     """How the base is asked for a digit, where a judge may want it."""
 
@@ -75,9 +90,10 @@ class Asking:
         if own is None:
             return Score(usage=Usage())
         told = await own.measure(self)
+        told, usage = told if isinstance(told, Measured) else (told, Usage())
         if problem := why_not_kept(told, f"what the judge {name!r} measured"):
             raise ConfigError(problem, hint="return what JSON can hold")
-        return Score(found={name: told}, usage=Usage())
+        return Score(found={name: told}, usage=usage)
 
 
 def known_from(proposal: Proposal) -> Score:

@@ -29,8 +29,17 @@ class CallTable:
         return self._start(node, "draft", (), lambda: self._sampler.draft(node, count))
 
     def score_at(self, node: SpeculationNode, proposal: Proposal) -> InFlightCall:
-        """Start what the base thinks of a proposal."""
-        return self._start(node, "score", tuple(proposal.token_ids), lambda: self._sampler.score(node, proposal))
+        """Start what the base thinks of a proposal; a judge may ask for the base's own version of it."""
+
+        async def regenerated() -> Proposal:
+            # with the slot of the score held, the last slot would wait for itself
+            async with self._sampler.pair.lent("base", self._commit_point.priority(node)):
+                written: Proposal = await asyncio.shield(self.regenerate_at(node).task)
+                return written
+
+        return self._start(
+            node, "score", tuple(proposal.token_ids), lambda: self._sampler.score(node, proposal, regenerated)
+        )
 
     def regenerate_at(self, node: SpeculationNode) -> InFlightCall:
         """Start what the base writes there."""

@@ -6,7 +6,7 @@ What comes out depends on the node, the settings and nothing else, so a call may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Self
@@ -91,9 +91,14 @@ class StepSampler:
         (written,) = await self._write("regenerate", node, 1)
         return written
 
-    async def score(self, node: SpeculationNode, proposal: Proposal) -> Score:
-        """Get the evidence about a proposal that the judge wants."""
-        return await self.asking(node, proposal).collect(self.config.judge_in_force)
+    async def score(
+        self, node: SpeculationNode, proposal: Proposal, regenerated: Callable[[], Awaitable[Proposal]] | None = None
+    ) -> Score:
+        """Get the evidence about a proposal that the judge wants.
+
+        ``regenerated`` gives what the base writes there, where that is counted with the step and not with the score.
+        """
+        return await self.asking(node, proposal, regenerated).collect(self.config.judge_in_force)
 
     async def probe(self, node: SpeculationNode) -> ProbedAnswer:
         """Ask the base for its answer as if the thinking were over; greedy, so that equal answers are equal texts."""
@@ -110,8 +115,17 @@ class StepSampler:
         text = prompts.vocabulary.decode(ids).partition(asked.until)[0]
         return ProbedAnswer(text=text, token_ids=ids, usage=done.usage)
 
-    def asking(self, node: SpeculationNode, proposal: Proposal) -> Asking:
+    def asking(
+        self, node: SpeculationNode, proposal: Proposal, regenerated: Callable[[], Awaitable[Proposal]] | None = None
+    ) -> Asking:
         """A proposal at a node, as its judges ask about it."""
+
+        async def regenerate() -> tuple[Proposal, Usage]:
+            if regenerated:
+                return await regenerated(), Usage()
+            written = await self.regenerate(node)
+            return written, written.usage
+
         views = {
             role: View(
                 self.pair.engine(role), self.prompts.of(role), node.prompts[role],
@@ -119,7 +133,7 @@ class StepSampler:
             )
             for role in ROLES
         }  # fmt: skip
-        return Asking(proposal, views["base"], views["draft"], node.index, self.config.seed, self.digit)
+        return Asking(proposal, views["base"], views["draft"], node.index, self.config.seed, regenerate, self.digit)
 
     def asking_about(self, question: str, before: Sequence[str], text: str) -> Asking:
         """A step that is given as text, behind a question and other steps, as if the draft had written it."""
