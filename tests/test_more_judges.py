@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,23 @@ from specreason_graph.cli.app import run as command
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.engines.slots import CallSlots
-from specreason_graph.errors import ConfigError
-from specreason_graph.judging import AllOf, Cascade, CheckJudge, CompareJudge, ConfidenceJudge, LikelihoodJudge, Sample
+from specreason_graph.errors import ConfigError, EngineAnswerError, EngineRequestError
+from specreason_graph.judging import (
+    AllOf,
+    Cascade,
+    CheckJudge,
+    CompareJudge,
+    ConfidenceJudge,
+    LikelihoodJudge,
+    RewardJudge,
+    Sample,
+)
 from specreason_graph.judging.compare import plain
 from specreason_graph.judging.statements import statements
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.policies.seeds import uniform
 from specreason_graph.record.records import Score, Step, Usage
+from tests.support.answering import DEEP, Asked, Reply, Server, serving
 from tests.support.scripts import CLOSE, done, is_closed
 
 THREAD: Any = {"configurable": {"thread_id": "judged"}}
@@ -564,3 +575,92 @@ async def hold(slots: CallSlots, order: list[str]) -> None:
         order.append("in")
         await asyncio.sleep(0)
         order.append("out")
+
+
+@pytest.fixture
+def rewarding() -> Iterator[Server]:
+    """A server that finds little good in the first step of each three, and is asked with a key."""
+    with serving("a-prm") as (server,), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECREASON_REWARD_KEY", "reward-key-1")
+        patch.setenv("SPECREASON_API_KEY", "key-of-the-base")
+
+        def rate(asked: Asked, reply: Reply) -> Reply:
+            steps = asked.body["messages"][1]["content"].split("<extra_0>")[:-1]
+            rows = [[1 - good, good] for good in (0.9 if index % 3 else 0.2 for index in range(len(steps)))]
+            entry = {"data": rows} if asked.kind == "pooling" else {"probs": rows[-1]}
+            return Reply([{"object": "list", "model": "a-prm", "data": [{"index": 0, **entry}]}])
+
+        server.change = rate
+        yield server
+
+
+SHORT = [f"Step {number} <extra_0>." for number in range(4)]
+
+
+@pytest.mark.parametrize("endpoint", ["pooling", "classify"])
+def test_a_reward_model_rates_the_step_behind_the_others(rewarding: Server, endpoint: Any) -> None:
+    judge = RewardJudge(url=rewarding.url, endpoint=endpoint, model="a-prm")
+    found = Ran(lambda: pair_of(SHORT, SHORT), judge)
+    assert found.authors == "bddb"
+    assert [score.found["reward"] for score in evidence(found)[:2]] == [[0.8, 0.2], [0.1, 0.9]]
+    assert all(score.usage.calls == 0 < score.usage.seconds for score in evidence(found))
+    asked = [each for each in rewarding.asked if len(each.body["messages"][1]["content"]) < 60]
+    assert {each.path for each in asked} == {f"/{endpoint}"}
+    assert {each.headers["authorization"] for each in asked} == {"Bearer reward-key-1"}
+    bodies = [each.body for each in asked]
+    assert {
+        "model": "a-prm",
+        "messages": [
+            {"role": "user", "content": "What is it?"},
+            {"role": "assistant", "content": "Step 0 .<extra_0>Step 1 .<extra_0>"},  # a step cannot end itself
+        ],
+    } in bodies
+    assert "reward-key-1" not in json.dumps([found.run.manifest, found.run.trace])
+
+
+NO_REWARDS: list[Any] = [
+    {}, {"data": []}, {"data": [{}]}, {"data": [{"data": []}]}, {"data": [{"data": [[]]}]}, {"data": [{"probs": []}]},
+    {"data": [{"data": "AAAA"}]}, {"data": [{"data": [[0.1, True]]}]}, {"data": [{"data": [[0.1, None]]}]},
+    {"data": [{"data": [["0.1"]]}]}, {"data": [{"data": [[0.1]]}, {"data": [[0.1]]}]}, [], DEEP, "text", {"data": DEEP},
+    {"data": [{"data": [[float("nan")]]}]}, {"data": [{"data": [float("inf")]}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NO_REWARDS, ids=range(len(NO_REWARDS)))
+def test_what_is_no_reward_is_refused_at_the_door(rewarding: Server, answer: Any) -> None:
+    rewarding.change = lambda _, reply: Reply([answer])
+    with pytest.raises(EngineAnswerError, match="reward model"):
+        ask_once(rewarding)
+
+
+def ask_once(server: Server, **more: Any) -> None:
+    """A run that is not tried again."""
+    with pair_of(SHORT, SHORT) as engines:
+        judge = RewardJudge(url=server.url, retry_seconds=0, **more)
+        create_specreason(engines, judge=judge, lookahead=0).compile().invoke({"question": "What is it?"})
+
+
+def test_what_goes_wrong_with_a_reward_server(rewarding: Server) -> None:
+    with pytest.raises(EngineAnswerError, match="gave 2 classes, and label = 2"):
+        ask_once(rewarding, label=2)
+    rewarding.change = lambda _, reply: Reply([{"error": "no entry with reward-key-1"}], status=401)
+    with pytest.raises(EngineRequestError, match=r"no entry with \*\*\*; set SPECREASON_REWARD_KEY") as refused:
+        ask_once(rewarding)
+    assert "reward-key-1" not in str(refused.value)
+    for url in ("http://me:secret@host:1", "http://host:1/?key=secret"):
+        with pytest.raises(ConfigError, match="SPECREASON_REWARD_KEY"):
+            make_config(judge={"kind": "reward", "url": url})
+
+
+def test_a_busy_reward_server_is_asked_again(rewarding: Server) -> None:
+    sane, refused = rewarding.change, list[int]()
+
+    def busy(asked: Asked, reply: Reply) -> Reply:
+        if not refused:
+            refused.append(1)
+            return Reply([{"error": "busy"}], status=503)
+        return sane(asked, reply)
+
+    rewarding.change = busy
+    assert Ran(lambda: pair_of(SHORT, SHORT), RewardJudge(url=rewarding.url)).authors == "bddb"
+    assert refused

@@ -7,6 +7,7 @@ from specreason_graph.judging.compare import CompareJudge
 from specreason_graph.judging.confidence import ConfidenceJudge, EntropyJudge
 from specreason_graph.judging.digit import DigitJudge
 from specreason_graph.judging.likelihood import LikelihoodJudge
+from specreason_graph.judging.reward import RewardJudge
 
 __all__ = [
     "AllOf",
@@ -19,5 +20,6 @@ __all__ = [
     "DigitJudge",
     "EntropyJudge",
     "LikelihoodJudge",
+    "RewardJudge",
     "Sample",
 ]

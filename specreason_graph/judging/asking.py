@@ -52,6 +52,10 @@ class Asking:
     """The proposal as the base sees it."""
     draft: View
     """The same for the draft."""
+    question: str
+    """What is thought about: the last thing the user said."""
+    head: int
+    """Tokens in front of the first step, as the base sees them."""
     index: int
     """Steps before it."""
     seed: int
@@ -68,6 +72,11 @@ class Asking:
     def before(self) -> str:
         """The text in front of the step, question and earlier steps, as the base's prompt has it."""
         return self.base.prompts.vocabulary.decode(self.base.before_ids)
+
+    @cached_property
+    def thinking(self) -> str:
+        """The text of the earlier steps."""
+        return self.base.prompts.vocabulary.decode(self.base.before_ids[self.head :])
 
     async def collect(self, judge: Judge) -> Score:
         """All evidence that ``judge`` wants; what the draft told when it wrote the step is there already."""

@@ -45,7 +45,7 @@ class Lookahead:
     ) -> None:  # fmt: skip
         manifest, trace = state["manifest"], state["trace"]
         self._change = check_resumed(manifest, trace, sampler, accept_changes=accept_changes)
-        root = SpeculationNode.root(sampler.prompts, state["manifest"]["head_ids"])
+        root = SpeculationNode.root(sampler.prompts, manifest["head_ids"], manifest["question"])
         progress, pending = Progress.load(state["progress"]), Pending.load(state.get("pending") or {})
         self.sampler, self.estimates = sampler, estimates
         self.commit_point = CommitPoint(root, sampler.config, estimates, progress, pending)

@@ -133,13 +133,15 @@ class StepSampler:
             )
             for role in ROLES
         }  # fmt: skip
-        return Asking(proposal, views["base"], views["draft"], node.index, self.config.seed, regenerate, self.digit)
+        return Asking(
+            proposal, **views, question=node.question, head=node.head, index=node.index, seed=self.config.seed,
+            regenerate=regenerate, digit=self.digit,
+        )  # fmt: skip
 
     def asking_about(self, question: str, before: Sequence[str], text: str) -> Asking:
         """A step that is given as text, behind a question and other steps, as if the draft had written it."""
-        node = SpeculationNode.root(
-            self.prompts, {role: self.prompts.of(role).question_ids(question) for role in ROLES}
-        )
+        heads = {role: self.prompts.of(role).question_ids(question) for role in ROLES}
+        node = SpeculationNode.root(self.prompts, heads, question)
         for earlier in before:
             node = self.after(node, self._given(earlier))
         return self.asking(node, self._given(text))

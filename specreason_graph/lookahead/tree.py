@@ -22,8 +22,8 @@ class SpeculationNode:
     """The place behind some steps."""
 
     __slots__ = (
-        "block", "calls", "children", "decided", "index", "parent", "prefetch", "prompts", "text", "tokens",
-        "tokens_left_on", "trail", "verified",
+        "block", "calls", "children", "decided", "head", "index", "parent", "prefetch", "prompts", "question",
+        "text", "tokens", "tokens_left_on", "trail", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +34,10 @@ class SpeculationNode:
         """Tokens left in the context of each engine, without what is kept for judge and answer."""
         self.index: int = parent.index + 1 if parent else 0
         """Steps before this place."""
+        self.question: str = parent.question if parent else ""
+        """What is thought about."""
+        self.head: int = parent.head if parent else len(prompts["base"])
+        """Tokens of the base's prompt in front of the first step."""
         self.tokens = 0
         """Tokens of those."""
         self.text = ""
@@ -54,12 +58,14 @@ class SpeculationNode:
         """The work ahead that goes on from here."""
 
     @classmethod
-    def root(cls, prompts: PairPrompts, heads: dict[Role, list[int]]) -> SpeculationNode:
+    def root(cls, prompts: PairPrompts, heads: dict[Role, list[int]], question: str = "") -> SpeculationNode:
         """The place where the thinking begins."""
-        return cls(
+        root = cls(
             {role: list(head) for role, head in heads.items()},
             {role: prompts.capacities[role] - len(head) for role, head in heads.items()},
         )
+        root.question = question
+        return root
 
     def child(self, prompts: PairPrompts, step: StepLike) -> SpeculationNode:
         """The place behind one more step."""

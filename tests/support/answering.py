@@ -123,6 +123,9 @@ def sane(model: str, asked: Asked) -> Reply:
         return Reply([{"object": "list", "data": [{"id": model, "root": model, "max_model_len": 1024}]}])
     if asked.kind == "version":
         return Reply([{"version": "0.32.0"}])
+    if asked.kind in ("pooling", "classify"):
+        entry = {"data": [[0.5, 0.5]]} if asked.kind == "pooling" else {"label": "good", "probs": [0.5, 0.5]}
+        return Reply([{"object": "list", "model": model, "data": [{"index": 0, **entry}]}])
     prompt, common = asked.body["prompt"], {"id": "cmpl-1", "object": "text_completion", "model": model}
     counts = {"prompt_tokens": len(prompt), "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
     if asked.kind == "likelihood":

@@ -71,7 +71,7 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     manifest = run.typed_manifest
     sampler = StepSampler.create(pair, manifest.settings)
     judge = manifest.config.judge_in_force
-    node, found = SpeculationNode.root(sampler.prompts, manifest.head_ids), []
+    node, found = SpeculationNode.root(sampler.prompts, manifest.head_ids, manifest.question), []
     for step in run.steps:
         if step.score and step.index >= manifest.taken_over:
             found.append(_compare(step, await sampler.score(node, _proposal(step)), judge))
