@@ -438,7 +438,7 @@ def test_the_command_line_tells_the_bound(tmp_path: Path, capsys: pytest.Capture
         assert command(["audit", "whatif", *thread, "--confidence", "0.9", "--db", file]) == 0
         printed = capsys.readouterr().out
         assert told in printed
-        assert f"at most {found.share_at_most:.1%} of the unasked would be (90% confidence)" in printed
+        assert f"of such steps at most {found.share_at_most:.1%} would be (90% confidence)" in printed
     assert command(["audit", "whatif", "judged", "--confidence", "0.9", "--json", "--db", file]) == 0
     assert json.loads(capsys.readouterr().out)["unasked"] == found.dump()
 

@@ -32,10 +32,11 @@ class Unasked(Record):
 
 
 def unasked(runs: Iterable[RecordedRun], *, confidence: float = 0.95) -> Unasked | None:
-    """Bound the share of unasked steps that the next judge would have rejected; None where no run has a `Sample`.
+    """Bound how often the next judge would have rejected steps that it was not asked about; None without a `Sample`.
 
-    The bound is Clopper and Pearson's, one-sided and exact for steps that are independent draws; the steps of one run
-    are only nearly so, and many runs are better than a long one. It is about `then` as a judge, not about the truth.
+    The bound is Clopper and Pearson's, one-sided and exact for the rate of steps that are independent draws; the share
+    among the unasked of few runs scatters around that rate. The steps of one run are only nearly independent, so many
+    runs are better than a long one. The bound is about ``then`` as a judge, not about the truth.
     """
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence = {confidence:g} is not allowed", hint="write a share between 0 and 1")

@@ -99,9 +99,9 @@ def _tell_unasked(runs: list[RecordedRun], confidence: float) -> None:
     found = unasked(runs, confidence=confidence)
     if found:
         echo(
-            f"{found.unasked} steps were let in unasked; of {found.sampled} sampled ones {found.rejected} were "
-            "rejected, "
-            f"so at most {found.share_at_most:.1%} of the unasked would be ({found.confidence:.0%} confidence)"
+            f"{found.unasked} steps were let in unasked; "
+            f"of {found.sampled} sampled ones {found.rejected} were rejected: "
+            f"of such steps at most {found.share_at_most:.1%} would be ({found.confidence:.0%} confidence)"
         )
 
 
