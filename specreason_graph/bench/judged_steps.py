@@ -16,6 +16,7 @@ from specreason_graph.engines.base import Sampling
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging import CalibratedJudge, ConfidenceJudge, DigitJudge, EntropyJudge, LikelihoodJudge
 from specreason_graph.judging.calibrated import FEATURES
+from specreason_graph.judging.fitting import SUMS, fit
 from specreason_graph.judging.labelled_steps import auroc
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
@@ -158,10 +159,8 @@ def compare(
     yield _discernment("calibrated, on other questions", steps, out_of_fold(steps, folds))
 
 
-def out_of_fold(steps: Sequence[JudgedStep], folds: int, names: Iterable[str] = FEATURES) -> list[float]:
+def out_of_fold(steps: Sequence[JudgedStep], folds: int, names: Iterable[str] = SUMS) -> list[float]:
     """The number of each step by a judge that was fitted on the questions of all other folds."""
-    from specreason_graph.judging.fitting import fit
-
     order = sorted({step.question for step in steps})
     random.Random(0).shuffle(order)
     fold = {question: place % folds for place, question in enumerate(order)}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from specreason_graph.errors import ConfigError
-from specreason_graph.judging.calibrated import FEATURES, CalibratedJudge, features
+from specreason_graph.judging.calibrated import CalibratedJudge, features
 from specreason_graph.record.records import Score
 
+SUMS = ("base_sum", "draft_sum")
+"""Features that are weighed by default: few, because labelled steps are few."""
 REGULARISATION = 0.1
 """Inverse strength of the L2 penalty on standardised features: labelled steps are few."""
 
 
-def fit(scores: Sequence[Score], good: Sequence[bool], names: Iterable[str] = FEATURES) -> CalibratedJudge:
+def fit(scores: Sequence[Score], good: Sequence[bool], names: Iterable[str] = SUMS) -> CalibratedJudge:
     """A judge that weighs the features ``names``, fitted on ``scores`` and whether each step was ``good``.
 
     A logistic regression with an L2 penalty on standardised features (scikit-learn); of ``names`` those count that all
