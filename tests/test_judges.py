@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -35,6 +36,8 @@ from specreason_graph.judging import (
     EntropyJudge,
     LikelihoodJudge,
 )
+from specreason_graph.judging.fitting import fit
+from specreason_graph.judging.labelled_steps import auroc
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Score, Step, Usage
 from specreason_graph.record.seal import head_of, seal_answer, seal_manifest, seal_step
@@ -406,3 +409,23 @@ def test_every_changed_value_of_the_evidence_is_found(kind: str) -> None:
 def test_traces_do_not_depend_on_work_ahead_or_on_a_break(name: str, abacus: EnginePair) -> None:
     questions = [problem.question for problem in held_out()[:3]]
     assert list(differing(abacus, JUDGED[name], questions)) == []
+
+
+def test_a_judge_is_fitted_on_labelled_steps() -> None:
+    chance = random.Random(1)
+    scores, good = [], []
+    for _ in range(60):
+        right = chance.random() < 0.6
+        logprob = -chance.uniform(0, 4) - (0 if right else 3)
+        scores.append(Score(base_logprobs=[logprob], draft_logprobs=[-chance.uniform(0, 5)], usage=Usage()))
+        good.append(right)
+    judge = fit(scores, good)
+    assert set(judge.weights) & {"base_sum", "base_mean", "base_lowest"}
+    assert not any(name.startswith("draft") for name in judge.weights)
+    numbers = [judge.number(score) for score in scores]
+    right, wrong = ([n for n, label in zip(numbers, good, strict=True) if label is of] for of in (True, False))
+    assert auroc(right, wrong) > 0.85
+    assert sum(n >= 0.5 for n in right) > len(right) / 2 > sum(n >= 0.5 for n in wrong)
+    assert make_config(judge=judge.model_dump()).judge == judge
+    with pytest.raises(ConfigError, match="there are 0 labelled steps of one label; label 5 of each or more"):
+        fit(scores[:9], [True] * 9)

@@ -10,18 +10,27 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.judging import CalibratedJudge, ConfidenceJudge, DigitJudge, EntropyJudge, LikelihoodJudge
+from specreason_graph.judging import (
+    CalibratedJudge,
+    CheckJudge,
+    ConfidenceJudge,
+    DigitJudge,
+    EntropyJudge,
+    LikelihoodJudge,
+)
 from specreason_graph.judging.calibrated import FEATURES
-from specreason_graph.judging.fitting import SUMS, fit
+from specreason_graph.judging.fitting import fit
 from specreason_graph.judging.labelled_steps import auroc
+from specreason_graph.judging.statements import statements
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.prompting.conversation import read_conversation
-from specreason_graph.record.records import Proposal, Record, Score
+from specreason_graph.record.records import Proposal, Record, Score, Usage
 from specreason_graph.strategy import Judge
 
 ALL_EVIDENCE = CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0))
@@ -153,35 +162,51 @@ class Discernment:
 def compare(
     steps: Sequence[JudgedStep], judges: Mapping[str, Judge] = SINGLE, *, folds: int = 5
 ) -> Iterator[Discernment]:
-    """How well each judge discerns; the calibrated one is fitted on other questions than those it is tried on."""
+    """How well each judge discerns steps of the same fold of questions; the calibrated one is fitted on the others."""
+    fold = _folds(steps, folds)
     for name, judge in judges.items():
-        yield _discernment(name, steps, [judge.number(step.score) for step in steps])
-    yield _discernment("calibrated, on other questions", steps, out_of_fold(steps, folds))
+        yield _discernment(name, steps, [judge.number(step.score) for step in steps], fold)
+    checked = [CheckJudge().number(step.score.with_more(Score(found=_checked(step), usage=Usage()))) for step in steps]
+    yield _discernment("check", steps, checked, fold)
+    fitted = [_fitted_without(number, steps, fold) for number in range(folds)]
+    numbers = [fitted[fold[step.question]].number(step.score) for step in steps]
+    yield _discernment("calibrated, on other questions", steps, numbers, fold)
 
 
-def out_of_fold(steps: Sequence[JudgedStep], folds: int, names: Iterable[str] = SUMS) -> list[float]:
-    """The number of each step by a judge that was fitted on the questions of all other folds."""
+def _checked(step: JudgedStep) -> dict[str, Any]:
+    return {"check": [{"statement": each.text, "holds": each.holds} for each in statements(step.text)]}
+
+
+def _folds(steps: Sequence[JudgedStep], count: int) -> dict[str, int]:
     order = sorted({step.question for step in steps})
     random.Random(0).shuffle(order)
-    fold = {question: place % folds for place, question in enumerate(order)}
-    fitted = []
-    for number in range(folds):
-        others = [step for step in steps if fold[step.question] != number]
-        fitted.append(fit([step.score for step in others], [not step.harmful for step in others], names))
-    return [fitted[fold[step.question]].number(step.score) for step in steps]
+    return {question: place % count for place, question in enumerate(order)}
 
 
-def _discernment(name: str, steps: Sequence[JudgedStep], numbers: Sequence[float]) -> Discernment:
-    by_question: dict[str, list[tuple[float, bool]]] = {}
+def _fitted_without(number: int, steps: Sequence[JudgedStep], fold: Mapping[str, int]) -> Judge:
+    others = [step for step in steps if fold[step.question] != number]
+    return fit([step.score for step in others], [not step.harmful for step in others])
+
+
+def _discernment(
+    name: str, steps: Sequence[JudgedStep], numbers: Sequence[float], fold: Mapping[str, int]
+) -> Discernment:
+    by_question: dict[str, list[tuple[int, float, bool]]] = {}
     for step, number in zip(steps, numbers, strict=True):
-        by_question.setdefault(step.question, []).append((number, step.harmful))
+        by_question.setdefault(step.question, []).append((fold[step.question], number, step.harmful))
     groups, chance = list(by_question.values()), random.Random(0)
     drawn = sorted(_auroc(chance.choices(groups, k=len(groups))) for _ in range(RESAMPLES))
-    drawn = [each for each in drawn if each == each]
     low, high = drawn[int(0.025 * len(drawn))], drawn[int(0.975 * len(drawn)) - 1]
     return Discernment(name, _auroc(groups), (low, high), sorted(numbers)[len(numbers) // 2])
 
 
-def _auroc(groups: Iterable[Sequence[tuple[float, bool]]]) -> float:
+def _auroc(groups: Iterable[Sequence[tuple[int, float, bool]]]) -> float:
+    """Over pairs of one fold: judges that were fitted on different questions have no common scale."""
     flat = [each for group in groups for each in group]
-    return auroc([n for n, harmful in flat if not harmful], [n for n, harmful in flat if harmful])
+    wins = pairs = 0.0
+    for fold in {each[0] for each in flat}:
+        good = [number for of, number, harmful in flat if of == fold and not harmful]
+        bad = [number for of, number, harmful in flat if of == fold and harmful]
+        if good and bad:
+            wins, pairs = wins + auroc(good, bad) * len(good) * len(bad), pairs + len(good) * len(bad)
+    return wins / pairs if pairs else 0.5
