@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.gsm8k import ASKED, said
@@ -19,8 +20,12 @@ def read_asked(file: Path) -> list[Asked]:
         told = json.loads(line)
         answer = float(str(told["answer"]).replace(",", ""))
         name = str(told.get("id", number))
-        asked.append(Asked(name, told["question"] + ASKED, lambda reply, answer=answer: said(reply) == answer))
+        asked.append(Asked(name, told["question"] + ASKED, partial(_says, answer)))
     return asked
+
+
+def _says(answer: float, reply: str) -> bool:
+    return said(reply) == answer
 
 
 def collect(pair: EnginePair, questions: list[Asked], steps: int, together: int, output: Path) -> list[JudgedStep]:

@@ -415,10 +415,10 @@ def test_a_judge_is_fitted_on_labelled_steps() -> None:
     chance = random.Random(1)
     scores, good = [], []
     for _ in range(60):
-        right = chance.random() < 0.6
-        logprob = -chance.uniform(0, 4) - (0 if right else 3)
+        fine = chance.random() < 0.6
+        logprob = -chance.uniform(0, 4) - (0 if fine else 3)
         scores.append(Score(base_logprobs=[logprob], draft_logprobs=[-chance.uniform(0, 5)], usage=Usage()))
-        good.append(right)
+        good.append(fine)
     judge = fit(scores, good)
     assert set(judge.weights) & {"base_sum", "base_mean", "base_lowest"}
     assert not any(name.startswith("draft") for name in judge.weights)

@@ -22,7 +22,7 @@ from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import Problem, held_out, held_out_short, parse_answer
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Engine as Role
-from specreason_graph.record.records import Proposal, Score, Step
+from specreason_graph.record.records import Proposal, Step
 from training.documents import Writer
 from training.play import share_right
 
@@ -130,7 +130,7 @@ def _verdicts(problem: Problem, steps: list[Step]) -> Iterable[Judged]:
     for step in steps:
         if step.score:
             proposal: Step | Proposal = step.discarded or step
-            yield Judged(problem.is_right(proposal.text, written), Score.load(step.score.dump()).mean)
+            yield Judged(problem.is_right(proposal.text, written), step.score.mean or 0.0)
         written.append(step.text)
 
 
