@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -40,11 +38,11 @@ from specreason_graph.judging.fitting import fit
 from specreason_graph.judging.labelled_steps import auroc
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Score, Step, Usage
-from specreason_graph.record.seal import head_of, seal_answer, seal_manifest, seal_step
 from specreason_graph.strategy import Judge, register
 from tests.fuzz.judged import JUDGES as JUDGED
 from tests.fuzz.judged import differing
 from tests.support.pages import Page
+from tests.support.reseal import resealed
 from tests.support.scripts import judging, writing
 
 LIKELIHOODS = (-1.0, -20.0, -4.0)
@@ -327,13 +325,7 @@ def test_a_judge_of_the_callers_own() -> None:
 def forgotten() -> RecordedRun:
     """A run whose judge is not known when it is audited: another name stands in its place, in a chain made anew."""
     run = Ran({"kind": "few_words", "threshold": -5}).run
-    manifest, trace = json.loads(json.dumps([run.manifest, run.trace]).replace("few_words", "forgotten"))
-    manifest, sealed = seal_manifest(manifest), list[Any]()
-    for step in trace:
-        sealed.append(seal_step(step, head_of(manifest, sealed)))
-    result = seal_answer(run.result, str(run.stop_reason), head_of(manifest, sealed))
-    values = {**run.values, "manifest": manifest, "trace": sealed, "result": result}
-    return replace(run, manifest=manifest, trace=sealed, values=values)
+    return resealed(run, "few_words", "forgotten")
 
 
 def test_a_record_of_a_judge_that_is_not_here_is_verified_and_says_what_is_missing(forgotten: RecordedRun) -> None:

@@ -21,6 +21,7 @@ from specreason_graph.policies.stopping import SettledAnswer, Words
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal, Step, StopReason
 from specreason_graph.strategy import Stopping, register
+from tests.support.reseal import resealed
 from tests.support.scripts import CLOSE, done, is_closed, judging, writing
 
 STEPS, OPINIONS = 12, (9, 2, 8)
@@ -131,6 +132,16 @@ def test_a_rule_of_the_callers_own() -> None:
         "stopping_rule",
         ["draft", "base"],
     )
+
+
+def test_a_rule_that_is_not_here_is_passed_over_in_verifying_and_named_in_a_replay() -> None:
+    _, run, _ = ran(stopping="after_base")
+    other = resealed(run, "after_base", "forgotten")
+    assert (verify(other).ok, verify(other).findings) == (True, [])
+    with pytest.raises(
+        ConfigError, match="there is no stopping rule 'forgotten' here; register the class that the run"
+    ):
+        recompute(other)
 
 
 def test_a_changed_probe_is_found() -> None:

@@ -9,13 +9,14 @@ from specreason_graph.audit.check.state_check import at_the_end
 from specreason_graph.audit.check.totals import Totals
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
+from specreason_graph.errors import ConfigError
 from specreason_graph.judging.digit import DigitJudge, read_digits
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored, rank
 from specreason_graph.policies.deadlines import judge_at
 from specreason_graph.policies.seeds import call_seed, uniform
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
-from specreason_graph.strategy import Judge
+from specreason_graph.strategy import Judge, MissingStopping
 
 
 class Replay(Record):
@@ -35,8 +36,13 @@ class Replay(Record):
 
 
 def recompute(run: RecordedRun) -> Replay:
-    """Recompute all decisions of a run; raise `ThreadError` when the record is damaged."""
-    check_readable(run)
+    """Recompute all decisions of a run; raise `ThreadError` when the record is damaged.
+
+    Raises `ConfigError` for a judge, writer or stopping rule of a class that is not known here.
+    """
+    rule = check_readable(run).typed_manifest.config.stopping
+    if isinstance(rule, MissingStopping):
+        raise ConfigError(f"there is no stopping rule {rule.kind!r} here", hint="register the class that the run had")
     found = list(chain(_steps(run), _ending(run)))
     return Replay(steps=len(run.steps), decisions=len(run.steps) + 1, differences=found)
 

@@ -10,7 +10,7 @@ from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.record.progress import Progress, settled_with
 from specreason_graph.record.records import ProbedAnswer, Step
 from specreason_graph.record.summary import seconds_of
-from specreason_graph.strategy import MissingWriter, PastStep
+from specreason_graph.strategy import MissingStopping, MissingWriter, PastStep
 
 Recomputed = tuple[str, object, object]
 """A name, the recorded value and the recomputed one."""
@@ -69,7 +69,8 @@ class Totals:
             again = stop_reason(
                 step, self._progress, self._config, reply=reply, ends_at_control=bool(manifest.thinking)
             )
-            yield "stop reason", recorded, recorded if again is None and last and self._was_cut_short() else again
+            unseen = last and (self._was_cut_short() or self._by_missing_rule())
+            yield "stop reason", recorded, recorded if again is None and unseen else again
         if last:
             kept = self._run.progress
             for name in ("steps", "thinking_tokens", "repeats", "settled", "draft_failed"):
@@ -81,6 +82,11 @@ class Totals:
         kept = self._run.progress
         if not kept.get("stop_reason") and not isinstance(self._config.writer, MissingWriter):
             yield "handover", kept.get("handover"), self.handover
+
+    def _by_missing_rule(self) -> bool:
+        """Whether a stopping rule that is not known here ended the thinking."""
+        reason = self._run.progress.get("stop_reason")
+        return isinstance(self._config.stopping, MissingStopping) and reason in ("stopping_rule", "answer_settled")
 
     def _was_cut_short(self) -> bool:
         """Whether the deadline passed during the step after the last committed one, which leaves no record."""
