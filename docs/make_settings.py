@@ -81,6 +81,7 @@ An engine option belongs to an engine and not to a run. Write `--option NAME=VAL
 `--option base.NAME=VALUE` for one. A config file has the tables `base_options` and `draft_options`, and `open_pair`
 takes `base_options={...}`. The embedded engine (`transformers`) takes no options. See [Engines](engines.md).
 """
+SEAMS = {"Judge": "judge", "Writer": "writer", "Stopping": "rule"}
 KINDS = {"number": "number", "integer": "whole number", "string": "text", "boolean": "bool", "object": "dict"}
 
 
@@ -147,8 +148,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f'`"{each}"`' for each in schema["enum"])
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return {"Judge": "judge", "Writer": "writer", "Stopping": "rule"}.get(name, f"`{name}`")
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if schema.get("title") in SEAMS:
+        return SEAMS[schema["title"]]
     if "type" not in schema:
         return "not set"
     if schema["type"] == "object" and "additionalProperties" in schema:

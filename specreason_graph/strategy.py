@@ -18,6 +18,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -307,18 +308,24 @@ def _read_stopping(given: Any, info: ValidationInfo) -> Stopping:
     return read(Stopping, given, recorded=is_recorded(info))
 
 
-AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(_read_stopping)]
-"""A rule of any kind, likewise."""
-AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(_read_judge)]
-"""A judge of any kind, as a field of a model: given as a kind, a mapping or a `Judge`."""
-
-
 def _read_writer(given: Any, info: ValidationInfo) -> Writer:
     return read(Writer, given, recorded=is_recorded(info))
 
 
-AnyWriter = Annotated[SerializeAsAny[Writer], BeforeValidator(_read_writer)]
+def _form(seam: type[Strategy]) -> WithJsonSchema:
+    """What all kinds have in common, as JSON schema: each has settings of its own."""
+    kind = {"type": "string", "description": "Names the class."}
+    return WithJsonSchema(
+        {"title": seam.__name__, "type": "object", "properties": {"kind": kind}, "required": ["kind"]}
+    )
+
+
+AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(_read_judge), _form(Judge)]
+"""A judge of any kind, as a field of a model: given as a kind, a mapping or a `Judge`."""
+AnyWriter = Annotated[SerializeAsAny[Writer], BeforeValidator(_read_writer), _form(Writer)]
 """A writer of any kind, likewise."""
+AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(_read_stopping), _form(Stopping)]
+"""A stopping rule of any kind, likewise."""
 
 
 def _listed(seam: str) -> str:
@@ -329,6 +336,8 @@ def _load_all(seam: str, kind: str | None = None) -> None:
     """Load what this package has, and what installed packages name; of theirs only ``kind`` where it is given."""
     for home in HOMES:
         import_module(home)
+    if (seam, str(kind)) in _KNOWN:
+        return
     for point in entry_points(group=ENTRY_POINTS):
         if (seam, point.name) not in _KNOWN and kind in (None, point.name):
             register(point.load())

@@ -282,7 +282,7 @@ BAD = [
     ('{"question": "q", "id": "1"}', "line 2: id '1' is that of "),
     ('{"question": "q", "settings": [1]}', "line 2: settings = [1] is not allowed"),
     ('{"question": "q", "settings": {"seed": -1}}', "line 2: seed = -1 is not allowed: input should be greater"),
-    ('{"question": "q", "settings": {"sede": 1}}', "line 2: unknown setting 'sede'; known settings: threshold"),
+    ('{"question": "q", "settings": {"sede": 1}}', "line 2: unknown setting 'sede'; known settings: judge, threshold"),
     (
         '{"question": "q", "settings": {"review": {"low": 3, "high": 7}}}',
         "line 2: review is set, and there is no human",

@@ -86,7 +86,9 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
             seconds = time.monotonic() - start
     assert ([kept(step) for step in steps], same) == (expected, answer)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "tests.test_resume"])
+    processes.set_forkserver_preload(
+        ["transformers.models.qwen3.modeling_qwen3", "tests.test_resume", "specreason_graph.judging"]
+    )
     rng, reached = random.Random(4), []
     for instant in range(INSTANTS):
         file = tmp_path / f"killed-{instant}.sqlite"
