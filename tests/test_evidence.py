@@ -504,6 +504,19 @@ def test_a_run_whose_graph_went_on_without_its_end_is_not_called_unfinished() ->
     assert (left.stop_reason, left.abandoned, left.next, left.problem) == (None, True, [], None)
 
 
+def test_a_total_that_is_missing_is_found_also_where_it_would_be_nought() -> None:
+    saver = InMemorySaver()
+    with stepwise(3) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        stream = graph.stream({"question": "What?"}, config("t"), stream_mode="updates")
+        next(stream), next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    (run,) = read_runs(saver, "t")
+    assert verify(run).ok
+    del run.values["progress"]["thinking_tokens"]
+    assert "the channel progress has values of other types" in str(verify(run).findings)
+
+
 def test_the_stage_that_comes_next_is_told_also_where_a_node_ended_and_its_checkpoint_is_missing() -> None:
     saver = InMemorySaver()
     with stepwise(3) as pair:

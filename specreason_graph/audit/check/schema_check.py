@@ -26,6 +26,8 @@ FORMER_NAMES = FORMER_SETTINGS | {
 
 WHOLE_SINCE = 6
 """Schema version since which every step has all its fields."""
+BESIDE_WHOLE_SINCE = 7
+"""Schema version since which the records beside the ledger are compared with all their fields."""
 BESIDE: dict[str, type[Record]] = {"progress": Progress, "pending": Pending, "trace_summary": Summary}
 """Records that stand beside the ledger, by channel."""
 
@@ -50,14 +52,16 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
             continue
         if kind is Step and isinstance(version, int) and version >= WHOLE_SINCE and "alternatives" not in stored:
             yield Finding(step=position, problem=f"{name} lacks its alternatives, which the hash covers one by one")
-        problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old)
+        whole = name.startswith("the channel") and isinstance(version, int) and version >= BESIDE_WHOLE_SINCE
+        problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old, whole=whole)
         if problem:
             yield Finding(step=position, problem=f"{name} {problem}")
 
 
-def _problem(kind: type[Record], stored: Plain, *, old: bool) -> str | None:
+def _problem(kind: type[Record], stored: Plain, *, old: bool, whole: bool) -> str | None:
     try:
-        again = kind.load(stored).model_dump(mode="json", exclude_unset=True)
+        typed = kind.load(stored)
+        again = typed.dump() if whole else typed.model_dump(mode="json", exclude_unset=True)
         if kind is Manifest:  # the settings of a judge were settings of the run
             stored = {**stored, "config": with_todays_names(stored["config"])}
     except ValidationError as error:
