@@ -17,6 +17,7 @@ from specreason_graph import EnginePair
 from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.config import make_config
 from specreason_graph.errors import ThreadError
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
@@ -66,6 +67,7 @@ def finish(run: Run) -> tuple[list[Step], str]:
 def work(file: Path, thread: str, begun: Any, transcripts: Transcripts | None) -> None:
     """What the killed process does, on engines of its own or on what engines said before."""
     pair = LAUNCH.open_pair() if transcripts is None else EnginePair(**replaying(transcripts))
+    make_config(**LAUNCH.settings)  # what is imported when it is first used is there before the clock starts
     with RunStore.open(file) as runs, pair:
         begun.set()
         finish(Run(runs, thread, pair))
@@ -86,9 +88,7 @@ def test_runs_killed_at_random_instants_end_as_if_nothing_had_happened(abacus: E
             seconds = time.monotonic() - start
     assert ([kept(step) for step in steps], same) == (expected, answer)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(
-        ["transformers.models.qwen3.modeling_qwen3", "tests.test_resume", "specreason_graph.judging"]
-    )
+    processes.set_forkserver_preload(["transformers.models.qwen3.modeling_qwen3", "tests.test_resume"])
     rng, reached = random.Random(4), []
     for instant in range(INSTANTS):
         file = tmp_path / f"killed-{instant}.sqlite"
