@@ -23,7 +23,8 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, AnyWriter, Judge, Settings, Stopping, Writer, read
 
-DEFAULT_JUDGE, DEFAULT_WRITER, DEFAULT_STOPPING = "digit", "draft", "closed"
+DEFAULT_KINDS = {"judge": "digit", "writer": "draft", "stopping": "closed"}
+"""Settings that are a table with a kind, and the kind where none is given."""
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {
         "lookahead": 0, "speculation_control": False, "max_step_tokens": 512, "proposals": 1, "threshold": 7.0,
@@ -114,11 +115,11 @@ class SpecReasonConfig(Settings):
     budget of 8192 tokens.
     """
 
-    judge: AnyJudge = Field(default_factory=lambda: read(Judge, DEFAULT_JUDGE))
+    judge: AnyJudge = Field(default_factory=lambda: read(Judge, DEFAULT_KINDS["judge"]))
     """What a proposal is worth: a kind, or a mapping with ``kind`` and the judge's own settings."""
     threshold: Number | None = None
     """Number from which a proposal is accepted, on the judge's scale; None for the judge's own threshold."""
-    writer: AnyWriter = Field(default_factory=lambda: read(Writer, DEFAULT_WRITER))
+    writer: AnyWriter = Field(default_factory=lambda: read(Writer, DEFAULT_KINDS["writer"]))
     """Who writes the next step: a kind, or a mapping with ``kind`` and the writer's own settings."""
     proposals: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
@@ -128,7 +129,7 @@ class SpecReasonConfig(Settings):
     """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
     first_steps_by_base: Annotated[Whole, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
-    stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, DEFAULT_STOPPING))
+    stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, DEFAULT_KINDS["stopping"]))
     """When the thinking ends besides the models' own word and the limits: a kind, or a mapping with ``kind``."""
     max_steps: Count = 256
     """Committed steps after which the thinking ends."""
@@ -245,7 +246,7 @@ def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
     for each in map(_expanded, settings):
         judge, before = each.get("judge"), dict(found)
         found |= each
-        for seam, default in (("judge", DEFAULT_JUDGE), ("writer", DEFAULT_WRITER), ("stopping", DEFAULT_STOPPING)):
+        for seam, default in DEFAULT_KINDS.items():
             own, old = each.get(seam), before.get(seam) or default
             if isinstance(own, Mapping) and "kind" not in own:
                 found[seam] = {**({"kind": old} if isinstance(old, str) else dict(old)), **own}

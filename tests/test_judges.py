@@ -290,6 +290,20 @@ def test_a_fork_goes_on_under_another_judge_and_both_parts_are_recomputed() -> N
     assert [(each.until, each.judge.kind) for each in lineage.judges] == [(3, "cascade"), (5, "digit")]
 
 
+def test_a_fork_of_a_fork_keeps_the_digit_of_the_first_steps() -> None:
+    first = Ran("digit")
+    with pair() as engines:
+        graph = create_specreason(engines).compile(checkpointer=first.saver)
+        graph.invoke(None, fork(graph, "forked", plan_fork(first.run, engines, at=3, judge="confidence")))
+        (forked,) = read_runs(first.saver, "forked")
+        graph.invoke(None, fork(graph, "again", plan_fork(forked, engines, at=5, judge="likelihood")))
+        (again,) = read_runs(first.saver, "again")
+    assert_audited(again)
+    lineage = again.typed_manifest.forked_from
+    assert lineage is not None
+    assert [(each.until, each.judge.kind) for each in lineage.judges] == [(3, "digit"), (5, "confidence")]
+
+
 @register
 class FewWords(Judge):
     """Accepts short steps."""

@@ -13,6 +13,7 @@ from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.cli.options import parse_settings
 from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
@@ -124,6 +125,13 @@ class AfterBase(Stopping):
     def ends(self, last: Step | Proposal, progress: Progress) -> StopReason | None:
         """Behind such a step."""
         return "stopping_rule" if last.author == "base" and progress.steps else None
+
+
+def test_a_rule_on_the_command_line() -> None:
+    given = parse_settings(["stopping.kind=settled", "stopping.agree=4", "writer=cues", "judge.threshold=5"])
+    config = make_config(**given)
+    assert (config.stopping, config.writer.kind) == (SettledAnswer(agree=4), "cues")
+    assert make_config(**parse_settings(["stopping=settled"])).stopping == SettledAnswer()
 
 
 def test_a_rule_of_the_callers_own() -> None:

@@ -12,6 +12,7 @@ from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.graph import CompiledSpecReason
 from specreason_graph.json_values import why_not_kept
+from specreason_graph.judging.digit import DigitJudge
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies.acceptance import DIGIT, decide_reviewed
@@ -93,6 +94,8 @@ def _lineage(run: RecordedRun, at: int, *, edited: bool) -> Lineage:
 def _judges(manifest: Manifest, at: int) -> list[Judged]:
     """Return who decided on the first ``at`` steps; nothing where it was the digit alone."""
     before = manifest.forked_from.judges if manifest.forked_from else []
+    if not before and manifest.taken_over:  # what names nobody was decided by the digit
+        before = [Judged(until=manifest.taken_over, judge=DigitJudge())]
     found = [each for each in before if each.until < at]
     found.append(next((each for each in before if each.until >= at), Judged(until=at, judge=manifest.config.judge)))
     found[-1] = found[-1].model_copy(update={"until": at})

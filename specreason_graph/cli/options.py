@@ -12,14 +12,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from specreason_graph.config import SpecReasonConfig
+from specreason_graph.config import DEFAULT_KINDS, SpecReasonConfig
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
 from specreason_graph.runs.launch import TABLES, Launch, make_launch, with_callers_word
-
-SEAMS = ("judge", "stopping")
-"""Settings with settings of their own."""
 
 
 def path_option(*names: str, text: str) -> Any:
@@ -53,8 +50,6 @@ JudgeOption = Annotated[
         "--judge", metavar="KIND", help="Who says what a step is worth: digit, likelihood, confidence, cascade, ..."
     ),
 ]
-SEAMS = ("judge", "writer")
-"""Settings that are a table with a kind."""
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
 
 
@@ -151,12 +146,13 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """Read settings from NAME=VALUE pairs; a value that is no JSON is text.
 
     ``judge.NAME`` is a setting of the judge, ``judge.first.NAME`` one of a judge that it is made of, and so with
-    ``writer.NAME``; ``ROLE.template.NAME`` is an argument of one model's chat template, ``template.NAME`` one of both.
+    ``writer.NAME`` and ``stopping.NAME``; ``ROLE.template.NAME`` is an argument of one model's chat template,
+    ``template.NAME`` one of both.
     """
     settings: dict[str, Any] = {}
     for name, value in _pairs("--set", pairs, SpecReasonConfig.model_fields).items():
         first, dot, rest = name.partition(".")
-        if first in SEAMS and (dot or isinstance(value, str)):
+        if first in DEFAULT_KINDS and (dot or isinstance(value, str)):
             _set_in(settings.setdefault(first, {}), rest or "kind", value, first)
             continue
         role, found, argument = name.rpartition("template.")

@@ -120,10 +120,11 @@ class Transcript:
         """Return the output of a call for a step, and its seed where it was sampled."""
         if cost.wasted:  # the record of wasted speculative work has its cost, but not its text
             return _choice(ChatMessageAssistant(content=""), "unknown"), None
-        if (
-            cost.purpose == "score" and step.score and step.score.greedy is not None
-        ):  # the whole distribution follows in the step's info event
-            return _choice(ChatMessageAssistant(content=str(step.score.greedy)), "max_tokens"), None
+        if cost.purpose == "score":  # the whole evidence follows in the step's info event
+            digit = step.score.greedy if step.score else None
+            return _choice(ChatMessageAssistant(content="" if digit is None else str(digit)), "max_tokens"), None
+        if cost.purpose == "probe":
+            return _choice(ChatMessageAssistant(content=step.probe.text if step.probe else ""), "max_tokens"), None
         written = (step.discarded or step) if cost.purpose == "draft" else step
         ended = "max_tokens" if written.ending == "length" else "stop"
         return _choice(ChatMessageAssistant(content=written.text), ended), written.seed
