@@ -88,6 +88,8 @@ class Judge(Strategy):
     """Least and greatest number."""
     trials: ClassVar[tuple[float, ...]] = ()
     """Thresholds that are compared over many runs, the easiest first."""
+    is_combined: ClassVar[bool] = False
+    """Whether it is made of others, so that a recorded threshold may be that of any part."""
     threshold: float
     """Number from which a proposal is accepted."""
 

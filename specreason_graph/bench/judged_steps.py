@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
@@ -24,9 +23,9 @@ from specreason_graph.judging import (
     LikelihoodJudge,
 )
 from specreason_graph.judging.calibrated import FEATURES
+from specreason_graph.judging.check import checked
 from specreason_graph.judging.fitting import fit
 from specreason_graph.judging.labelled_steps import auroc
-from specreason_graph.judging.statements import statements
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.prompting.conversation import read_conversation
@@ -166,15 +165,11 @@ def compare(
     fold = _folds(steps, folds)
     for name, judge in judges.items():
         yield _discernment(name, steps, [judge.number(step.score) for step in steps], fold)
-    checked = [CheckJudge().number(step.score.with_more(Score(found=_checked(step), usage=Usage()))) for step in steps]
-    yield _discernment("check", steps, checked, fold)
+    found = [Score(found={"check": checked(step.text)}, usage=Usage()) for step in steps]
+    yield _discernment("check", steps, list(map(CheckJudge().number, found)), fold)
     fitted = [_fitted_without(number, steps, fold) for number in range(folds)]
     numbers = [fitted[fold[step.question]].number(step.score) for step in steps]
     yield _discernment("calibrated, on other questions", steps, numbers, fold)
-
-
-def _checked(step: JudgedStep) -> dict[str, Any]:
-    return {"check": [{"statement": each.text, "holds": each.holds} for each in statements(step.text)]}
 
 
 def _folds(steps: Sequence[JudgedStep], count: int) -> dict[str, int]:

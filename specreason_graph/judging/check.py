@@ -29,9 +29,14 @@ class CheckJudge(Judge):
 
     async def measure(self, asking: Asking) -> list[dict[str, Any]]:
         """Each statement that could be read, and whether it holds."""
-        return [{"statement": each.text, "holds": each.holds} for each in statements(asking.proposal.text)]
+        return checked(asking.proposal.text)
 
     def number(self, score: Score) -> float:
         """0, 0.5 or 1."""
         found = score.found["check"]
         return float(all(each["holds"] for each in found)) if found else 0.5
+
+
+def checked(text: str) -> list[dict[str, Any]]:
+    """The evidence about a text: each statement that could be read, and whether it holds."""
+    return [{"statement": each.text, "holds": each.holds} for each in statements(text)]

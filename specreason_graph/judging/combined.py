@@ -39,6 +39,8 @@ class Combined(Judge):
         for part in self.own_parts:
             yield from part.parts()
 
+    is_combined: ClassVar = True
+
     @property
     def may_need(self) -> frozenset[str]:
         """All evidence that a part may ask for."""
@@ -69,29 +71,11 @@ class Combined(Judge):
         return self.decide(score).number
 
 
-@register
-class Cascade(Combined):
-    """A cheap judge first; only what it is in doubt about goes to the next one (ConfSpec, arXiv 2602.18447).
-
-    With an empty band, ``low`` equal to ``high``, it is its first judge under that threshold.
-    """
-
-    kind: Literal["cascade"] = "cascade"
-    """Names the judge."""
+class _FirstThen(Combined):
     first: AnyJudge
     """Who is asked first."""
-    low: Annotated[float, Field(allow_inf_nan=False)]
-    """Number of the first judge under which a proposal is rejected at once."""
-    high: Annotated[float, Field(allow_inf_nan=False)]
-    """Number of the first judge from which it is accepted at once."""
     then: AnyJudge
-    """Who decides on those in between."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}; swap them")
-        return self
+    """Who decides on what the first one does not settle."""
 
     @property
     def own_parts(self) -> tuple[Judge, ...]:
@@ -101,6 +85,27 @@ class Cascade(Combined):
     def with_parts(self, parts: tuple[Judge, ...]) -> Self:
         """The same with other parts."""
         return self.model_copy(update={"first": parts[0], "then": parts[1]})
+
+
+@register
+class Cascade(_FirstThen):
+    """A cheap judge first; only what it is in doubt about goes to the next one (ConfSpec, arXiv 2602.18447).
+
+    With an empty band, ``low`` equal to ``high``, it is its first judge under that threshold.
+    """
+
+    kind: Literal["cascade"] = "cascade"
+    """Names the judge."""
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    """Number of the first judge under which a proposal is rejected at once."""
+    high: Annotated[float, Field(allow_inf_nan=False)]
+    """Number of the first judge from which it is accepted at once."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}; swap them")
+        return self
 
     def wants(self, score: Score) -> str | None:
         """What the first judge lacks, and in doubt what the next one does."""
@@ -118,7 +123,7 @@ class Cascade(Combined):
 
 
 @register
-class Sample(Combined):
+class Sample(_FirstThen):
     """What a cheap judge is sure of is let in without asking the next one, but for one in ``one_in``.
 
     The idea is that of Paging with Succinct Predictions (Antoniadis et al., ICML 2023): one bit that may be wrong saves
@@ -128,29 +133,16 @@ class Sample(Combined):
 
     kind: Literal["sample"] = "sample"
     """Names the judge."""
-    first: AnyJudge
-    """Who is asked first."""
     sure: Annotated[float, Field(allow_inf_nan=False)]
     """Number of the first judge from which it is sure of a step."""
     one_in: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """One in so many of the steps that it is sure of goes to the next judge all the same."""
-    then: AnyJudge
-    """Who decides on those, and on all that the first judge is not sure of."""
 
     @model_validator(mode="after")
     def _draws_once(self) -> Self:
         if any(part.kind == self.kind for judge in self.own_parts for part in judge.parts()):
             raise ValueError("a sample of a sample would draw both with one number; name other judges in it")
         return self
-
-    @property
-    def own_parts(self) -> tuple[Judge, ...]:
-        """First, then the next."""
-        return self.first, self.then
-
-    def with_parts(self, parts: tuple[Judge, ...]) -> Self:
-        """The same with other parts."""
-        return self.model_copy(update={"first": parts[0], "then": parts[1]})
 
     async def measure(self, asking: Asking) -> float:
         """A number from 0 to below 1, drawn for the step; it is sampled where this is less than 1 / ``one_in``."""

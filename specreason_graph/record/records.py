@@ -319,6 +319,11 @@ class Step(Sparse):
     """Hash of the ledger up to and with this step; None in runs that have no ledger."""
 
     @property
+    def scores(self) -> list[Score]:
+        """The evidence of all versions, that of the one which was decided on first."""
+        return [score for score in (self.score, *(each.score for each in self.alternatives)) if score]
+
+    @property
     def closes_thinking(self) -> bool:
         """Whether the author ended the thinking with this step."""
         return self.ending in CLOSING

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.errors import ConfigError
 from specreason_graph.judging.combined import Sample
-from specreason_graph.record.records import Record, Score, Step
+from specreason_graph.record.records import Record, Score
 
 
 class Unasked(Record):
@@ -55,13 +55,9 @@ def _of_run(run: RecordedRun) -> Iterator[tuple[Sample, Score, bool]]:
     manifest = run.typed_manifest
     judges = [part for part in manifest.config.judge_in_force.parts() if isinstance(part, Sample)]
     for judge in judges:
-        for score in (score for step in run.steps[manifest.taken_over :] for score in _scores(step)):
+        for score in (score for step in run.steps[manifest.taken_over :] for score in step.scores):
             if score.has(judge.kind) and not judge.first.wants(score) and judge.is_sure(score):
                 yield judge, score, judge.is_sampled(score) and not judge.then.decide(score).accepted
-
-
-def _scores(step: Step) -> Iterator[Score]:
-    yield from (score for score in (step.score, *(each.score for each in step.alternatives)) if score)
 
 
 def at_most(events: int, trials: int, confidence: float) -> float:

@@ -110,8 +110,7 @@ def what_if(
 
 
 def _same_threshold(judge: Judge, before: Judge) -> bool:
-    alone = sum(1 for _ in judge.parts()) == 1  # of combined judges, the threshold of a step may be of any part
-    return alone and judge.kind == before.kind and judge.accepts_from == before.accepts_from
+    return not judge.is_combined and judge.kind == before.kind and judge.accepts_from == before.accepts_from
 
 
 def _judge_for(step: Step, judge: Judge, *, keeps: bool) -> Judge:
@@ -134,7 +133,7 @@ def _change(step: Step, judge: Judge, *, verdict: bool | None) -> Iterator[Chang
 
 def _best(step: Step, judge: Judge) -> Score | None:
     """Return the score of the version that the judge would decide on; None where the record does not tell."""
-    scores = [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
+    scores = step.scores
     if any(judge.wants(score) for score in scores):
         return None
     return scores[best_of(scores, judge)] if scores else None

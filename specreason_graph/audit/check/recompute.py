@@ -88,7 +88,7 @@ def _of_step(
         if step.score.digit_logprobs is not None:
             read = _read(step.score)
             yield "score", (step.score.greedy, step.score.mean), (read.greedy, read.mean)
-        drawn = {each.found["sample"] for each in _scores(step) if "sample" in each.found}
+        drawn = {each.found["sample"] for each in step.scores if "sample" in each.found}
         if own and drawn:
             yield "draw", drawn, {uniform(config.seed, step.index)}
         yield "better proposals", _better(step, judge), []
@@ -100,10 +100,6 @@ def _of_step(
     yield "author", step.author, author
     if by_human and step.decision.review:
         yield "text", step.text.strip(), (step.decision.review.text or "").strip()
-
-
-def _scores(step: Step) -> list[Score]:
-    return [score for score in (step.score, *(each.score for each in step.alternatives)) if score]
 
 
 def _better(step: Step, judge: Judge) -> list[float]:
@@ -120,8 +116,7 @@ def judge_before(step: Step, manifest: Manifest) -> Judge:
     judge = next(judged, None) or DigitJudge()
     if isinstance(judge, DigitJudge):
         judge = judge.model_copy(update={"reduction": recorded.score_reduction or judge.reduction})
-    alone = sum(1 for _ in judge.parts()) == 1
-    return judge.with_threshold(recorded.threshold) if alone else judge
+    return judge if judge.is_combined else judge.with_threshold(recorded.threshold)
 
 
 def decide_again(step: Step, config: SpecReasonConfig, judge: Judge, handover: str | None = None) -> Decision:

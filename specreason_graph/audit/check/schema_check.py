@@ -52,7 +52,7 @@ def malformed(run: RecordedRun) -> Iterator[Finding]:
             continue
         if kind is Step and isinstance(version, int) and version >= WHOLE_SINCE and "alternatives" not in stored:
             yield Finding(step=position, problem=f"{name} lacks its alternatives, which the hash covers one by one")
-        whole = name.startswith("the channel") and isinstance(version, int) and version >= BESIDE_WHOLE_SINCE
+        whole = kind in BESIDE.values() and isinstance(version, int) and version >= BESIDE_WHOLE_SINCE
         problem = None if isinstance(stored, Damaged) or not stored else _problem(kind, stored, old=old, whole=whole)
         if problem:
             yield Finding(step=position, problem=f"{name} {problem}")

@@ -121,16 +121,18 @@ class StepView:
     @cached_property
     def charts(self) -> list[TokenChart]:
         """How likely the models find the proposal, token by token."""
-        score = self.step.score if self.step else None
-        told = {"base": score.base_logprobs, "draft": score.draft_logprobs} if score else {}
-        return [_token_chart(model, logprobs) for model, logprobs in told.items() if logprobs]
+        return [_token_chart(model, logprobs) for model, logprobs in self._logprobs.items()]
 
     @property
     def sums(self) -> list[tuple[str, float]]:
         """The log-probability of the whole proposal, by model."""
+        return [(f"log-probability under the {model}", sum(each)) for model, each in self._logprobs.items()]
+
+    @property
+    def _logprobs(self) -> dict[str, list[float]]:
         score = self.step.score if self.step else None
         told = {"base": score.base_logprobs, "draft": score.draft_logprobs} if score else {}
-        return [(f"log-probability under the {model}", sum(each)) for model, each in told.items() if each]
+        return {model: logprobs for model, logprobs in told.items() if logprobs}
 
 
 def score_bar_of(decision: Decision) -> ScoreBar:
