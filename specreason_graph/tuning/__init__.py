@@ -1,0 +1,1 @@
+"""Which settings pay on questions of the caller's own, and at what risk."""
