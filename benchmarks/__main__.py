@@ -117,6 +117,7 @@ def strategies(
     models: options.ModelOptions,
     problems: Annotated[int, typer.Option(min=10, help="Held-out problems.")] = 300,
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    strategy: Annotated[list[str] | None, typer.Option(help="Only these, and the base alone; repeatable.")] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="Measure bytes a step instead.")] = False,  # noqa: FBT002
 ) -> None:
     """Compare strategies on held-out problems: right answers, acceptance, tokens, time against the base alone."""
@@ -125,11 +126,12 @@ def strategies(
     print(f"{processor()}, {cores()} cores; temperature 0, {concurrency} at once", flush=True)
     with models.launch("").open_pair() as pair:
         chosen = held_out()[-problems:]
+        named = [each for each in compared.STRATEGIES if each.name in ("base only", *(strategy or ())) or not strategy]
         if sizes:
             print("| strategy | bytes a step |\n|---|---|")
-            print("\n".join(compared.bytes_of_steps(pair, chosen)))
+            print("\n".join(compared.bytes_of_steps(pair, chosen, named)))
         else:
-            print("\n".join(compared.table(compared.measure(pair, chosen, concurrency))))
+            print("\n".join(compared.table(compared.measure(pair, chosen, concurrency, named))))
 
 
 if __name__ == "__main__":

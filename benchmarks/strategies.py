@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ STRATEGIES = (
     ),
     Strategy(name="both", settings={"judge": {"kind": "all_of", "judges": [CONFIDENT, LIKELY]}}),
     Strategy(name="digit, early exit", settings={"stopping": "settled"}),
+    Strategy(name="likelihood, early exit", settings={"judge": LIKELY, "stopping": "settled"}),
 )
 """What is compared; thresholds are those that separate right steps from wrong ones on other problems."""
 
@@ -60,12 +62,16 @@ def measure(
         each.name: create_specreason(pair, **{"temperature": 0.0, **each.settings}).compile() for each in strategies
     }
     totals = {each.name: Total() for each in strategies}
+    done = 0
     for number, (first, part) in enumerate(parts(problems, concurrency)):
         for strategy in rotated(strategies, number):
             pair.run(lambda: reset_prefix_caches(pair))
             seconds, runs = run_all(graphs[strategy.name], part, concurrency, first)
             totals[strategy.name].seconds += seconds
             totals[strategy.name].runs += runs
+        done += len(part)
+        took = ", ".join(f"{name} {total.seconds:.0f} s" for name, total in totals.items())
+        print(f"{done} of {len(problems)} problems: {took}", file=sys.stderr, flush=True)
     return totals
 
 
