@@ -48,6 +48,12 @@ MOVED = {
     "score_reduction": "judge.reduction", "judge_instruction": "judge.instruction", "judge_prefill": "judge.prefill",
 }  # fmt: skip
 """Settings of releases before that belong to the digit judge."""
+WORKING_FILE = Path("specreason.toml")
+"""File of models and settings that commands and the chat model pick up where it lies in the working folder."""
+MODELS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
+"""Names in a config file that say which models run where, and on what."""
+ENGINE_TABLES = {"base": "base_options", "draft": "draft_options"}
+"""Tables of engine options in a config file, by role."""
 CONFIG_KEY = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
 
@@ -280,6 +286,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"config file {path} holds a {type(settings).__name__}", hint="write name and value pairs")
     return settings
+
+
+def working_file() -> Path | None:
+    """`WORKING_FILE` where it lies in the working folder, and None where it does not."""
+    return WORKING_FILE if WORKING_FILE.is_file() else None
 
 
 def _explain(error: ValidationError) -> str:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from specreason_graph.config import DEFAULT_KINDS, SpecReasonConfig
+from specreason_graph.cli.terminal import echo
+from specreason_graph.config import DEFAULT_KINDS, ENGINE_TABLES, SpecReasonConfig, working_file
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
-from specreason_graph.runs.launch import TABLES, Launch, make_launch, with_callers_word
+from specreason_graph.runs.launch import Launch, check_found, make_launch, with_callers_word
 
 
 def path_option(*names: str, text: str) -> Any:
@@ -76,8 +77,12 @@ class ModelOptions:
         return with_callers_word(launch, self.named, parse_engine_options(self.engine_options))
 
     def launch(self, question: str, config: Path | None = None, settings: dict[str, Any] | None = None) -> Launch:
-        """Make a launch with these models."""
-        return make_launch(question, config, self.named, settings, parse_engine_options(self.engine_options))
+        """Make a launch; without ``config`` a file in the working folder is picked up, and it says so."""
+        own = parse_engine_options(self.engine_options)
+        if config is None and (config := working_file()):
+            names = check_found(config, self.named, own)
+            echo(f"picked up {config}: {', '.join(names) or 'it is empty'}", err=True)
+        return make_launch(question, config, self.named, settings, own)
 
 
 def takes_models(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,11 +139,11 @@ def _standard_input() -> str:
 
 def parse_engine_options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
     """Read engine options from [ROLE.]NAME=VALUE pairs, by role; without a role they are for both engines."""
-    tables: dict[str, dict[str, Any]] = {name: {} for name in TABLES.values()}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in ENGINE_TABLES.values()}
     for name, value in _pairs("--option", pairs, VLLMOptions.model_fields).items():
         role, dot, rest = name.partition(".")
-        for table in [TABLES[role]] if dot and role in TABLES else TABLES.values():
-            tables[table][rest if dot and role in TABLES else name] = value
+        for table in [ENGINE_TABLES[role]] if dot and role in ENGINE_TABLES else ENGINE_TABLES.values():
+            tables[table][rest if dot and role in ENGINE_TABLES else name] = value
     return tables
 
 
@@ -156,10 +161,10 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
             _set_in(settings.setdefault(first, {}), rest or "kind", value, first)
             continue
         role, found, argument = name.rpartition("template.")
-        if not found or role not in ("", *(f"{each}." for each in TABLES)):
+        if not found or role not in ("", *(f"{each}." for each in ENGINE_TABLES)):
             settings[name] = value
             continue
-        for each in [role.rstrip(".")] if role else TABLES:
+        for each in [role.rstrip(".")] if role else ENGINE_TABLES:
             settings.setdefault("template", {}).setdefault(each, {})[argument] = value
     return settings
 

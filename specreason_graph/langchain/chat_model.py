@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -26,13 +28,22 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from specreason_graph.config import SpecReasonConfig, overridden
+from specreason_graph.config import (
+    ENGINE_TABLES,
+    MODELS,
+    WORKING_FILE,
+    SpecReasonConfig,
+    make_config,
+    overridden,
+    read_config_file,
+)
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.langchain.callbacks import abegun, begun, callbacks_below, streamed
 from specreason_graph.langchain.chunks import Chunks
 
+log = logging.getLogger(__name__)
 ALIASES = {"max_tokens": "answer_tokens", "timeout": "deadline_seconds", "stop_sequences": "stop"}
 """LangChain's standard names for settings that are called otherwise here."""
 NOTES = {"parallel_tool_calls", "strict", "ls_structured_output_format", "model", "stream", "stream_usage"}
@@ -47,6 +58,10 @@ class ChatSpecReason(BaseChatModel):
     ``pair`` holds the engines; the caller closes it. All fields of `SpecReasonConfig` are keyword arguments here and of
     every call, and so are LangChain's ``max_tokens`` (of the answer), ``timeout`` (seconds of thinking) and ``stop``.
     Bad ones raise `ConfigError`, and so does ``review``: a human is asked by a graph, see `create_specreason`.
+
+    A file ``specreason.toml`` in the working folder, as ``specreason tune`` writes it, is picked up where it names the
+    models of ``pair``, and a log message of level INFO says so. Keyword arguments go over it; ``config_file=None``
+    reads no file.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
@@ -55,6 +70,8 @@ class ChatSpecReason(BaseChatModel):
     """The engines."""
     settings: SpecReasonConfig = Field(default_factory=SpecReasonConfig)
     """Settings of every call."""
+    config_file: Path | None = WORKING_FILE
+    """File of settings that those given go over, where it is there and is for the models of the pair; None for none."""
     streaming: bool = False
     """Accepted as in LangChain's other models; callbacks get the tokens in any case."""
 
@@ -67,7 +84,10 @@ class ChatSpecReason(BaseChatModel):
         """Move keyword arguments that are settings of the loop into ``settings``."""
         own = {name: value for name, value in given.items() if name in cls.model_fields or _is_alias(cls, name)}
         named = _settings({name: value for name, value in given.items() if name not in own})
-        base = SpecReasonConfig.model_validate(own.get("settings") or {})
+        if own.get("settings"):
+            base = SpecReasonConfig.model_validate(own["settings"])
+        else:
+            base = make_config(**_read_for(own.get("pair"), own.get("config_file", WORKING_FILE)))
         return {**own, "settings": _unreviewed(overridden(base, named))}
 
     @property
@@ -223,6 +243,25 @@ class ChatSpecReason(BaseChatModel):
                 hint="open another pair",
             )
         return _unreviewed(overridden(self.settings, _settings({**kwargs, **({"stop": stop} if stop else {})})))
+
+
+def _read_for(pair: Any, file: Path | None) -> dict[str, Any]:
+    """Settings of a config file that is there and is for the models of a pair."""
+    if file is None or not file.is_file() or not isinstance(pair, EnginePair):
+        return {}
+    found = read_config_file(file)
+    for role, name in (("base", pair.base.name), ("draft", pair.draft.name)):
+        if role in found and not _is_same(str(found[role]), name):
+            log.info("%s is not picked up: its %s is %s, and here it is %s", file, role, found[role], name)
+            return {}
+    settings = {name: value for name, value in found.items() if name not in {*MODELS, *ENGINE_TABLES.values()}}
+    log.info("picked up %s: %s", file, ", ".join(settings) or "it has no settings")
+    return settings
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two names are of one model: folders have many."""
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from specreason_graph.config import SpecReasonConfig, layered, make_config, read_config_file
+from specreason_graph.config import (
+    ENGINE_TABLES,
+    MODELS,
+    SpecReasonConfig,
+    layered,
+    make_config,
+    read_config_file,
+)
 from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
@@ -23,12 +32,8 @@ from specreason_graph.record.signing import Signer
 if TYPE_CHECKING:
     from specreason_graph.engines.vllm.memory import MemoryPlan
 
-TEXTS = ("base", "draft", "engine", "device", "dtype", "base_url", "draft_url")
-"""Fields of a launch that are texts."""
 WHERE = {"device", "base_url", "draft_url"}
 """Fields of a launch that say where the models run, and not what they are."""
-TABLES = {"base": "base_options", "draft": "draft_options"}
-"""Fields of a launch that hold engine options, by role."""
 BUILT_IN = {"base": "abacus-base", "draft": "abacus-draft"}
 """The pair of the command line, where nobody names another."""
 
@@ -123,11 +128,11 @@ def make_launch(
     named = {**(models or {}), **(settings or {})}
     given = {name: value for name, value in named.items() if value is not None}
     merged = layered(read_config_file(config) if config else {}, given)
-    chosen = BUILT_IN | {name: _text(name, merged.pop(name)) for name in TEXTS if name in merged}
-    tables = {name: _table(name, merged.pop(name, {})) for name in TABLES.values()}
+    chosen = BUILT_IN | {name: _text(name, merged.pop(name)) for name in MODELS if name in merged}
+    tables = {name: _table(name, merged.pop(name, {})) for name in ENGINE_TABLES.values()}
     for name, options in (engine_options or {}).items():
         tables[name] |= options
-    for role in TABLES:
+    for role in ENGINE_TABLES:
         if Path(chosen[role]).expanduser().is_dir():  # kept whole, so that the run can be resumed from elsewhere
             chosen[role] = str(Path(chosen[role]).expanduser().resolve())
     settings = make_config(**merged).model_dump(mode="json")
@@ -149,6 +154,37 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def check_found(file: Path, named: Mapping[str, Any], engine_options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a config file names that was found in the working folder, and that nobody asked for.
+
+    Whoever wrote it may be somebody else, as with a record: addresses on other machines, to which questions and keys
+    would be sent, and vLLM's own arguments, which can load code, are used only when the caller names them.
+    """
+    found, missing = read_config_file(file), []
+    for name in ("base_url", "draft_url"):
+        if (url := found.get(name)) and name not in named and not _is_local(url):
+            missing.append(f"--{name.replace('_', '-')} {public_url(str(url))}")
+    for role, table in ENGINE_TABLES.items():
+        own = engine_options.get(table, {})
+        if isinstance(found.get(table), dict) and "arguments" in found[table] and "arguments" not in own:
+            missing.append(f"--option {role}.arguments=...")
+    if missing:
+        raise ConfigError(
+            f"{file} lies in the working folder and names addresses or arguments, which are not taken from it unasked",
+            hint=f"if they are yours, add --config {file}, or {' '.join(missing)}",
+        )
+    return list(found)
+
+
+def _is_local(url: Any) -> bool:
+    """Whether an address is on this machine."""
+    try:
+        host = urlsplit(str(url)).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def with_callers_word(
     launch: Launch, named: Mapping[str, Any], engine_options: Mapping[str, Mapping[str, Any]]
 ) -> Launch:
@@ -160,7 +196,7 @@ def with_callers_word(
     """
     fields, kind = dict(named), named.get("engine", launch.engine)
     if kind != launch.engine:  # options of one kind of engine mean nothing to another
-        launch = launch.model_copy(update={name: {} for name in TABLES.values()})
+        launch = launch.model_copy(update={name: {} for name in ENGINE_TABLES.values()})
     missing = []
     for name in ("base_url", "draft_url"):
         recorded = getattr(launch, name)
@@ -168,7 +204,7 @@ def with_callers_word(
             missing.append(f"--{name.replace('_', '-')} {public_url(recorded)}")
         elif kind != "server":
             fields[name] = None
-    for role, table in TABLES.items():
+    for role, table in ENGINE_TABLES.items():
         own = engine_options.get(table, {})
         fields[table] = {**getattr(launch, table), **own}
         if "arguments" in getattr(launch, table) and "arguments" not in own:
