@@ -25,7 +25,7 @@ STRATEGIES = (
     Strategy(name="confidence", settings={"judge": CONFIDENT}),
     Strategy(
         name="cascade",
-        settings={"judge": {"kind": "cascade", "first": "confidence", "low": -3.0, "high": -0.001, "then": LIKELY}},
+        settings={"judge": {"kind": "cascade", "first": "confidence", "low": -2.0, "high": -0.1, "then": LIKELY}},
     ),
     Strategy(name="both", settings={"judge": {"kind": "all_of", "judges": [CONFIDENT, LIKELY]}}),
     Strategy(name="digit, early exit", settings={"stopping": "settled"}),

@@ -15,8 +15,10 @@ from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging import (
+    AllOf,
     CalibratedJudge,
     CheckJudge,
+    CompareJudge,
     ConfidenceJudge,
     DigitJudge,
     EntropyJudge,
@@ -32,8 +34,8 @@ from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.record.records import Proposal, Record, Score, Usage
 from specreason_graph.strategy import Judge
 
-ALL_EVIDENCE = CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0))
-"""A judge that wants all there is."""
+ALL_EVIDENCE = AllOf(judges=(CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0), threshold=0), CompareJudge()))
+"""A judge that wants all there is: the first part accepts everything, so the second is always asked."""
 SINGLE: dict[str, Judge] = {
     "digit, mean": DigitJudge(),
     "digit, greedy": DigitJudge(reduction="greedy"),
@@ -46,6 +48,7 @@ SINGLE: dict[str, Judge] = {
     "confidence, lowest": ConfidenceJudge(reduction="lowest"),
     "entropy, first token": EntropyJudge(),
     "entropy, first five": EntropyJudge(tokens=5),
+    "compare": CompareJudge(),
 }
 """Judges that are compared, by what they are called in tables."""
 RESAMPLES = 1000
@@ -116,17 +119,20 @@ class Collector:
             return []
         texts = ["".join(step.text for step in written[:index]) for index in range(len(written))]
         judged = await asyncio.gather(
-            *(self._judged(asked, sampler, *each) for each in zip(places, texts, strict=True))
+            *(self._judged(asked, sampler, *each) for each in zip(places, texts, written, strict=True))
         )
         return [step for step in judged if step]
 
     async def _judged(
-        self, asked: Asked, sampler: StepSampler, node: SpeculationNode, before: str
+        self, asked: Asked, sampler: StepSampler, node: SpeculationNode, before: str, own: Proposal
     ) -> JudgedStep | None:
+        async def version() -> Proposal:
+            return own
+
         (proposal,) = await sampler.draft(node, 1)
         if not sampler.can_score(node, proposal):
             return None
-        score = await sampler.score(node, proposal)
+        score = await sampler.score(node, proposal, version)
         behind = sampler.after(node, proposal)
         reply = await self._whole(sampler, behind, before + proposal.text, ended=proposal.closes_thinking)
         return JudgedStep(
