@@ -142,6 +142,7 @@ def test_doctor_finds_the_pair_in_order(here: Command) -> None:
         "draft cache",
         "speed",
         "break-even",
+        "verdict",
     } == findings.keys()
     assert {findings[name]["status"] for name in ("digits", "judge", "base cache", "draft cache")} == {"ok"}
 

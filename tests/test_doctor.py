@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from specreason_graph import EnginePair
-from specreason_graph.cli.diagnosis import Diagnosis, judged
+from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, judged, verdict
 from specreason_graph.cli.own_questions import is_answered, read_own_questions
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
@@ -79,6 +79,25 @@ def test_auroc() -> None:
     assert math.isnan(auroc([], [1]))
 
 
+@pytest.mark.parametrize(
+    ("against", "own", "status", "says"),
+    [
+        ("", None, "ok", "speculation can pay: the judge is able, and drafting pays from 30%"),
+        ("", "ok", "ok", "speculate: the loop took 1 s"),
+        ("the judge does not see what it judges", "ok", "warning", "use the base alone: the judge does not see"),
+        ("draft and score cost as much as the base", None, "warning", "use the base alone: draft and score"),
+    ],
+)
+def test_the_verdict_follows_from_the_checks(against: str, own: str | None, status: str, says: str) -> None:
+    results = [
+        CheckResult(name="judge", status="ok", detail="", against=against),
+        CheckResult(name="break-even", status="ok", detail="drafting pays from 30%"),
+    ]
+    results += [CheckResult(name="own time", status="ok", detail="the loop took 1 s")] if own else []
+    found = verdict(results)
+    assert (found.name, found.status, says in found.detail) == ("verdict", status, True)
+
+
 def test_a_pair_of_models_that_do_not_know_right_from_wrong() -> None:
     engines = [FakeEngine(lambda _: "It is.\n\n", lambda _: 6, name=name, delay=0.001) for name in ("draft", "base")]
     with EnginePair(*engines) as pair:
@@ -95,6 +114,7 @@ def test_the_built_in_pair_on_questions_of_ones_own(here: Command, tmp_path: Pat
     assert "2 of 2 right with the loop, 2 with the base alone" in result.stdout
     assert "proposals accepted" in result.stdout
     assert "the loop took" in result.stdout
+    assert any(line.split()[1:2] == ["verdict"] for line in result.stdout.splitlines())
 
 
 @pytest.mark.parametrize(

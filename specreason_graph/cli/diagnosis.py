@@ -46,6 +46,8 @@ class CheckResult(Record):
     """The figures behind the outcome."""
     advice: str = ""
     """What to change; empty when nothing needs a change."""
+    against: str = ""
+    """Why it speaks for the base alone; empty where it does not."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,14 @@ def judged(labelled: Sequence[Labelled], config: SpecReasonConfig) -> CheckResul
         detail += f"; mass outside the digits {outside:.2f} (median)"
     result = partial(CheckResult, name="judge", detail=detail)
     if max(_distance(one.score, other.score) for one, other in zip(labelled[::2], labelled[1::2], strict=True)) < BLIND:
-        return result(status="failed", advice="the judge does not see the step: check the chat template")
+        advice = "the judge does not see the step: check the chat template"
+        return result(status="failed", advice=advice, against="the judge does not see what it judges")
     if outside > 0.5:
         return result(status="warning", advice="the judge seldom answers with a digit: change judge.prefill")
     if found < ABLE:
         other = "likelihood" if judge.kind == "digit" else "digit"
         advice = f"the {judge.kind} is no guide to right steps: try --judge {other}, or a stronger base model"
-        return result(status="warning", advice=advice)
+        return result(status="warning", advice=advice, against="the judge does not tell right steps from wrong ones")
     if let_in[True] < 0.5:
         lower = sorted(numbers[True])[int(len(numbers[True]) * (1 - LET_IN))]
         advice = f"most right steps lie under the threshold: {lower:.1f} would let in {LET_IN:.0%} of them"
@@ -142,6 +145,19 @@ def _unseen(vocabulary: Vocabulary) -> list[str]:
     """Return steps of `TOKENS` tokens that begin differently, so that they are in no prefix cache."""
     texts = (" ".join(map(str, range(first, first + TOKENS))) for first in (3000, 5000, 7000))
     return [vocabulary.decode(vocabulary.encode(text)[:TOKENS]) for text in texts]
+
+
+def verdict(results: Sequence[CheckResult]) -> CheckResult:
+    """Say in one sentence whether to speculate with this pair, by what the other checks found."""
+    found = {result.name: result for result in results}
+    result = partial(CheckResult, name="verdict")
+    if reasons := [each.against for each in results if each.against]:
+        return result(status="warning", detail=f"use the base alone: {', and '.join(reasons)}")
+    if "own time" in found:
+        return result(status="ok", detail=f"speculate: {found['own time'].detail}")
+    unknown = "how many are, `specreason tune` or `doctor -f` measures on your own questions"
+    pays = found["break-even"].detail
+    return result(status="ok", detail=f"speculation can pay: the judge is able, and {pays}; {unknown}")
 
 
 def memory(plan: MemoryPlan) -> list[CheckResult]:
@@ -201,5 +217,6 @@ def _break_even(draft: float, base: float, score: float) -> CheckResult:
             status="warning",
             detail=detail,
             advice="the draft costs as much as the base: use a smaller draft",
+            against="draft and score cost as much as the base",
         )
     return CheckResult(name="break-even", status="ok", detail=detail)

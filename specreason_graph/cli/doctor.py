@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, memory
+from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, memory, verdict
 from specreason_graph.cli.own_questions import read_own_questions, try_own_questions
 from specreason_graph.cli.terminal import Coloured, echo, echo_json, echo_text
 from specreason_graph.config import make_config
@@ -38,8 +38,9 @@ def doctor(
     with launch.open_pair() as pair:
         settings = make_config(**launch.settings)
         results = ([] if plan is None else memory(plan)) + pair.run(Diagnosis(pair, settings).results)
-        if asked and not any(result.name == "stopped" for result in results):
-            results += try_own_questions(pair, settings, asked)
+        if not any(result.name == "stopped" for result in results):
+            results += try_own_questions(pair, settings, asked) if asked else []
+            results.append(verdict(results))
     if as_json:
         echo_json([result.dump() for result in results])
     else:

@@ -73,9 +73,6 @@ class LiveView:
         echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
         if guessed := (work := totals.work).speculated_tokens:
             echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
-        if totals.elapsed is not None and totals.base_only_seconds is not None:
-            base_only = f"the base alone would have taken about {totals.base_only_seconds:.2f} s"
-            echo(f"  steps took {totals.elapsed:.2f} s; {base_only}")
         if (wasted := totals.wasted).calls:
             figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
             echo(f"  wasted speculation: {figures}")

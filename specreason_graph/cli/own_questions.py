@@ -73,8 +73,13 @@ def try_own_questions(pair: EnginePair, config: SpecReasonConfig, asked: Sequenc
     detail = f"{accepted} of {drafted} proposals accepted ({share:.0%}) on {len(asked)} questions"
     found = [CheckResult(name="own accepted", status="ok", detail=detail)]
     detail = f"the loop took {seconds:.1f} s, the base alone {seconds_alone:.1f} s ({ratio:.2f} times as long)"
-    slow = "" if ratio < 1 else "on these questions the loop is no faster: use the base alone, or a lower threshold"
-    found.append(CheckResult(name="own time", status="warning" if slow else "ok", detail=detail, advice=slow))
+    slow = "on these questions the loop is no faster: use the base alone, or a lower threshold"
+    against = f"it is {ratio:.2f} times as fast as the loop on your questions"
+    found.append(
+        CheckResult(name="own time", status="ok", detail=detail)
+        if ratio < 1
+        else CheckResult(name="own time", status="warning", detail=detail, advice=slow, against=against)
+    )
     labelled = [index for index, each in enumerate(asked) if each.answer is not None]
     if labelled:
         right = [

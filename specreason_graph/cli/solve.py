@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from specreason_graph.audit.ask.advice import advise
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
-from specreason_graph.cli.document import document
+from specreason_graph.cli.document import document, recorded
 from specreason_graph.cli.live_view import LiveView
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
 from specreason_graph.errors import EngineError, QuestionError, ThreadError
@@ -184,3 +185,5 @@ def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
     if run.answer and not view.finished:  # the run was finished before, so that it emitted no events
         echo_text(f"\n{run.answer.text}\n")
         view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))
+    for sentence in advice.sentences if (advice := advise(recorded(run.thread, run.values))) else ():
+        echo(f"  {sentence}")

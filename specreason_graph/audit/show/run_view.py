@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from specreason_graph.audit.ask.advice import Advice, advise
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
 from specreason_graph.audit.show.labels import STOPS
 from specreason_graph.audit.show.step_view import StepView
@@ -125,6 +126,11 @@ class RunView:
     def summary(self) -> Summary:
         """Totals and costs of the run, as far as they can be read."""
         return summarise(self.records, self.answer)
+
+    @cached_property
+    def advice(self) -> Advice | None:
+        """What speculation brought; None where the record does not tell."""
+        return None if self.findings else advise(self.run)
 
     @cached_property
     def timeline(self) -> Timeline:
