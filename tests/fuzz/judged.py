@@ -1,16 +1,26 @@
-"""Same traces with and without work ahead, and of runs that were left, by judge: ``python -m tests.fuzz.judged``."""
+"""Same traces with and without work ahead, and of runs that were left or killed: ``python -m tests.fuzz.judged``."""
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.memory import InMemorySaver
 
 from specreason_graph import EnginePair, create_specreason, open_pair
+from specreason_graph.audit.check.recompute import recompute
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.models.abacus.problems import held_out
+from tests.fuzz.interruptions import config, killed
+from tests.support.databases import opened
+from tests.support.races import PROCESSES
 
 LIKELY = {"kind": "likelihood", "threshold": -1.0}
 CONFIDENT = {"kind": "confidence", "threshold": -0.3}
@@ -58,11 +68,49 @@ def differing(pair: EnginePair, judge: Any, questions: Sequence[str]) -> Iterato
             yield f"left and gone on with: {question}"
 
 
+def work(place: str, thread: str, judge: Any, question: str, begun: Any) -> None:
+    """Solve a problem on engines of its own; killed somewhere in it."""
+    with opened(place) as saver, open_pair("abacus-base", "abacus-draft") as pair:
+        graph = create_specreason(pair, judge=judge, temperature=0.7).compile(checkpointer=saver)
+        begun.set()
+        graph.invoke({"question": question}, config(thread), durability="sync")
+
+
+def changed_by_kills(pair: EnginePair, name: str, questions: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """Questions whose run, killed with its process and gone on with in another one, ends otherwise than a whole one."""
+    graph = create_specreason(pair, judge=JUDGES[name], temperature=0.7)
+    with tempfile.TemporaryDirectory() as folder:
+        place = str(Path(folder, "runs.sqlite"))
+        for number, question in enumerate(questions):
+            thread = f"killed-{number}"
+            killed(work, (place, thread, JUDGES[name], question), rng.uniform(0.05, 1.2))
+            with opened(place) as saver:
+                app = graph.compile(checkpointer=saver)
+                before = app.get_state(config(thread))
+                outcome = app.invoke(None if before.values else {"question": question}, config(thread))
+                (run,) = read_runs(saver, thread)
+                stood = "not begun" if not before.values else "ended" if not before.next else "under way"
+                sound = verify(run).ok and recompute(run).ok
+                sound = sound and traced(outcome) == traced(graph.compile().invoke({"question": question}))
+                yield f"{stood}, {'same trace' if sound else 'WRONG: ' + question}"
+
+
 def main() -> None:
     """Compare the traces of some problems; exit with 1 where one differs."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    count, bad = parser.parse_args().count, 0
+    parser.add_argument("--count", type=int, default=100, help="Problems for each judge.")
+    parser.add_argument("--kills", type=int, default=0, help="Kill so many processes for each of three judges instead.")
+    given, bad = parser.parse_args(), 0
+    count = given.count
+    if given.kills:
+        PROCESSES.set_forkserver_preload(["specreason_graph.runs.batch", "tests.support.databases"])
+        with open_pair("abacus-base", "abacus-draft") as pair:
+            for name in ("likelihood", "calibrated", "cascade"):
+                asked = [problem.question for problem in held_out()[: given.kills]]
+                seen = Counter(changed_by_kills(pair, name, asked, random.Random(name)))
+                print(name, *(f"{number:5} {what}" for what, number in seen.most_common()), sep="\n", flush=True)
+                bad += any("WRONG" in what for what in seen)
+        sys.exit(bool(bad))
     with open_pair("abacus-base", "abacus-draft") as pair:
         for name, judge in JUDGES.items():
             found = list(differing(pair, judge, [problem.question for problem in held_out()[:count]]))
