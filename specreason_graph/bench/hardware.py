@@ -11,6 +11,9 @@ from specreason_graph.engines import cores
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.record.records import Record
 
+OURS = ("transformers", "vllm")
+"""Engines that work on this machine."""
+
 
 class Hardware(Record):
     """A machine, and the engines and models that ran on it."""
@@ -42,7 +45,7 @@ def describe_hardware(pair: EnginePair, draft_name: str) -> Hardware:
     """Describe this machine and the engines of the pair, which must be open."""
     base, draft = pair.describe()["base"], pair.describe()["draft"]
     return Hardware(
-        processor=processor(), cores=cores(), accelerators=_accelerators() if base.engine != "server" else [],
+        processor=processor(), cores=cores(), accelerators=_accelerators() if base.engine in OURS else [],
         python=platform.python_version(), engine=f"{base.engine} {base.engine_version}",
         base=f"{base.model} {base.dtype} on {base.device}", draft=f"{draft_name} {draft.dtype} on {draft.device}",
     )  # fmt: skip

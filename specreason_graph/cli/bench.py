@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specreason_graph.cli import options
+from specreason_graph.cli import bench_run, options
 from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
@@ -40,6 +40,9 @@ app = typer.Typer(help="Measure a pair on this machine.", no_args_is_help=True)
 @app.callback()
 def bench() -> None:
     """Measure a pair on this machine."""
+
+
+app.command("run")(bench_run.run)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
+from copy import copy
 from functools import cached_property
 from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
@@ -199,6 +200,17 @@ class EnginePair:
     def engine(self, role: Role) -> Engine:
         """The engine that plays ``role``."""
         return self.base if role == "base" else self.draft
+
+    def view(self, *, base: Role = "base", draft: Role = "draft") -> EnginePair:
+        """The same open engines in the roles that are named, on the same loop, with companions of its own.
+
+        It is open as long as this pair is, and needs no closing.
+        """
+        view = copy(self)
+        view.base, view.draft = self.engine(base), self.engine(draft)
+        view._slots, view._companions = WeakKeyDictionary(), {}  # noqa: SLF001 - of its own class
+        view.__dict__.pop("shares_vocabulary", None)
+        return view
 
     def slot(self, role: Role, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Wait for a slot on the engine that plays ``role``; a context manager around one call."""

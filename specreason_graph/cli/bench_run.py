@@ -1,0 +1,183 @@
+"""``specreason bench run``: strategies side by side on questions of the caller's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from specreason_graph.cli import options
+from specreason_graph.cli.bench_progress import reporting
+from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.config import MODELS
+from specreason_graph.errors import ConfigError
+from specreason_graph.files import write_file
+
+if TYPE_CHECKING:
+    from specreason_graph.bench.results import Results
+    from specreason_graph.bench.run import Bench
+    from specreason_graph.bench.strategies import Strategy
+
+LIBRARIES = ("math_verify", "numpy", "pebble", "rich", "scipy")
+"""What the extra ``bench`` brings."""
+ENGINE_PREFIXES = ("base.", "draft.")
+"""How engine options of one model begin in a strategy on the command line, as they do behind ``--option``."""
+
+
+@options.takes_models
+def run(
+    models: options.ModelOptions,
+    task: Annotated[str, typer.Argument(help="A JSONL file with one question per line, or abacus, or abacus-short.")],
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]NAME[:SETTINGS]",
+            help="What to measure besides base, draft and base-ngram, as in likelihood:judge.threshold=-8; repeatable.",
+        ),
+    ] = None,
+    strategies: Annotated[
+        Path | None, options.path_option("--strategies", text="TOML file with a table of settings per strategy.")
+    ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Leave draft and base-ngram out, unless they are named.")
+    ] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="The first so many questions; all if not given.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Runs of each strategy on each question.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all runs and of shuffled choices.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 1,
+    part: Annotated[
+        int | None, typer.Option(min=1, help="Questions that a strategy gets in one turn; chosen if not given.")
+    ] = None,
+    question_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the question in a line.")] = None,
+    answer_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.")] = None,
+    choices_key: Annotated[
+        str | None, typer.Option(metavar="KEY[,KEY...]", help="Key of the choices, or several keys of one each.")
+    ] = None,
+    id_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Key of a line's id; else lines are numbered.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Prompt with {KEY} for what a line holds; {question} asks it bare."),
+    ] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(help="math, number, exact, choice, agreement or MODULE:FUNCTION; chosen if not given."),
+    ] = None,
+    settings: options.SetOption = None,
+    config: options.ConfigOption = None,
+    db: Annotated[Path | None, options.path_option("--db", text="SQLite file that keeps the runs.")] = None,
+    output: Annotated[
+        Path | None,
+        options.path_option("-o", "--output", text="JSONL file for the results, which is gone on with."),
+    ] = None,
+    markdown: Annotated[Path | None, options.path_option("--markdown", text="File for the table.")] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure strategies side by side: right answers, time against the base alone, tokens and engine seconds.
+
+    The same command, given again, goes on where the first one ended, and so does one with more strategies or questions.
+    """
+    check_libraries()
+    from specreason_graph.bench.figures import compute
+    from specreason_graph.bench.graders import default_grader, make_grader
+    from specreason_graph.bench.markdown import markdown as render
+    from specreason_graph.bench.results import ResultsFile
+    from specreason_graph.bench.run import Bench
+    from specreason_graph.bench.strategies import read_strategies, with_always
+    from specreason_graph.bench.tasks import read_task
+
+    asked = read_task(
+        task, question_key=question_key, answer_key=answer_key, choices_key=choices_key, id_key=id_key,
+        template=template, seed=seed,
+    ).first(count)  # fmt: skip
+    launch = models.launch("", config, options.parse_settings(settings))
+    named = [*map(parse_strategy, strategy or ()), *(read_strategies(strategies) if strategies else ())]
+    chosen = with_always(named or [parse_strategy("loop")], only=only)
+    output = output or Path(f"bench-{asked.name}.jsonl")
+    database = db or output.with_suffix(".sqlite")
+    grader = grader or default_grader(asked)
+    with make_grader(grader, asked) as graded:
+        bench = Bench(
+            task=asked, grader=graded, grader_name=grader, launch=launch, strategies=chosen, samples=samples, seed=seed,
+            concurrency=concurrency, part=part,
+        )  # fmt: skip
+        bench.check()
+        results = ResultsFile.open(output, bench.header, (database, Path(task)))
+        for line in plan(bench, results.results, output, database):
+            echo(line, err=True)
+
+        def write_table() -> None:
+            if markdown:
+                write_file(markdown, render(results.results, compute(results.results)), (output, database, Path(task)))
+
+        with reporting(bench, results.results, write_table) as report:
+            bench.measure(results, database, report)
+    figures = compute(results.results)
+    write_table()
+    if as_json:
+        echo_json(figures.dump())
+    else:
+        echo_text(render(results.results, figures))
+
+
+def check_libraries() -> None:
+    """Raise `ConfigError` where libraries are missing that measurements need."""
+    if missing := [name for name in LIBRARIES if not find_spec(name)]:
+        raise ConfigError(f"bench run needs {missing[0]}", hint="pip install 'specreason-graph[bench]'")
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Read ``[LABEL=]NAME[:NAME=VALUE,...]``."""
+    from specreason_graph.bench.strategies import make_strategy
+
+    first, _, rest = text.partition(":")
+    label, _, name = first.rpartition("=")
+    settings, engine_texts, engine_options = [], {}, []
+    for pair in split(rest):
+        key, _, value = pair.partition("=")
+        if key in MODELS:
+            engine_texts[key] = value
+        elif key.startswith(ENGINE_PREFIXES) and not key.partition(".")[2].startswith("template."):
+            engine_options.append(pair)
+        else:
+            settings.append(pair)
+    tables = {name: table for name, table in options.parse_engine_options(engine_options).items() if table}
+    return make_strategy(name, options.parse_settings(settings), {**engine_texts, **tables}, label=label)
+
+
+def split(text: str) -> list[str]:
+    """Split at commas that are in no brackets and no quotation marks."""
+    found, depth, quoted = [""], 0, False
+    for char in text:
+        quoted ^= char == '"'
+        depth += 0 if quoted else (char in "[{(") - (char in "]})")
+        if char == "," and not depth and not quoted:
+            found.append("")
+        else:
+            found[-1] += char
+    return [each.strip() for each in found if each.strip()]
+
+
+def plan(bench: Bench, results: Results, output: Path, database: Path) -> Iterator[str]:
+    """What is going to be done, in lines for people."""
+    questions, launch = len(bench.task.questions), bench.launch
+    all_runs = questions * bench.samples * len(bench.strategies)
+    done = sum(
+        results.is_done((each.name, asked.id, sample))
+        for each in bench.strategies
+        for asked in bench.task.questions
+        for sample in range(bench.samples)
+    )
+    yield f"{bench.task.name}: {questions} questions, {bench.samples} each, grader {bench.grader_name}"
+    yield from bench.task.notes
+    yield f"base {launch.base}, draft {launch.draft}, engine {launch.engine}, {bench.concurrency} at once"
+    for each in bench.strategies:
+        own = {**each.settings, **each.engines, **({"alone": each.alone} if each.alone else {})}
+        yield f"  {each.name}: {json.dumps(own, ensure_ascii=False) if own else 'the shared settings'}"
+    yield f"by turns of {bench.part_size} questions, with empty prefix caches; {all_runs} runs, {done} are there"
+    yield f"results in {output}, runs in {database}; the same command goes on where it was interrupted"
