@@ -38,7 +38,7 @@ and defaults below are Python's.
 """
 RUN = {
     "Who writes, and what is enough": (
-        "judge", "threshold", "writer", "proposals", "first_steps_by_base", "review", "answer_by",
+        "judge", "threshold", "writer", "rollback", "proposals", "first_steps_by_base", "review", "answer_by",
         "continue_without_draft",
     ),
     "Speed and deadlines": (
@@ -69,6 +69,12 @@ The setting `writer` is a kind, or a table with `kind` and the settings below; o
 `--set writer=cues --set writer.steps=2`. It says when the base model writes the next step without the draft being
 asked. `first_steps_by_base` goes first, and `speculation_control` has a say where the writer asks the draft.
 """
+ROLLBACK = """\
+## Rollback rules
+
+The setting `rollback`, likewise: `--set rollback=collapse --set rollback.steps=5`. See
+[Strategies](strategies.md#rollback).
+"""
 STOPPING = """\
 ## Stopping rules
 
@@ -81,16 +87,15 @@ An engine option belongs to an engine and not to a run. Write `--option NAME=VAL
 `--option base.NAME=VALUE` for one. A config file has the tables `base_options` and `draft_options`, and `open_pair`
 takes `base_options={...}`. The embedded engine (`transformers`) takes no options. See [Engines](engines.md).
 """
-SEAMS = {"Judge": "judge", "Writer": "writer", "Stopping": "rule"}
+SEAMS = {"Judge": "judge", "Writer": "writer", "Rollback": "rule", "Stopping": "rule"}
 KINDS = {"number": "number", "integer": "whole number", "string": "text", "boolean": "bool", "object": "dict"}
 
 
 def page() -> str:
     """The whole page."""
-    judges, writers, rules = (_strategies(seam) for seam in ("judge", "writer", "stopping"))
-    return "\n".join(
-        [INTRODUCTION, *_run(), JUDGES, *judges, WRITERS, *writers, STOPPING, *rules, OPTIONS, *_options()]
-    )
+    seams = {"judge": JUDGES, "writer": WRITERS, "rollback": ROLLBACK, "stopping": STOPPING}
+    strategies = [part for seam, introduction in seams.items() for part in (introduction, *_strategies(seam))]
+    return "\n".join([INTRODUCTION, *_run(), *strategies, OPTIONS, *_options()])
 
 
 def _run() -> Iterator[str]:

@@ -72,7 +72,7 @@ def _progress(
         update={
             "steps": step.index + 1, "thinking_tokens": before.thinking_tokens + len(step.token_ids),
             "seconds": before.seconds + seconds_of(step), "reserve": step.reserve or 0.0,
-            "settled": settled_with(step.probe, lookahead.last_probe, before.settled),
+            "settled": settled_with(step, lookahead.last_probe, before.settled),
             "repeats": 1 + lookahead.repeats(step.text), "tokens_left": step.tokens_left or 0,
             "draft_failed": step.decision.reason == "draft_failed",
         }

@@ -53,6 +53,7 @@ class Finalize(Stage):
 
     async def __call__(self, state: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Set the answer, the stop reason, and what belongs to them."""
+        lookahead.stay()
         plan = self._plan(state, lookahead, self._author(state, lookahead))
         stream, left = self._stream(plan, state), self._left_over(state, lookahead)
         try:

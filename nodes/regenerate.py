@@ -9,7 +9,7 @@ from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import commit, emit_reply
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.acceptance import decide_unscored
-from specreason_graph.record.events import Regenerated, Rejected
+from specreason_graph.record.events import Regenerated, Rejected, RolledBack
 from specreason_graph.record.progress import Pending, Progress
 from specreason_graph.record.records import Decision, Proposal
 from specreason_graph.record.state import State
@@ -24,6 +24,9 @@ class Regenerate(Stage):
         decision = pending.decision or self._unscored(pending, Progress.load(state["progress"]))
         if pending.proposal:
             emit(Rejected(index=lookahead.node.index, decision=decision))
+        if decision.taken_back:
+            lookahead.go_back(state, decision.taken_back)
+            emit(RolledBack(index=lookahead.node.index, steps=decision.taken_back))
         written = await lookahead.regenerate()
         if self.sampler.prompts.is_plain and lookahead.node.index == 0 and written.ending == "special_token":
             self._check_speaks(written)

@@ -9,9 +9,12 @@ from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
 from specreason_graph.policies.deadlines import judge_in_force
+from specreason_graph.policies.handover import rejected_step
+from specreason_graph.policies.rollback import steps_back
 from specreason_graph.record.events import Scored
 from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Alternative, Proposal, Score
+from specreason_graph.record.records import Alternative, Decision, Proposal, Score
+from specreason_graph.record.standing import standing_in
 from specreason_graph.record.state import State
 
 
@@ -27,7 +30,7 @@ class ScoreProposal(Stage):
         scored = [(number, score) for number, score in enumerate(scores) if score]
         judge = judge_in_force(self.config, Progress.load(state["progress"]).slo_ratio)
         best, score = scored[best_of([score for _, score in scored], judge)]
-        decision = decide(score, judge)
+        decision = self._doubted(state, lookahead, proposals[best], score, decide(score, judge))
         emit(Scored(index=lookahead.node.index, score=score, decision=decision))
         needs_review = asks_human(decision, self.config.review)
         seconds, wasted = lookahead.pause() if needs_review else (0.0, [])
@@ -37,6 +40,17 @@ class ScoreProposal(Stage):
             score=score, decision=decision, needs_review=needs_review, seconds=seconds, wasted=wasted,
         )  # fmt: skip
         return {"pending": found.dump()}
+
+    def _doubted(
+        self, state: State, lookahead: Lookahead, proposal: Proposal, score: Score, decision: Decision
+    ) -> Decision:
+        """The decision, with the steps before it that are taken back on such a score."""
+        rejected, earlier = rejected_step(proposal, score, decision), lookahead.commit_point.rollbacks
+        back = steps_back(self.config, lookahead.node.trail, rejected, decision, earlier)
+        if not back:
+            return decision
+        taken_back = standing_in(state["trace"])[-back:]
+        return decision.model_copy(update={"rollback": self.config.rollback.kind, "taken_back": taken_back})
 
     async def _score(self, lookahead: Lookahead, proposal: Proposal) -> Score | None:
         """The score, or None for what cannot be scored."""

@@ -21,9 +21,21 @@ from pydantic import (
 
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.strategy import REFUSED, AnyJudge, AnyStopping, AnyWriter, Judge, Settings, Stopping, Writer, read
+from specreason_graph.strategy import (
+    REFUSED,
+    AnyJudge,
+    AnyRollback,
+    AnyStopping,
+    AnyWriter,
+    Judge,
+    Rollback,
+    Settings,
+    Stopping,
+    Writer,
+    read,
+)
 
-DEFAULT_KINDS = {"judge": "digit", "writer": "draft", "stopping": "closed"}
+DEFAULT_KINDS = {"judge": "digit", "writer": "draft", "rollback": "never", "stopping": "closed"}
 """Settings that are a table with a kind, and the kind where none is given."""
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -36,7 +48,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
                 "logically follows from prior steps. Assign a score from 0 to 9."
             ),
         },
-        "writer": {"kind": "draft"}, "stopping": {"kind": "words"}, "repetition_limit": 2, "min_step_tokens": 1,
+        "writer": {"kind": "draft"}, "rollback": {"kind": "never"}, "stopping": {"kind": "words"},
+        "repetition_limit": 2, "min_step_tokens": 1,
     },
 }  # fmt: skip
 """Settings that a strategy stands for; others may be put over them.
@@ -127,6 +140,8 @@ class SpecReasonConfig(Settings):
     """Number from which a proposal is accepted, on the judge's scale; None for the judge's own threshold."""
     writer: AnyWriter = Field(default_factory=lambda: read(Writer, DEFAULT_KINDS["writer"]))
     """Who writes the next step: a kind, or a mapping with ``kind`` and the writer's own settings."""
+    rollback: AnyRollback = Field(default_factory=lambda: read(Rollback, DEFAULT_KINDS["rollback"]))
+    """When committed steps are taken back: a kind, or a mapping with ``kind`` and the rule's own settings."""
     proposals: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     lookahead: Annotated[Whole, Field(ge=0, le=64)] | None = None
@@ -244,9 +259,9 @@ def overridden(config: SpecReasonConfig, *settings: Mapping[str, Any]) -> SpecRe
 def layered(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with others put over them, the last ones winning; nothing is validated.
 
-    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place. So do writers
-    and stopping rules. A threshold that was meant for the judge before is dropped, as it is where the judge's own is
-    given.
+    A judge without ``kind`` changes settings of the judge before; one with it takes that judge's place. So it is with
+    writers and other rules. A threshold that was meant for the judge before is dropped, as it is where the judge's own
+    is given.
     """
     found: dict[str, Any] = {}
     for each in map(_expanded, settings):

@@ -7,6 +7,7 @@ base class of its own, and callers register classes of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
@@ -34,7 +35,10 @@ ENTRY_POINTS = "specreason_graph.strategies"
 """Group of entry points under which a package names classes of its own, each by its kind."""
 RECORDED, REFUSED = "recorded", "strategy"
 """Key of pydantic's context under which a record says that it is one, and the type of an error of `read`."""
-HOMES = ("specreason_graph.judging", "specreason_graph.policies.writers", "specreason_graph.policies.stopping")
+HOMES = (
+    "specreason_graph.judging", "specreason_graph.policies.writers", "specreason_graph.policies.stopping",
+    "specreason_graph.policies.rollback",
+)  # fmt: skip
 """Where the classes of this package are."""
 
 
@@ -199,6 +203,12 @@ class PastStep(NamedTuple):
     """The text, without white space around it."""
     logprob: float | None = None
     """Mean log-probability of its tokens under the draft that wrote it, in nats; None where nobody asked or told."""
+    number: float | None = None
+    """What the judge found of the draft's proposal, on its scale; None where there was none, or it is not known yet."""
+    judge: str | None = None
+    """Kind of the judge that the number is of."""
+    reviewed: bool = False
+    """Whether a human decided on it."""
 
 
 class Writer(Strategy):
@@ -229,7 +239,35 @@ class MissingWriter(Writer):
         raise ConfigError(f"there is no writer {self.kind!r} here", hint="register the class that the run had")
 
 
-MISSING: dict[str, type[Strategy]] = {"judge": MissingJudge, "writer": MissingWriter, "stopping": MissingStopping}
+class Rollback(Strategy):
+    """Says when committed steps are taken back, so that the base model writes on from an earlier place."""
+
+    seam: ClassVar[str] = "rollback"
+
+    def steps_back(self, trail: Sequence[PastStep], rejected: PastStep, earlier: int) -> int:
+        """How many of the last steps are taken back now that a proposal is rejected; 0 takes none.
+
+        ``trail``: the steps that stand, the first one first. ``rejected``: the proposal behind them. ``earlier``: how
+        often the run has gone back before. A pure function of the record: auditors ask it again. Less is taken back
+        where the steps do not begin with one of the draft's, which the base would write otherwise, or where a human
+        decided on one.
+        """
+        raise NotImplementedError
+
+
+class MissingRollback(Rollback):
+    """A rule of a record whose class is not known here; it decides nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def steps_back(self, trail: Sequence[PastStep], rejected: PastStep, earlier: int) -> int:  # noqa: ARG002
+        """Raise `ConfigError`, which names what is missing."""
+        raise ConfigError(f"there is no rollback {self.kind!r} here", hint="register the class that the run had")
+
+
+MISSING: dict[str, type[Strategy]] = {
+    "judge": MissingJudge, "writer": MissingWriter, "stopping": MissingStopping, "rollback": MissingRollback,
+}  # fmt: skip
 """What stands for a recorded class that is not known here, by seam."""
 S = TypeVar("S", bound=Strategy)
 _KNOWN: dict[tuple[str, str], type[Strategy]] = {}
@@ -265,8 +303,7 @@ def read(seam: type[S], given: Any, *, recorded: bool = False) -> S:
     """A strategy from a kind, or from a mapping with ``kind`` and its settings; itself where it is one already.
 
     Raises pydantic's ``ValidationError`` for settings that are not allowed, and ``PydanticCustomError`` for a kind that
-    is not known; one that is ``recorded`` is then a `MissingJudge` or `MissingWriter`, and all else of its run can be
-    read.
+    is not known; one that is ``recorded`` is then what `MISSING` has for its seam, and all else of its run can be read.
     """
     if isinstance(given, seam):
         if type(given) not in _KNOWN.values() and type(given) is not MISSING[seam.seam]:
@@ -302,16 +339,8 @@ def is_recorded(info: ValidationInfo) -> bool:
     return bool((info.context or {}).get(RECORDED))
 
 
-def _read_judge(given: Any, info: ValidationInfo) -> Judge:
-    return read(Judge, given, recorded=is_recorded(info))
-
-
-def _read_stopping(given: Any, info: ValidationInfo) -> Stopping:
-    return read(Stopping, given, recorded=is_recorded(info))
-
-
-def _read_writer(given: Any, info: ValidationInfo) -> Writer:
-    return read(Writer, given, recorded=is_recorded(info))
+def _read(seam: type[S], given: Any, info: ValidationInfo) -> S:
+    return read(seam, given, recorded=is_recorded(info))
 
 
 def _form(seam: type[Strategy]) -> WithJsonSchema:
@@ -322,12 +351,14 @@ def _form(seam: type[Strategy]) -> WithJsonSchema:
     )
 
 
-AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(_read_judge), _form(Judge)]
+AnyJudge = Annotated[SerializeAsAny[Judge], BeforeValidator(partial(_read, Judge)), _form(Judge)]
 """A judge of any kind, as a field of a model: given as a kind, a mapping or a `Judge`."""
-AnyWriter = Annotated[SerializeAsAny[Writer], BeforeValidator(_read_writer), _form(Writer)]
+AnyWriter = Annotated[SerializeAsAny[Writer], BeforeValidator(partial(_read, Writer)), _form(Writer)]
 """A writer of any kind, likewise."""
-AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(_read_stopping), _form(Stopping)]
+AnyStopping = Annotated[SerializeAsAny[Stopping], BeforeValidator(partial(_read, Stopping)), _form(Stopping)]
 """A stopping rule of any kind, likewise."""
+AnyRollback = Annotated[SerializeAsAny[Rollback], BeforeValidator(partial(_read, Rollback)), _form(Rollback)]
+"""A rule of when steps are taken back, likewise."""
 
 
 def _listed(seam: str) -> str:

@@ -24,6 +24,7 @@ from specreason_graph.record.manifest import Judged, Lineage, Manifest
 from specreason_graph.record.progress import Progress, totals_of
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
 from specreason_graph.record.seal import head_of, is_sealed, seal_step
+from specreason_graph.record.standing import standing
 from specreason_graph.record.state import begin
 
 
@@ -139,7 +140,8 @@ def _channels(prompts: PairPrompts, begun: Plain, taken: list[Step]) -> dict[str
     if taken:
         reply = [step.text for step in taken] if prompts.is_plain else None
         reason = stop_reason(taken[-1], progress, prompts.config, reply=reply)
-    handed = None if reason or progress.draft_failed else handover(prompts.config, [past_step(step) for step in taken])
+    trail = [past_step(step) for step in standing(taken)]
+    handed = None if reason or progress.draft_failed else handover(prompts.config, trail)
     last = {"stop_reason": reason, "handover": handed}
     return {**begun, "trace": trace, "progress": progress.model_copy(update=last).dump()}
 
@@ -149,7 +151,6 @@ def _progress(prompts: PairPrompts, manifest: Plain, taken: list[Step]) -> Progr
     run = manifest["run"]
     if not taken:
         return Progress(run=run)
-    left = [
-        prompts.capacities[role] - len(prompts.thinking_ids(role, manifest["head_ids"][role], taken)) for role in ROLES
-    ]
+    thinking = {role: prompts.thinking_ids(role, manifest["head_ids"][role], standing(taken)) for role in ROLES}
+    left = [prompts.capacities[role] - len(ids) for role, ids in thinking.items()]
     return totals_of(taken, Progress(run=run)).model_copy(update={"tokens_left": min(left)})

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from specreason_graph.record.records import Cost, Engine, Purpose, Step
+from specreason_graph.record.standing import standing
 from specreason_graph.record.summary import Summary
 
 SecondsPerToken = Mapping[Engine, float]
@@ -16,7 +17,7 @@ WROTE: dict[str, Purpose] = {"draft": "draft", "base": "regenerate"}
 
 def committed_costs(steps: Sequence[Step], total: Summary) -> list[Cost]:
     """Return the engine work behind the committed tokens: one cost per step, and that of the answer."""
-    written = [cost for step in steps if (cost := _committed(step))]
+    written = [cost for step in standing(steps) if (cost := _committed(step))]
     return [*written, *(cost for cost in total.costs if cost.purpose == "answer")]
 
 

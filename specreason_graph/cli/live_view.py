@@ -62,7 +62,8 @@ class LiveView:
         self.finished = True
         echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
         share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
-        echo(f"{share} in {totals.steps} steps")
+        back = f", {totals.taken_back} of them taken back" if totals.taken_back else ""
+        echo(f"{share} in {totals.steps} steps{back}")
         for cost in (cost for cost in totals.costs if not cost.wasted):
             usage = cost.usage
             echo(
@@ -91,6 +92,8 @@ def _note(committed: Step) -> Coloured | str:
     if committed.discarded and note.endswith(": "):
         same = committed.discarded.text == committed.text
         note += "the base writes the same" if same else visible(committed.discarded.text)
+    if gone := ", ".join(str(position + 1) for position in committed.taken_back):
+        note = f"takes the place of {gone}; {note}"
     if committed.alternatives:
         note = f"best of {len(committed.alternatives) + 1}; {note}".rstrip("; ")
     return Coloured(f"   [{note}]", dim=True) if note else ""

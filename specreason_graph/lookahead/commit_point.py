@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Cost
+from specreason_graph.record.records import Cost, Plain, Step
 
 PATIENCE = 60.0
 """Seconds in which a step is due in a run that has no deadline."""
@@ -23,16 +23,17 @@ class CommitPoint:
     """The node behind the last committed step, the clock of the run, and what was wasted since."""
 
     def __init__(
-        self, root: SpeculationNode, config: SpecReasonConfig, estimates: CostEstimates, progress: Progress,
-        pending: Pending,
+        self, node: SpeculationNode, config: SpecReasonConfig, estimates: CostEstimates, progress: Progress,
+        pending: Pending, trace: Sequence[Plain],
     ) -> None:  # fmt: skip
-        self.node, self.config, self.estimates = root, config, estimates
+        self.config, self.estimates = config, estimates
+        self.stand(node)
         self.base_only = progress.base_only
         """Whether the base writes the next step and the draft is not asked."""
         self.slo_ratio = progress.slo_ratio
         """How late the run is; above 1 it eases its demands."""
-        self.texts: Counter[str] = Counter()
-        """How often each step's text stands in the trace."""
+        self.rollbacks = sum(bool(step["decision"].get("taken_back")) for step in trace)
+        """How often steps were taken back."""
         self.wasted: defaultdict[int, list[Cost]] = defaultdict(list, {progress.steps: list(pending.wasted)})
         """Cost of speculative work that was thrown away, by the step that made it so."""
         self.changed = asyncio.Event()
@@ -40,11 +41,16 @@ class CommitPoint:
         self._seconds = progress.seconds
         self._committed = time.perf_counter() - pending.seconds
 
-    def move(self, node: SpeculationNode) -> None:
+    def stand(self, node: SpeculationNode) -> None:
+        """Stand at a place, ``texts`` being how often each step's text is before it."""
+        self.node, self.texts = node, Counter(past.text for past in node.trail)
+
+    def move(self, node: SpeculationNode, step: Step) -> None:
         """Stand behind one more committed step."""
         node.commit()
         self.node = node
         self.texts[node.text] += 1
+        self.rollbacks += bool(step.taken_back)
 
     def announce(self) -> None:
         """Wake all that wait for a change."""

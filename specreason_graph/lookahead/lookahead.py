@@ -8,7 +8,7 @@ for what is under way, or has it done now. So the trace does not depend on it, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from specreason_graph.engines.pair import StreamCalls
@@ -22,9 +22,10 @@ from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.handover import past_step
 from specreason_graph.record.progress import Pending, Progress
-from specreason_graph.record.records import Cost, ProbedAnswer, Proposal, Score, Step, StepLike
+from specreason_graph.record.records import Cost, Plain, ProbedAnswer, Proposal, Score, Step, StepLike
 from specreason_graph.record.seal import head_of
 from specreason_graph.record.setup import Setup
+from specreason_graph.record.standing import standing_in
 from specreason_graph.record.state import State
 
 
@@ -45,18 +46,17 @@ class Lookahead:
     ) -> None:  # fmt: skip
         manifest, trace = state["manifest"], state["trace"]
         self._change = check_resumed(manifest, trace, sampler, accept_changes=accept_changes)
-        root = SpeculationNode.root(sampler.prompts, manifest["head_ids"], manifest["question"])
         progress, pending = Progress.load(state["progress"]), Pending.load(state.get("pending") or {})
         self.sampler, self.estimates = sampler, estimates
-        self.commit_point = CommitPoint(root, sampler.config, estimates, progress, pending)
+        here = self._place(state, standing_in(trace))
+        self.commit_point = CommitPoint(here, sampler.config, estimates, progress, pending, trace)
         self.caller: StreamCalls | None = None  # the calls of the stream that asked last
         self._calls = CallTable(sampler, self.commit_point)
         self._prefetcher = Prefetcher(sampler, self._calls, self.commit_point, runs)
         self._loop = asyncio.get_running_loop()  # a pair that is opened again has another one, and the tasks are lost
-        for step in map(Step.load, state["trace"]):
-            self._move(step)
-        self._head = head_of(state["manifest"], state["trace"])
-        last = state["trace"][-1].get("probe") if state["trace"] else None
+        self._head = head_of(manifest, trace)
+        self._left: SpeculationNode | None = None  # where the steps that are taken back end, until that is committed
+        last = trace[-1].get("probe") if trace else None
         self.last_probe = last and ProbedAnswer.load(last)
 
     @property
@@ -71,6 +71,7 @@ class Lookahead:
         """
         trace = state["trace"]
         here = self.node.index == len(trace) and self._head == head_of(state["manifest"], trace)
+        here = here and (self._left is None or bool(_decision(state).get("taken_back")))
         same = self._head is not None or self.node.text == (trace[-1]["text"].strip() if trace else "")
         return here and same and self._loop is asyncio.get_running_loop()
 
@@ -123,15 +124,40 @@ class Lookahead:
         """Move on behind a committed step."""
         self.last_probe = step.probe
         self.commit_point.slo_ratio, self.commit_point.base_only = progress.slo_ratio, progress.base_only
-        self._move(step)
-        self._head = step.hash
+        self.commit_point.move(self._behind(self.node, step), step)
+        self._head, self._left = step.hash, None
         self.commit_point.announce()
 
-    def _move(self, step: Step) -> None:
-        """Stand behind a committed step."""
-        behind = self.sampler.after(self.node, step)
-        behind.trail = (*self.node.trail, past_step(step))  # the record knows what was only expected ahead of it
-        self.commit_point.move(behind)
+    def go_back(self, state: State, taken_back: Sequence[int]) -> None:
+        """Stand where the base writes on once these steps are taken back; what is under way is wasted for its step."""
+        if self._left is None:  # a stage that is done again is there already
+            self._left = self.node
+            self._calls.give_up(self.node, self.node.index)
+            stay = [each for each in standing_in(state["trace"]) if each not in taken_back]
+            self.commit_point.stand(self._place(state, stay))
+
+    def stay(self) -> None:
+        """Stand behind the last committed step again, where no step has come of going back."""
+        if self._left:
+            self._calls.give_up(self.node, self.node.index)
+            self.commit_point.stand(self._left)
+            self._left = None
+
+    def _place(self, state: State, positions: Sequence[int]) -> SpeculationNode:
+        """The place behind some of a run's steps, at which the next one is written."""
+        manifest, trace = state["manifest"], state["trace"]
+        node = SpeculationNode.root(self.sampler.prompts, manifest["head_ids"], manifest["question"])
+        for position in positions:
+            node = self._behind(node, Step.load(trace[position]))
+            node.commit()
+        node.index = len(trace)
+        return node
+
+    def _behind(self, node: SpeculationNode, step: Step) -> SpeculationNode:
+        """The place behind a committed step."""
+        behind = self.sampler.after(node, step)
+        behind.trail = (*node.trail, past_step(step))  # the record knows what was only expected ahead of it
+        return behind
 
     def pause(self) -> tuple[float, list[Cost]]:
         """Give up what is ahead, as a human is asked: the seconds of the step so far, and the cost of that."""
@@ -170,3 +196,8 @@ class Lookahead:
             raise DeadlinePassed(self.commit_point.seconds_used) from None
         call.used = True
         return outcome
+
+
+def _decision(state: State) -> Plain:
+    """The decision on the step in flight; empty where there is none."""
+    return (state.get("pending") or {}).get("decision") or {}

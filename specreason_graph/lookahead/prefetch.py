@@ -17,6 +17,8 @@ from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
 from specreason_graph.policies.deadlines import judge_in_force
 from specreason_graph.policies.end_of_thinking import stop_reason
+from specreason_graph.policies.handover import rejected_step
+from specreason_graph.policies.rollback import steps_back
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal
 
@@ -53,7 +55,7 @@ class Prefetcher:
         self._go_on(self._sampler.after(node, written), written)
 
     async def _accepts_draft(self, node: SpeculationNode) -> bool:
-        """Have a step drafted and scored, and work go on behind it; False when the base is to write it instead."""
+        """Have a step drafted and scored, and work go on behind it; False when the base is to write it here instead."""
         drafting = self._calls.draft_at(node)
         self._hedge(node)
         proposals = [each for each in await drafting.task if self._sampler.can_score(node, each)]
@@ -82,7 +84,9 @@ class Prefetcher:
         else:
             self._calls.give_up(behind, node.index)
         self._commit_point.announce()
-        return decision.accepted
+        rejected = rejected_step(proposals[best], scores[best], decision)
+        earlier = self._commit_point.rollbacks
+        return decision.accepted or steps_back(self._config, node.trail, rejected, decision, earlier) > 0
 
     def _is_open(self, node: SpeculationNode) -> bool:
         """Whether the draft is asked at a node, and nobody knows yet who writes there."""

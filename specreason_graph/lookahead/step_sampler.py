@@ -78,6 +78,11 @@ class StepSampler:
                 f"stopping = {self.config.stopping.kind} asks for answers behind a thinking, and this model's reply is "
                 "itself the trace", hint="set thinking=tags, or another stopping rule",
             )  # fmt: skip
+        if self.config.rollback.kind != "never" and self.prompts.is_plain:
+            raise ConfigError(
+                f"rollback = {self.config.rollback.kind} takes steps back, and this model's reply is itself the trace: "
+                "what was said is said", hint="set thinking=tags, or rollback=never",
+            )  # fmt: skip
         if self.digit:
             _ = self.digit.digit_ids  # raises now what would otherwise end the run at its first score
         return self.prompts.check(turns)

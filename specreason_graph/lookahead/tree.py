@@ -33,7 +33,7 @@ class SpeculationNode:
         self.tokens_left_on = tokens_left_on
         """Tokens left in the context of each engine, without what is kept for judge and answer."""
         self.index: int = parent.index + 1 if parent else 0
-        """Steps before this place."""
+        """Steps that were committed before this place, those that were taken back among them."""
         self.question: str = parent.question if parent else ""
         """What is thought about."""
         self.head: int = parent.head if parent else len(prompts["base"])
@@ -43,7 +43,7 @@ class SpeculationNode:
         self.text = ""
         """The last of them."""
         self.trail: tuple[PastStep, ...] = ()
-        """What the writer goes by: all steps before this place, as far as they are known."""
+        """What rules go by: all steps before this place, as far as they are known."""
         self.block = ""
         """The code fence or LaTeX environment that is open behind it."""
         self.verified = True

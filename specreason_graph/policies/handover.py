@@ -1,4 +1,4 @@
-"""Whether the writer hands the next step over to the base model: a pure function of the steps before."""
+"""Whether the writer hands the next step over to the base model, and what rules know of the steps before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from statistics import fmean
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.record.records import UNASKED, Proposal, Step, StepLike
+from specreason_graph.policies.acceptance import DIGIT
+from specreason_graph.record.records import UNASKED, Decision, Proposal, Score, Step, StepLike
 from specreason_graph.strategy import PastStep
 
 
@@ -30,9 +31,23 @@ def handover(config: SpecReasonConfig, trail: Sequence[PastStep]) -> str | None:
 
 
 def past_step(step: Step) -> PastStep:
-    """What a writer knows of a committed step."""
-    told = step.score.draft_logprobs if step.score and step.author == "draft" else None
-    return PastStep(step.author, step.decision.reason not in UNASKED, step.text.strip(), _mean(told))
+    """What rules know of a committed step."""
+    told, decision = step.score.draft_logprobs if step.score and step.author == "draft" else None, step.decision
+    return PastStep(
+        step.author, decision.reason not in UNASKED, step.text.strip(), _mean(told), decision.number,
+        _judge(decision), decision.review is not None,
+    )  # fmt: skip
+
+
+def rejected_step(proposal: Proposal, score: Score, decision: Decision) -> PastStep:
+    """The same of a proposal that was scored and does not get in."""
+    told = _mean(score.draft_logprobs)
+    return PastStep(proposal.author, True, proposal.text.strip(), told, decision.number, _judge(decision))  # noqa: FBT003
+
+
+def _judge(decision: Decision) -> str | None:
+    """Whose number a decision goes by."""
+    return None if decision.number is None else decision.judge or DIGIT
 
 
 def expected_step(step: StepLike, *, asked: bool) -> PastStep:

@@ -32,8 +32,14 @@ def reply_message(
 
 
 def reasoning_block(step: Step) -> dict[str, Any]:
-    """A step as a standard content block; who wrote it and how it was scored stand in its extras."""
-    extras = {"author": step.author, "reason": step.decision.reason, "score": step.decision.number}
+    """A step as a standard content block; who wrote it and how it was scored stand in its extras.
+
+    So do the blocks before it that it takes the place of; they stay, as a stream has them already.
+    """
+    extras: dict[str, Any] = {
+        "author": step.author, "reason": step.decision.reason, "score": step.decision.number,
+    }  # fmt: skip
+    extras |= {"taken_back": step.taken_back} if step.taken_back else {}
     return {"type": "reasoning", "reasoning": step.text, "index": step.index, "extras": extras}
 
 

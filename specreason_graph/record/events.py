@@ -2,6 +2,7 @@
 
 Every event is a plain dictionary with the key ``event``; `read_event` gives the typed view. A step that is worked on
 again after a crash is emitted again; what ``accepted``, ``regenerated`` and ``answer_token`` say is never withdrawn.
+Steps that are taken back stay in the record: ``rolled_back`` says that the models no longer go on from them.
 """
 
 from __future__ import annotations
@@ -64,6 +65,17 @@ class Rejected(Record):
     """Why."""
 
 
+class RolledBack(Record):
+    """Steps are taken back: the base model writes from before them, and no prompt has them from now on."""
+
+    event: Literal["rolled_back"] = "rolled_back"
+    """Names the event."""
+    index: int
+    """Position of the step that takes their place."""
+    steps: list[int]
+    """Positions of the steps that are taken back."""
+
+
 class Accepted(Record):
     """A step is committed as the draft model, or a human, wrote it."""
 
@@ -104,7 +116,7 @@ class Finished(Record):
     """What the run took."""
 
 
-Event = Started | Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished
+Event = Started | Drafted | Scored | Rejected | RolledBack | Accepted | Regenerated | AnswerToken | Finished
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -20,6 +20,7 @@ from specreason_graph.record.records import (
     StopReason,
     formerly,
 )
+from specreason_graph.record.standing import standing
 from specreason_graph.record.summary import seconds_of
 
 
@@ -39,7 +40,7 @@ class Progress(Record):
     slo_ratio: float = Field(default=0.0, validation_alias=formerly("slo_ratio", "lateness"))
     """Seconds that a step took lately over those it may take; above 1 the run is late, 0 where there is no limit."""
     repeats: int = 0
-    """How often the text of the last step stands in the trace."""
+    """How often the text of the last step stands in the trace; steps that were taken back do not count."""
     settled: int = 0
     """How many probed answers in a row, the last one among them, were the same."""
     tokens_left: int = Field(default=0, validation_alias=formerly("tokens_left", "room"))
@@ -59,17 +60,22 @@ class Progress(Record):
         return self.draft_failed or self.goodput is not None
 
 
-def settled_with(probe: ProbedAnswer | None, before: ProbedAnswer | None, settled: int) -> int:
-    """How many probed answers in a row are the same, with one more behind ``settled`` that ended with ``before``."""
+def settled_with(step: Step, before: ProbedAnswer | None, settled: int) -> int:
+    """How many probed answers in a row are the same, with a step's behind ``settled`` that ended with ``before``.
+
+    Where steps are taken back the same place is asked again, and counting begins anew.
+    """
+    probe = step.probe
     if probe is None or not probe.text.strip():
         return 0
-    return settled + 1 if before and before.text.strip() == probe.text.strip() else 1
+    same = before is not None and before.text.strip() == probe.text.strip() and not step.taken_back
+    return settled + 1 if same else 1
 
 
 def _settled(steps: Sequence[Step]) -> int:
     found, before = 0, None
     for step in steps:
-        found, before = settled_with(step.probe, before, found), step.probe
+        found, before = settled_with(step, before, found), step.probe
     return found
 
 
@@ -77,7 +83,7 @@ def totals_of(steps: Sequence[Step], before: Progress) -> Progress:
     """What the totals are once a run has ended: all that its steps tell, and of ``before`` its name and stop reason."""
     if not steps:
         return Progress(run=before.run, stop_reason=before.stop_reason)
-    texts, last = [step.text.strip() for step in steps], steps[-1]
+    texts, last = [step.text.strip() for step in standing(steps)], steps[-1]
     return Progress(
         run=before.run, steps=len(steps), thinking_tokens=sum(len(step.token_ids) for step in steps),
         settled=_settled(steps), seconds=sum(map(seconds_of, steps)), reserve=last.reserve or 0.0,

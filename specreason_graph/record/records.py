@@ -233,7 +233,7 @@ class Goodput(Record):
 class Decision(Sparse):
     """Whether a proposal was let in, and all that is needed to decide it again."""
 
-    without_empty: ClassVar = ("judge", "writer")
+    without_empty: ClassVar = ("judge", "writer", "rollback", "taken_back")
 
     accepted: bool
     """Whether the proposal entered the trace."""
@@ -249,6 +249,10 @@ class Decision(Sparse):
     """Kind of the judge that decided, a part where judges are combined; None for the digit, and where none did."""
     writer: str | None = None
     """Kind of the writer that had the base write, and its words for why; None where another reason decided."""
+    rollback: str | None = None
+    """Kind of the rule that took steps back on this score; None where none did."""
+    taken_back: list[int] = Field(default_factory=list)
+    """Positions of the steps, from 0, that stood until then and no longer do; the base writes from before them."""
     error: str | None = None
     """What the draft engine failed with, in the step where it did."""
     review: Review | None = None
@@ -317,6 +321,11 @@ class Step(Sparse):
     """The set-up from this step on, where the run was resumed with another one; None where nothing changed."""
     hash: str | None = None
     """Hash of the ledger up to and with this step; None in runs that have no ledger."""
+
+    @property
+    def taken_back(self) -> list[int]:
+        """Positions of the steps that it takes the place of; they are in no prompt from then on."""
+        return self.decision.taken_back
 
     @property
     def scores(self) -> list[Score]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from specreason_graph.record.records import Answer, Cost, Record, Step, Usage, formerly
+from specreason_graph.record.standing import standing
 
 
 class Summary(Record):
@@ -23,7 +24,9 @@ class Summary(Record):
     discarded: Usage
     """The part of the draft model's work that was rejected, or that another version was better than."""
     wasted: Usage = Field(default=Usage(), validation_alias=formerly("wasted", "lost"))
-    """Speculative work of both models that led nowhere."""
+    """Work of both models that led nowhere: speculative work, and that on steps which were taken back."""
+    taken_back: int = 0
+    """Committed steps that were taken back."""
     elapsed: float | None = None
     """Wall-clock seconds of the steps; None in runs of schema versions 1 and 2."""
     base_only_seconds: float | None = Field(default=None, validation_alias=formerly("base_only_seconds", "alone"))
@@ -48,7 +51,11 @@ class Summary(Record):
 
 def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     """Add up a trace and its answer."""
-    costs = [cost for step in steps for cost in step.costs]
+    gone = {position for step in steps for position in step.taken_back}
+    costs = [
+        cost.model_copy(update={"wasted": True}) if step.index in gone else cost
+        for step in steps for cost in step.costs
+    ]  # fmt: skip
     if answer:
         written = [Cost(engine=answer.author, purpose="answer", usage=answer.usage)] if answer.usage.calls else []
         costs += [*written, *answer.wasted]  # a plain reply is its steps, and nothing was written behind them
@@ -61,7 +68,8 @@ def summarise(steps: Sequence[Step], answer: Answer | None) -> Summary:
     scored = sum(step.score is not None for step in steps)
     return Summary(
         steps=len(steps), proposals=scored, accepted=accepted, costs=_by_purpose(costs),
-        discarded=sum(discarded, Usage()), wasted=sum(wasted, Usage()), elapsed=elapsed,
+        discarded=sum(discarded, Usage()), wasted=sum(wasted, Usage()),
+        taken_back=len(gone), elapsed=elapsed,
         base_only_seconds=None if elapsed is None else _base_only_seconds(steps, answer),
     )  # fmt: skip
 
@@ -70,7 +78,7 @@ def _base_only_seconds(steps: Sequence[Step], answer: Answer | None) -> float | 
     costs = [cost for step in steps for cost in step.costs if cost.purpose == "regenerate" and not cost.wasted]
     by_base = [answer.usage] if answer and answer.author == "base" else []
     written = sum((cost.usage for cost in costs), sum(by_base, Usage()))
-    tokens = sum(len(step.token_ids) for step in steps)
+    tokens = sum(len(step.token_ids) for step in standing(steps))
     return written.seconds_per_token * tokens if written.generated_tokens else None
 
 

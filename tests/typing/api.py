@@ -44,6 +44,7 @@ from specreason_graph.record.events import (
     Finished,
     Regenerated,
     Rejected,
+    RolledBack,
     Scored,
     Started,
 )
@@ -127,7 +128,10 @@ async def found(saver: BaseCheckpointSaver[Any]) -> None:
 
 def events(part: object) -> None:
     event = read_event(part)
-    assert_type(event, Started | Drafted | Scored | Rejected | Accepted | Regenerated | AnswerToken | Finished | None)
+    assert_type(
+        event,
+        Started | Drafted | Scored | Rejected | RolledBack | Accepted | Regenerated | AnswerToken | Finished | None,
+    )
     if isinstance(event, Accepted | Regenerated):
         assert_type(event.step, Step)
     if isinstance(event, Finished):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from specreason_graph.audit.ask.whatif import seconds_per_token, what_if
+from specreason_graph.audit.ask.whatif import Named, seconds_per_token, what_if
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.config import overridden
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Record, Step
 from specreason_graph.strategy import Judge
-
-Named = Judge | str | Mapping[str, Any] | None
-"""A judge by whom the runs are looked at; None for their own."""
 
 
 class Point(Record):

@@ -12,11 +12,15 @@ from statistics import fmean
 from typing import Any
 
 from specreason_graph.audit.check.recompute import judge_before
+from specreason_graph.audit.check.totals import Trail
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
-from specreason_graph.config import overridden
-from specreason_graph.policies.acceptance import best_of
-from specreason_graph.record.records import Record, Score, Step, Usage
-from specreason_graph.strategy import AnyJudge, Judge
+from specreason_graph.config import SpecReasonConfig, overridden
+from specreason_graph.policies.acceptance import best_of, decide
+from specreason_graph.record.records import Decision, Record, Score, Step, Usage
+from specreason_graph.strategy import AnyJudge, Judge, MissingRollback
+
+Named = Judge | str | Mapping[str, Any] | None
+"""A judge by whom a run is looked at: itself, its kind, or settings of it; None for the run's own."""
 
 
 class Policy(Record):
@@ -47,6 +51,8 @@ class Changed(Record):
     """The score under the policy, on its judge's scale; None where the record does not tell."""
     another: bool = False
     """Whether the policy would decide on another version that the draft wrote of the step."""
+    goes_back: bool = False
+    """Whether the draft's step would be rejected as it was, and other steps before it would be taken back."""
 
 
 class WhatIf(Record):
@@ -72,7 +78,7 @@ class WhatIf(Record):
 
 
 def what_if(
-    run: RecordedRun, *, threshold: float | None = None, judge: Judge | str | Mapping[str, Any] | None = None,
+    run: RecordedRun, *, threshold: float | None = None, judge: Named = None,
     first_steps_by_base: int | None = None, seconds_per_base_token: float | None = None,
 ) -> WhatIf:  # fmt: skip
     """Decide every step of a run again under another policy.
@@ -94,19 +100,41 @@ def what_if(
             (step, judge_before(step, manifest) if step.index < manifest.taken_over else judge)
             for step, judge in judged
         ]
-    verdicts, changed = list[bool | None](), list[Changed]()
+    verdicts, changed, trail = list[bool | None](), list[Changed](), _trail(config)
     for step, judge in judged:
         verdict = _verdict(step, first, judge)
         if changed and verdict is False and step.decision.reason == "writer_chose_base":
             verdict = None  # behind other steps the writer may choose otherwise
         verdicts.append(verdict)
-        changed += _change(step, judge, verdict=verdict)
+        again = _decided(step, judge)
+        goes_back = bool(
+            trail and not changed and verdict is False and step.index >= manifest.taken_over
+            and trail.doubted(again, step).taken_back != step.taken_back
+        )  # fmt: skip
+        changed += _change(step, judge, verdict=verdict, goes_back=goes_back)
+        if trail:
+            trail.take(step.model_copy(update={"decision": again}))
     scored = [verdict for step, verdict in zip(run.steps, verdicts, strict=True) if step.score and verdict is not None]
     return WhatIf(
         policy=policy, steps=len(run.steps), changed=changed, acceptance=fmean(scored) if scored else 0.0,
         seconds=_seconds(run.steps, verdicts, seconds_per_base_token or seconds_per_token([run])),
         recorded_seconds=sum(cost.usage.seconds for step in run.steps for cost in step.costs),
     )  # fmt: skip
+
+
+def _trail(config: SpecReasonConfig) -> Trail | None:
+    """Return the steps that stand, for a rule that may take some back; None where none does, or nobody knows it."""
+    rule = config.rollback
+    return None if rule.kind == "never" or isinstance(rule, MissingRollback) else Trail(config)
+
+
+def _decided(step: Step, judge: Judge) -> Decision:
+    """Return the decision on a step with the number that it would have gone by."""
+    score = _best(step, judge)
+    if score is None:
+        return step.decision
+    again = decide(score, judge)
+    return step.decision.model_copy(update={"number": again.number, "judge": again.judge})
 
 
 def _same_threshold(judge: Judge, before: Judge) -> bool:
@@ -122,13 +150,16 @@ def _drafted(step: Step) -> bool:
     return step.author == "draft"
 
 
-def _change(step: Step, judge: Judge, *, verdict: bool | None) -> Iterator[Changed]:
+def _change(step: Step, judge: Judge, *, verdict: bool | None, goes_back: bool) -> Iterator[Changed]:
     """Yield the change of a step's decision, if there is one."""
     score = _best(step, judge)
     another = score is not None and score is not step.score
-    if not step.decision.review and (verdict != _drafted(step) or (verdict and another)):
+    if not step.decision.review and (verdict != _drafted(step) or (verdict and another) or goes_back):
         number = judge.decide(score).number if score else None
-        yield Changed(step=step.index, recorded=_drafted(step), would_be=verdict, number=number, another=another)
+        yield Changed(
+            step=step.index, recorded=_drafted(step), would_be=verdict, number=number, another=another,
+            goes_back=goes_back,
+        )  # fmt: skip
 
 
 def _best(step: Step, judge: Judge) -> Score | None:

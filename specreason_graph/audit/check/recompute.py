@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from specreason_graph.audit.check.state_check import at_the_end
-from specreason_graph.audit.check.totals import Totals
+from specreason_graph.audit.check.totals import Recomputed, Totals
 from specreason_graph.audit.read.recorded import Finding, RecordedRun, check_readable
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.errors import ConfigError
@@ -38,7 +38,7 @@ class Replay(Record):
 def recompute(run: RecordedRun) -> Replay:
     """Recompute all decisions of a run; raise `ThreadError` when the record is damaged.
 
-    Raises `ConfigError` for a judge, writer or stopping rule of a class that is not known here.
+    Raises `ConfigError` for a judge, writer or rule of a class that is not known here.
     """
     rule = check_readable(run).typed_manifest.config.stopping
     if isinstance(rule, MissingStopping):
@@ -57,20 +57,19 @@ def _steps(run: RecordedRun) -> Iterator[Finding]:
                 yield Finding(step=None, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
     for step in run.steps:
         own = step.index >= taken_over
-        handover = totals.handover if own else step.decision.writer
-        found = _of_step(step, manifest, own=own, handover=handover)
+        found = _of_step(step, manifest, totals, own=own)
         for what, recorded, again in chain(found, totals.take(step, own=own)):
             if recorded != again:
                 yield Finding(step=step.index, problem=f"{what}: recorded {recorded!r}, computed {again!r}")
 
 
-def _of_step(
-    step: Step, manifest: Manifest, *, own: bool, handover: str | None
-) -> Iterator[tuple[str, object, object]]:  # fmt: skip
-    """Yield what follows from the evidence of a step: a name, the recorded value and the recomputed one."""
-    config = manifest.config
-    judge = judge_at(config, step.decision.threshold) if own else judge_before(step, manifest)
-    again = decide_again(step, config, judge, handover)
+def _of_step(step: Step, manifest: Manifest, totals: Totals, *, own: bool) -> Iterator[Recomputed]:
+    """Yield what follows from the evidence of a step, and from the ``totals`` before it."""
+    config, recorded = manifest.config, step.decision
+    judge = judge_at(config, recorded.threshold) if own else judge_before(step, manifest)
+    again = decide_again(step, config, judge, totals.handover if own else recorded.writer)
+    kept = {"rollback": recorded.rollback, "taken_back": recorded.taken_back}
+    again = totals.trail.doubted(again, step) if own else again.model_copy(update=kept)
     if own and step.author != "human":
         purpose: Purpose = "draft" if step.author == "draft" else "regenerate"
         first = call_seed(config.seed, purpose, step.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from specreason_graph.audit.check.rerun import changed_engines
 from specreason_graph.audit.read.recorded import RecordedRun, check_readable
@@ -12,6 +13,7 @@ from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import decide
 from specreason_graph.record.records import Engine, Proposal, Record, Score, Step, Usage
+from specreason_graph.record.standing import standing
 from specreason_graph.strategy import Judge
 
 
@@ -71,12 +73,18 @@ async def _ask(run: RecordedRun, pair: EnginePair) -> list[Rescored]:
     manifest = run.typed_manifest
     sampler = StepSampler.create(pair, manifest.settings)
     judge = manifest.config.judge_in_force
-    node, found = SpeculationNode.root(sampler.prompts, manifest.head_ids, manifest.question), []
+    root = partial(SpeculationNode.root, sampler.prompts, manifest.head_ids, manifest.question)
+    node, found = root(), []
     for step in run.steps:
         if step.score and step.index >= manifest.taken_over:
             found.append(_compare(step, await sampler.score(node, _proposal(step)), judge))
-        node = sampler.after(node, step)
-        node.commit()  # the places before are not needed
+        steps = [step]
+        if step.taken_back:
+            node, steps = root(), standing(run.steps[: step.index + 1])
+        for each in steps:
+            node = sampler.after(node, each)
+            node.commit()  # the places before are not needed
+        node.index = step.index + 1
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.config import SpecReasonConfig
 from specreason_graph.policies.end_of_thinking import stop_reason
-from specreason_graph.policies.handover import handover, past_step
+from specreason_graph.policies.handover import handover, past_step, rejected_step
+from specreason_graph.policies.rollback import steps_back
 from specreason_graph.record.progress import Progress, settled_with
-from specreason_graph.record.records import ProbedAnswer, Step
+from specreason_graph.record.records import Decision, ProbedAnswer, Step
 from specreason_graph.record.summary import seconds_of
 from specreason_graph.strategy import MissingStopping, MissingWriter, PastStep
 
@@ -16,19 +19,52 @@ Recomputed = tuple[str, object, object]
 """A name, the recorded value and the recomputed one."""
 
 
+class Trail:
+    """The steps that stand, as the rules of a run know them."""
+
+    def __init__(self, config: SpecReasonConfig) -> None:
+        self._config, self._rollbacks = config, 0
+        self.steps: list[PastStep] = []
+        """What is known of them."""
+        self.texts = Counter[str]()
+        """How often each text is among them."""
+        self._positions: list[int] = []
+
+    def take(self, step: Step) -> None:
+        """Add a step, in the place of those that it took back."""
+        if step.taken_back:
+            stand = [at for at, position in enumerate(self._positions) if position not in step.taken_back]
+            self.steps, self._positions = [self.steps[at] for at in stand], [self._positions[at] for at in stand]
+            self.texts = Counter(past.text for past in self.steps)
+            self._rollbacks += 1
+        self.steps.append(past_step(step))
+        self._positions.append(step.index)
+        self.texts[step.text.strip()] += 1
+
+    def doubted(self, decision: Decision, step: Step) -> Decision:
+        """The decision on the next step, with those before it that are taken back on its score."""
+        if step.discarded is None or step.score is None:
+            return decision
+        rejected = rejected_step(step.discarded, step.score, decision)
+        back = steps_back(self._config, self.steps, rejected, decision, self._rollbacks)
+        rule, gone = (self._config.rollback.kind, self._positions[-back:]) if back else (None, [])
+        return decision.model_copy(update={"rollback": rule, "taken_back": gone})
+
+
 class Totals:
     """Adds up the steps as the run did, and recomputes when it should have ended."""
 
     def __init__(self, run: RecordedRun) -> None:
         self._run, self._config = run, run.typed_manifest.config
-        self._progress, self._seen = Progress(), dict[str, int]()
+        self._progress = Progress()
         self._probe: ProbedAnswer | None = None
-        self._trail: list[PastStep] = []
+        self.trail = Trail(self._config)
+        """The steps so far that stand."""
 
     @property
     def handover(self) -> str | None:
         """Why the writer has the base write the next step; None where the draft is asked, or has failed."""
-        return None if self._progress.draft_failed else handover(self._config, self._trail)
+        return None if self._progress.draft_failed else handover(self._config, self.trail.steps)
 
     def last(self) -> Iterator[Recomputed]:
         """Yield the stop reason and the totals behind the last step."""
@@ -50,14 +86,13 @@ class Totals:
 
     def take(self, step: Step, *, own: bool) -> Iterator[Recomputed]:
         """Yield the stop reason and the totals after a step."""
-        text = step.text.strip()
-        self._trail.append(past_step(step))
-        self._seen[text] = self._seen.get(text, 0) + 1
+        self.trail.take(step)
         before = self._progress
         self._progress = Progress(
             steps=step.index + 1, thinking_tokens=before.thinking_tokens + len(step.token_ids),
-            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0, repeats=self._seen[text],
-            settled=settled_with(step.probe, self._probe, before.settled), tokens_left=step.tokens_left or 0,
+            seconds=before.seconds + seconds_of(step), reserve=step.reserve or 0.0,
+            repeats=self.trail.texts[step.text.strip()],
+            settled=settled_with(step, self._probe, before.settled), tokens_left=step.tokens_left or 0,
             draft_failed=step.decision.reason == "draft_failed",
         )  # fmt: skip
         self._probe = step.probe

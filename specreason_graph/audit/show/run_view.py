@@ -82,15 +82,18 @@ class RunView:
             problems.setdefault(finding.step, []).append(finding.problem)
         found = self.verification.changes if self.verification else []
         changes = {each.step: each.problem for each in found}
+        typed = [_typed(Step, plain) for plain in self.run.trace]
+        gone = {position: step.index for step in typed if step for position in step.taken_back}
         return [
             StepView(
                 index,
-                _typed(Step, plain),
+                step,
                 tuple(problems.get(index, ())),
                 change=changes.get(index, ""),
                 inherited=index < self.inherited,
+                gone_at=gone.get(index),
             )
-            for index, plain in enumerate(self.run.trace)
+            for index, step in enumerate(typed)
         ]
 
     @property

@@ -82,6 +82,8 @@ class StepView:
     """What was different from this step on, where the run was resumed with other engines or prompts."""
     inherited: bool = False
     """Whether the step was taken over from another run."""
+    gone_at: int | None = None
+    """Position of the later step that took it back; None where it stands."""
 
     @property
     def number(self) -> int:
@@ -94,7 +96,10 @@ class StepView:
         if self.step is None:
             return ["damaged"]
         human = self.step.author == "human" or self.step.decision.review is not None
-        found = {"rejected": self.step.discarded is not None, "human": human, "damaged": bool(self.problems)}
+        found = {
+            "rejected": self.step.discarded is not None, "human": human, "damaged": bool(self.problems),
+            "taken-back": self.gone_at is not None,
+        }  # fmt: skip
         return [tag for tag, holds in found.items() if holds]
 
     @property

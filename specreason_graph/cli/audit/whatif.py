@@ -64,7 +64,8 @@ def whatif(
         number = "" if change.number is None else f"{change.number:.1f} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
-        echo(f"step {change.step + 1}: {about}{number}would be {would}{sure}")
+        back = ", and other steps taken back" if change.goes_back else ""
+        echo(f"step {change.step + 1}: {about}{number}would be {would}{back}{sure}")
     echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
     _tell_unasked([one], confidence)
