@@ -1,4 +1,4 @@
-"""Arithmetic inside a step, checked by a library and by no model (the idea is START's, arXiv 2503.04625)."""
+"""Arithmetic and code inside a step, checked by libraries and by no model (the idea is START's, arXiv 2503.04625)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from specreason_graph.judging.asking import Asking
-from specreason_graph.judging.statements import statements
+from specreason_graph.judging.code import code_statements
+from specreason_graph.judging.statements import LONGEST_STEP, MOST, statements
 from specreason_graph.record.records import Score
 from specreason_graph.strategy import Judge, register
 
 
 @register
 class CheckJudge(Judge):
-    """Computes the equations and comparisons in a step, and by default rejects only what is wrong; it costs no call.
+    """Computes what a step states about numbers and Python code, and by default rejects only what is wrong; no call.
+
+    Equations and comparisons are computed, fenced Python is parsed, and pure expressions are held against the values
+    that the step gives them: in assertions, remarks, sessions (``>>>``), and within a sentence. No code is run.
 
     0 where a statement is wrong, 1 where all that were checked hold, 0.5 where there is nothing to check.
     """
@@ -39,4 +43,5 @@ class CheckJudge(Judge):
 
 def checked(text: str) -> list[dict[str, Any]]:
     """The evidence about a text: each statement that could be read, and whether it holds."""
-    return [{"statement": each.text, "holds": each.holds} for each in statements(text)]
+    found, prose = code_statements(text[:LONGEST_STEP])
+    return [{"statement": each.text, "holds": each.holds} for each in [*found, *statements(prose)][:MOST]]

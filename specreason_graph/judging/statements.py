@@ -1,49 +1,28 @@
-"""Arithmetic in the text of a step: found, read and computed, with no model.
+"""Arithmetic in the text of a step: found and read, with no model.
 
-Text of a model is never evaluated by Python: its numbers and signs are parsed by `ast` and computed as exact fractions,
-within limits on length and size. What cannot be read for sure is passed over, as what is asked, supposed or denied is.
+What cannot be read for sure is passed over, as what is asked, supposed or denied is.
 """
 
 from __future__ import annotations
 
-import ast
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+
+from specreason_graph.judging.arithmetic import computed
+from specreason_graph.judging.plain_form import plain
 
 LONGEST_STEP, LONGEST_SENTENCE, MOST = 20_000, 1_000, 50
 """Characters of a step and of a sentence that are looked at, and statements that are kept."""
-LONGEST_NUMBER, MOST_BITS = 40, 4_096
-"""Characters of a number, and bits of any result on the way: 9**9**9 is passed over."""
+LONGEST_NUMBER = 40
+"""Characters of a number."""
 
-_LATEX: Sequence[tuple[str, str]] = (
-    (r"\{,\}", ","), (r"\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])|\\[,;! ]|&", " "),
-    (r"\\(?:text|mathrm|textbf|mathbf|boxed)\s*\{([^{}]*)\}", r" \1 "),
-    (r"\\[()\[\]]|\$\$", "\n"), (r"\\([%$])", r"\1"),
-    (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"), (r"\\div(?![a-zA-Z])", "/"),
-    (r"\\approx(?![a-zA-Z])", "≈"), (r"\\leq?(?![a-zA-Z])", "<="), (r"\\geq?(?![a-zA-Z])", ">="),
-    (r"\\neq?(?![a-zA-Z])", " != "), (r"\^\{([^{}]*)\}", r"**(\1)"),
-)  # fmt: skip
-"""Patterns of LaTeX, and how they are written plainly."""
-_PLAIN: Sequence[tuple[str, str]] = (
-    (r"^>>> (.{1,200})\n([-\d.]+)$", r"\1 == \2"),  # a doctest
-    (r"^[ \t]*(?:[-*•#]+|\d{1,3}[.)])[ \t]+", ""),  # the mark of a list
-    (r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)", ""), ("`", " "),  # bold, code
-    (r"[\u2212\u2013]", "-"), (r"[\u00d7\u00b7\u2219\u22c5]", "*"),
-    ("÷", "/"), (r"\^", "**"), ("²", "**2"), ("³", "**3"), ("≤", "<="), ("≥", ">="),
-    ("≠", " != "), (r"(?<=\d)(?<!\b0)(\s?)[xX]\1(?=\$?\d)", "*"), (r"\b(?:multiplied by|times)(?=\s[\d($])", "*"),
-    (r"\bdivided by(?=\s[\d($])", "/"), (r"\bplus(?=\s[\d($])", "+"), (r"\bminus(?=\s[\d($])", "-"),
-    (r"(?<=[^\W_])/(?=[^\W\d_]{2})", " per "), (r"(%|\d/\d{1,9}|\)) of(?=\s[\d($])", r"\1 *"),
-)  # fmt: skip
-"""The same for signs and words."""
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _SENTENCES = re.compile(r"(?<=[.!?;])\s|\n")
 _NO_STATEMENT = re.compile(
-    r"\?|\b(?:if|whether|when)\s+[-\d($]|\b(?:not|no|suppose|assum\w*|wrong|incorrect\w*|mistake\w*|instead|isn't|cannot"
+    r"\?|\b(?:if|whether|when)\s+[-\d($`]|\b(?:not|no|suppose|assum\w*|wrong|incorrect\w*|mistake\w*|instead|isn't|cannot"
     r"|mod|modulo|remainder|base|binary|hex\w*|octal|vector|matrix)\b",
     re.IGNORECASE,
 )
@@ -54,7 +33,7 @@ _TOKENS = re.compile(
     |(?P<break>[,:;](?=\s|$)|\.(?=[\s)"”]|$)|--?>|=>|<-|<<|>>|:=|["“”])
     |(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
     |(?P<relation><=|>=|(?<=\s)!=|==|=|≈|<|>)
-    |(?P<sign>\*\*|//|[-+*/()%])
+    |(?P<sign>\*\*|//|[-+*/()%]|sqrt(?=\())
     |(?P<money>[$€£])
     |(?P<word>[^\W\d]\w*(?:['\u2019-][^\W\d]+)*)
     |(?P<other>.)""",
@@ -72,7 +51,7 @@ _CHANGES = _set(
 )
 """Words in front of a number after which the arithmetic need not be meant as it stands."""
 _UNREADABLE = _set(
-    "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens pi sqrt root squared "
+    "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens pi root squared "
     "cubed factorial log ln exp sin cos tan"
 )
 """Words that stand for numbers and functions."""
@@ -132,22 +111,19 @@ class _Side:
 def statements(text: str) -> list[Statement]:
     """All that ``text`` states about numbers and that can be computed, in its order."""
     found: list[Statement] = []
-    for sentence in _SENTENCES.split(_plain(text[:LONGEST_STEP])):
-        if len(sentence) <= LONGEST_SENTENCE and re.search("[=<>≈]", sentence) and not _NO_STATEMENT.search(sentence):
+    for sentence in stating(plain(text[:LONGEST_STEP])):
+        if re.search("[=<>≈]", sentence):
             found += _in_sentence(sentence)
         if len(found) >= MOST:
             break
     return found[:MOST]
 
 
-def _plain(text: str) -> str:
-    for pattern, plain in _LATEX if "\\" in text or "^" in text else ():
-        text = re.sub(pattern, plain, text)
-    for _ in range(4):  # fractions in fractions
-        text = _FRACTION.sub(r"((\1)/(\2))", text)
-    for pattern, plain in _PLAIN:
-        text = re.sub(pattern, plain, text, flags=re.MULTILINE)
-    return text
+def stating(text: str) -> Iterator[str]:
+    """The sentences that state something, and are neither asked nor supposed nor denied."""
+    for sentence in _SENTENCES.split(text):
+        if len(sentence) <= LONGEST_SENTENCE and not _NO_STATEMENT.search(sentence):
+            yield sentence
 
 
 def _in_sentence(sentence: str) -> Iterator[Statement]:
@@ -208,7 +184,7 @@ def _with_next(tokens: list[_Token]) -> Iterator[tuple[_Token, _Token | None]]:
 
 def _begins(token: _Token | None) -> bool:
     """Whether arithmetic begins with a token."""
-    return token is not None and (token.kind in ("number", "money") or token.text == "(")
+    return token is not None and (token.kind in ("number", "money") or token.text in ("(", "sqrt"))
 
 
 def _last_part(tokens: list[_Token], *, starts_clean: bool, is_first: bool) -> list[_Token]:
@@ -272,7 +248,7 @@ def _read(tokens: Sequence[_Token]) -> _Side | None:
             source += joint + (_exact(token.text) if kind == "number" else token.text)
         before = before if kind == "money" else kind
     numbers = [token.text for token in tokens if token.kind == "number"]
-    values = [_computed(each) for each in dict.fromkeys((source.replace("%", "/100"), source.replace("%", "")))]
+    values = [computed(each) for each in dict.fromkeys((source.replace("%", "/100"), source.replace("%", "")))]
     if not numbers or None in values:
         return None
     ulps = [_ulp(number) for number in numbers]
@@ -281,7 +257,7 @@ def _read(tokens: Sequence[_Token]) -> _Side | None:
     return _Side(
         text=_joined(tokens), units=frozenset(units | _units(words)), last_digit=_last_digit(numbers[-1]),
         readings=tuple((v, alone and alone / scale) for v, scale in zip(values, scales, strict=True) if v is not None),
-        coarsest=max((ulp for ulp in ulps if ulp < 1), default=Fraction(0)),
+        coarsest=max((ulp for ulp in ulps if ulp < 1), default=Fraction("sqrt" in source, 10**20)),
         adds=bool(re.search(r"[\d)%][-+]", source)), divides="/" in re.sub(r"\(\d+/10+\)", "", source),
     )  # fmt: skip
 
@@ -295,7 +271,7 @@ def _joint(before: str, token: _Token, follows_words: bool, source: str) -> str 
         return None  # "35 cm²" is no power of a number
     if not ends or token.kind == "money" or not _begins(token):
         return ""
-    return "*" if token.text == "(" and before in ("number", "close") and "/" not in source else None
+    return "*" if token.text in ("(", "sqrt") and before in ("number", "close") and "/" not in source else None
 
 
 def _joined(tokens: Sequence[_Token]) -> str:
@@ -330,44 +306,9 @@ def _singular(word: str) -> str:
     return word[:-1] if word.endswith("s") and len(word) > 3 else word
 
 
-_BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: lambda one, other: Fraction(one // other), ast.Pow: lambda one, other: Fraction(one**other),
-}  # fmt: skip
-
-
 _COMPARED: Mapping[str, Callable[[Fraction, Fraction], bool]] = {
     "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "!=": operator.ne,
 }  # fmt: skip
-
-
-def _computed(source: str) -> Fraction | None:
-    """The value of numbers, signs and parentheses; None where there is none, or it grows beyond `MOST_BITS`."""
-    try:
-        return _value(ast.parse(source, mode="eval").body)
-    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
-        return None
-
-
-def _value(node: ast.expr) -> Fraction:
-    match node:
-        case ast.Constant(value=int() as number):
-            return Fraction(number)
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            return -_value(operand) if isinstance(sign, ast.USub) else _value(operand)
-        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
-            one, other = _value(left), _value(right)
-            if isinstance(sign, ast.Pow) and (other.denominator > 1 or abs(other) * _bits(one) > MOST_BITS):
-                raise ValueError("the power is too large, or a root")
-            result = Fraction(_BINARY[type(sign)](one, other))
-            if _bits(result) > MOST_BITS:
-                raise ValueError("the number is too large")
-            return result
-    raise ValueError("there is more than numbers and signs")
-
-
-def _bits(value: Fraction) -> int:
-    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 def _holds(relation: str, left: _Side, right: _Side) -> bool | None:
@@ -407,4 +348,6 @@ def _is_clear(left: _Side, right: _Side) -> bool:
         return len(theirs) <= 1 and not theirs & _CONVERTED
     if left.adds or right.adds:
         return len(theirs) == 1 and mine == theirs
+    if len(mine) == len(theirs) == 1 and not left.divides and not (mine | theirs) & _CONVERTED:
+        return True  # "3 boxes * 4 = 12 coins"
     return bool(theirs) and theirs <= mine
