@@ -165,14 +165,19 @@ class Discernment:
 
 
 def compare(
-    steps: Sequence[JudgedStep], judges: Mapping[str, Judge] = SINGLE, *, folds: int = 5
+    steps: Sequence[JudgedStep], judges: Mapping[str, Judge] = SINGLE, *, folds: int = 5, calibrated: bool = True
 ) -> Iterator[Discernment]:
-    """How well each judge discerns steps of the same fold of questions; the calibrated one is fitted on the others."""
+    """How well each judge discerns steps of the same fold of questions; the calibrated one is fitted on the others.
+
+    ``calibrated``: whether there is one, which takes a fit for each fold.
+    """
     fold = _folds(steps, folds)
     for name, judge in judges.items():
         yield _discernment(name, steps, [judge.number(step.score) for step in steps], fold)
     found = [Score(found={"check": checked(step.text)}, usage=Usage()) for step in steps]
     yield _discernment("check", steps, list(map(CheckJudge().number, found)), fold)
+    if not calibrated:
+        return
     fitted = [_fitted_without(number, steps, fold) for number in range(folds)]
     numbers = [fitted[fold[step.question]].number(step.score) for step in steps]
     yield _discernment("calibrated, on other questions", steps, numbers, fold)
