@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from specreason_graph.bench.compare import compare, verdict
 from specreason_graph.bench.figures import compute, share_right, times_faster
 from specreason_graph.bench.markdown import markdown
 from specreason_graph.bench.results import Header, Lap, Measured, Results, ResultsFile, RunRow
@@ -232,3 +233,41 @@ def test_runs_side_by_side_share_the_time_of_their_lap(tmp_path: Path) -> None:
         assert known.header is not None
         with pytest.raises(UsageError, match="another file"):
             ResultsFile.open(tmp_path / "other.jsonl", known.header)
+
+
+def test_a_difference_is_real_or_not() -> None:
+    base, fast = made("base", 60, 2.0, lambda n: n % 4 > 0), made("fast", 60, 1.0, lambda n: n % 4 > 0)
+    bad = made("bad", 60, 1.0, lambda n: n % 2 > 0 and n % 4 > 0 and n % 3 > 0)
+    slow = [
+        run.model_copy(update={"strategy": "slow", "seconds": run.seconds + (0.1 if run.seed % 2 else -0.1)})
+        for run in base
+    ]
+    known = results_of(base, fast, bad, slow)
+    found = {name: compare(known, "base", other=name) for name in ("fast", "bad", "slow")}
+    assert found["fast"].right_p == 1.0
+    assert found["fast"].faster.value == pytest.approx(2)
+    assert found["fast"].time_p is not None
+    assert found["fast"].time_p < 0.01
+    assert "fast is faster" in " ".join(found["fast"].words())
+    assert found["bad"].is_worse
+    assert (found["bad"].only_one, found["bad"].only_other) == (25, 0)
+    assert found["bad"].right_p == pytest.approx(2 * 0.5**25)  # McNemar's exact test: 25 heads in a row, or tails
+    assert "base answers better" in " ".join(found["bad"].words())
+    assert " ".join(found["slow"].words()).count("no real difference") == 2
+    assert verdict(known).startswith("Use fast: 2.00 times as fast")
+    assert verdict(results_of(base, bad, slow)).startswith("Use the base alone")
+
+
+def test_two_files_are_compared(here: Command) -> None:
+    header = Header(task="t", grader="exact", engines={}, settings={}, samples=1, seed=0, concurrency=1, part=5)
+    for name, seconds in (("a.jsonl", 1.0), ("b.jsonl", 0.5)):
+        file = ResultsFile.open(Path(name), header)
+        file.write(Measured(strategy=BASE), *made("base", 20, seconds, lambda n: True))
+    done = here("bench", "compare", "a.jsonl", "b.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "the second is 2.00 times as fast" in done.stdout
+    assert "measured apart" in done.stdout
+    (found,) = json.loads(here("bench", "compare", "a.jsonl", "b.jsonl", "--json").stdout)
+    assert (found["pairs"], found["only_one"], found["right_p"]) == (20, 0, 1.0)
+    for wrong in (["a.jsonl"], ["a.jsonl", "b.jsonl", "--strategy", "none"], ["missing.jsonl"]):
+        assert here("bench", "compare", *wrong).returncode == 2

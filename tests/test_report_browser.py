@@ -12,6 +12,12 @@ import pytest
 
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
+from specreason_graph.bench.figures import compute
+from specreason_graph.bench.page import render_page
+from specreason_graph.bench.results import Asked, Header, Measured, Results, RunRow
+from specreason_graph.bench.strategies import NAMED, Strategy
+from specreason_graph.bench.tasks import Question
+from specreason_graph.record.records import Cost, Usage
 from tests.support.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `test` brings playwright")
@@ -237,3 +243,39 @@ def test_the_printed_page_shows_the_evidence_and_not_the_tools(opened: Any, run:
     page.emulate_media(media="print")
     assert page.locator("#step-6 .evidence dl").is_visible()
     assert not page.locator("#tools").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_benchmark_is_read_on_any_screen(opened: Any, run: RecordedRun, width: int, scheme: Any) -> None:
+    page = opened(benchmark_page(run), viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.told == []
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("img, main script").count() == 0
+    shown, hidden = ("narrow", "wide") if width < 700 else ("wide", "narrow")
+    assert all(chart.is_visible() for chart in page.locator(f".chart.{shown}").all())
+    assert not any(chart.is_visible() for chart in page.locator(f".chart.{hidden}").all())
+    assert page.locator(f".chart.{shown}").count() == 4
+    assert page.locator("tbody th", has_text="other & <b>one</b>").first.is_visible()
+    assert page.locator("a[href='p.reports/t-other.html']").count() == 1
+    poor = [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+    assert poor == []
+
+
+def benchmark_page(run: RecordedRun) -> str:
+    """The page of two strategies that differ on a question with a nasty text."""
+    header = Header(task="own", grader="exact", engines={}, settings={"temperature": 0}, samples=1, seed=0,
+                    concurrency=1, part=5)  # fmt: skip
+    names = ("base", "other & <b>one</b>")
+    strategies = [Measured(strategy=NAMED["base"]), Measured(strategy=Strategy(name=names[1]))]
+    questions = [Asked(question=Question(id=str(n), text=NASTY, reference=LONG_WORD)) for n in range(4)]
+    cost = Cost(engine="base", purpose="score", usage=Usage(calls=1, generated_tokens=1, seconds=0.5))
+    runs = [
+        RunRow(strategy=name, question=str(n), sample=0, part=0, seed=n, started=0.0, seconds=1.0 + n, reply="",
+               answer=LONG_WORD, right=n > 0 or name == "base", thread=f"t-{name[:5]}", steps=2,
+               proposals=2, accepted=1, costs=[cost])
+        for n in range(4) for name in names
+    ]  # fmt: skip
+    results = Results([header, *strategies, *questions, *runs])
+    return render_page(results, compute(results), lambda thread: run, {"t-other": "p.reports/t-other.html"})

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from specreason_graph.bench.compare import verdict
 from specreason_graph.bench.figures import Figures, Interval, Row
 from specreason_graph.bench.results import Results
 
 HEADS = (
-    "strategy", "right", "times base alone", "accepted", "s a question: median", "95%", "tokens of the base",
-    "of the draft", "wasted", "engine s: base", "draft", "efficiency",
+    "strategy", "right", "times base alone", "accepted", "median s", "95% s", "base tokens", "draft tokens",
+    "wasted tokens", "base engine s", "draft engine s", "efficiency",
 )  # fmt: skip
 
 
 def markdown(results: Results, figures: Figures) -> str:
-    """The whole result: what was measured, the table of strategies, tokens by purpose, and notes."""
-    return "\n".join([*_about(results), "", *table(figures), "", *_purposes(figures), "", *_notes(figures), ""])
+    """The whole result: what was measured, the table of strategies, what it comes to, tokens by purpose, and notes."""
+    tables = [*table(figures), "", verdict(results), "", *_purposes(figures)]
+    return "\n".join([*_about(results), "", *tables, "", *_notes(figures), ""])
 
 
 def table(figures: Figures) -> Iterator[str]:
@@ -23,7 +25,7 @@ def table(figures: Figures) -> Iterator[str]:
     yield _line(*HEADS).replace("right", "same answer as the base", 1) if figures.agreement else _line(*HEADS)
     yield _line("---", *["---:"] * (len(HEADS) - 1)).replace(" ", "")
     for row in figures.rows:
-        yield _line(*cells(row))
+        yield _line(*map(_plain, cells(row)))
     for name, reason in figures.skipped.items():
         yield _line(f"{name} (not measured: {_plain(reason)})", *[""] * (len(HEADS) - 1))
 
@@ -32,7 +34,7 @@ def cells(row: Row) -> list[str]:
     """A row of the table, as texts."""
     accepted = "" if row.accepted is None else percent(row.accepted)
     return [
-        _plain(row.strategy.name), share(row.right), ratio(row.faster), accepted,
+        row.strategy.name, share(row.right), ratio(row.faster), accepted,
         f"{row.median:.1f}", f"{row.slow:.1f}", f"{row.tokens('base'):,}", f"{row.tokens('draft'):,}",
         f"{row.wasted:,}", f"{row.engine_seconds('base'):,.0f}", f"{row.engine_seconds('draft'):,.0f}",
         f"{row.efficiency:.2f}",
@@ -64,15 +66,21 @@ def _about(results: Results) -> Iterator[str]:
     yield from dict.fromkeys(machine.line() for machine in results.machines)
 
 
-def _purposes(figures: Figures) -> Iterator[str]:
-    """Tokens by model and purpose."""
+def purposes(figures: Figures) -> list[list[str]]:
+    """Tokens written by model and purpose: heads, and a row for each strategy."""
     keys = sorted({(each.engine, each.purpose, each.wasted) for row in figures.rows for each in row.spent})
-    names = [f"{engine}: {purpose}{', wasted' if wasted else ''}" for engine, purpose, wasted in keys]
-    yield _line("tokens written", *names)
-    yield _line("---", *["---:"] * len(names)).replace(" ", "")
+    found = [["tokens written", *(f"{by}: {purpose}{', wasted' if wasted else ''}" for by, purpose, wasted in keys)]]
     for row in figures.rows:
         spent = {(each.engine, each.purpose, each.wasted): each.usage.generated_tokens for each in row.spent}
-        yield _line(_plain(row.strategy.name), *(f"{spent[key]:,}" if key in spent else "" for key in keys))
+        found.append([row.strategy.name, *(f"{spent[key]:,}" if key in spent else "" for key in keys)])
+    return found
+
+
+def _purposes(figures: Figures) -> Iterator[str]:
+    heads, *rows = purposes(figures)
+    yield _line(*heads)
+    yield _line("---", *["---:"] * (len(heads) - 1)).replace(" ", "")
+    yield from (_line(*map(_plain, row)) for row in rows)
 
 
 def _notes(figures: Figures) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specreason_graph.cli import bench_run, options
+from specreason_graph.cli import bench_compare, bench_run, options
 from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
@@ -43,6 +43,7 @@ def bench() -> None:
 
 
 app.command("run")(bench_run.run)
+app.command("compare")(bench_compare.compare)
 
 
 @app.command()

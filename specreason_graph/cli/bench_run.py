@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import find_recorded
+from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.audit.read.saver import open_database
+from specreason_graph.audit.show.report import render_run
 from specreason_graph.cli import options
 from specreason_graph.cli.bench_progress import reporting
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
@@ -18,11 +24,12 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.files import write_file
 
 if TYPE_CHECKING:
+    from specreason_graph.bench.figures import Figures
     from specreason_graph.bench.results import Results
     from specreason_graph.bench.run import Bench
     from specreason_graph.bench.strategies import Strategy
 
-LIBRARIES = ("math_verify", "numpy", "pebble", "rich", "scipy")
+LIBRARIES = ("math_verify", "numpy", "pebble", "rich", "scipy", "vl_convert")
 """What the extra ``bench`` brings."""
 ENGINE_PREFIXES = ("base.", "draft.")
 """How engine options of one model begin in a strategy on the command line, as they do behind ``--option``."""
@@ -76,6 +83,9 @@ def run(
         options.path_option("-o", "--output", text="JSONL file for the results, which is gone on with."),
     ] = None,
     markdown: Annotated[Path | None, options.path_option("--markdown", text="File for the table.")] = None,
+    page: Annotated[
+        Path | None, options.path_option("--page", text="HTML file for charts, tables and the questions that differ.")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure strategies side by side: right answers, time against the base alone, tokens and engine seconds.
@@ -119,10 +129,31 @@ def run(
             bench.measure(results, database, report)
     figures = compute(results.results)
     write_table()
+    if page:
+        write_page(page, results.results, figures, database, (output, Path(task)))
     if as_json:
         echo_json(figures.dump())
     else:
         echo_text(render(results.results, figures))
+
+
+def write_page(page: Path, results: Results, figures: Figures, database: Path, kept: tuple[Path, ...]) -> None:
+    """Write the page, and beside it the reports of the runs whose questions differ."""
+    from specreason_graph.bench.page import MOST, differing, render_page
+
+    folder = page.with_suffix(".reports")
+    with open_database(str(database)) as saver:
+
+        def read(thread: str) -> RecordedRun | None:
+            return next((run for run in find_recorded(saver, thread) if run.finished), None)
+
+        reports = {}
+        for each in differing(results, figures)[:MOST]:
+            for thread in (run.thread for run in each.runs if run and not run.error):
+                if recorded := read(thread):
+                    write_file(folder / f"{thread}.html", render_run(recorded, verify(recorded)), (database, *kept))
+                    reports[thread] = f"{quote(folder.name)}/{thread}.html"
+        write_file(page, render_page(results, figures, read, reports), (database, *kept))
 
 
 def check_libraries() -> None:
