@@ -134,5 +134,29 @@ def strategies(
             print("\n".join(compared.table(compared.measure(pair, chosen, concurrency, named))))
 
 
+@app.command()
+@options.takes_models
+def plan(
+    models: options.ModelOptions,
+    problems: Annotated[int, typer.Option(min=8, max=150, help="Held-out problems, and as many others.")] = 100,
+    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Runs at the same time; repeatable.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each strategy is measured.")] = 3,
+) -> None:
+    """Compare what `specreason plan` predicts for the reference pair with what is measured."""
+    from benchmarks import plan as planned
+
+    launch = models.launch("")
+    with launch.open_pair() as pair:
+        found = planned.calibrate(pair, launch.engine, cores(), held_out()[:32])
+        print(f"{processor()}, {cores()} cores; temperature 0; calibrated with calls of its own:", flush=True)
+        print(*planned.calibration_lines(found), "", sep="\n", flush=True)
+        errors = [
+            each
+            for number in concurrency or [1, 16]
+            for each in planned.compare(pair, found, problems, number, repeats, partial(print, flush=True))
+        ]
+    print("", *planned.lines(errors), sep="\n")
+
+
 if __name__ == "__main__":
     app()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, fmean
+from types import MappingProxyType
 from typing import Literal
 
 from specreason_graph.audit.ask.whatif import what_if
@@ -208,12 +209,24 @@ def _judged_again(runs: Sequence[RecordedRun], kind: str, ratio: float) -> list[
     return found
 
 
-def _question(run: RecordedRun, ratio: float, changed: dict[int, bool | None] | None = None) -> QuestionProfile:
-    return QuestionProfile(
-        prompt_tokens=len(run.typed_manifest.head_ids["base"]),
-        steps=[_step(step, ratio, (changed or {}).get(step.index)) for step in run.steps],
-        answer_tokens=run.answer.usage.generated_tokens if run.answer else 0,
-    )
+def _question(
+    run: RecordedRun, ratio: float, changed: Mapping[int, bool | None] = MappingProxyType({})
+) -> QuestionProfile:
+    answer = run.answer.usage.generated_tokens if run.answer else 0
+    return question_profile(run.steps, len(run.typed_manifest.head_ids["base"]), answer, ratio, changed)
+
+
+def question_profile(
+    steps: Sequence[Step], prompt_tokens: int, answer_tokens: int, ratio: float = 1.0,
+    changed: Mapping[int, bool | None] = MappingProxyType({}),
+) -> QuestionProfile:  # fmt: skip
+    """The profile of a run's steps.
+
+    ``ratio``: tokens of the base's version of a step for each of the draft's, where one of them was not written.
+    ``changed``: decisions that another judge would have made, by step.
+    """
+    found = [_step(step, ratio, changed.get(step.index)) for step in steps]
+    return QuestionProfile(prompt_tokens=prompt_tokens, steps=found, answer_tokens=answer_tokens)
 
 
 def _step(step: Step, ratio: float, changed: bool | None) -> StepProfile:  # noqa: FBT001 - of a table

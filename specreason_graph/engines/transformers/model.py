@@ -37,9 +37,12 @@ SMALL = 50_000_000
 
 
 class Model:
-    """A causal language model with KV caches of recent prompts; raises `ModelError` when it cannot be loaded."""
+    """A causal language model with KV caches of recent prompts; raises `ModelError` when it cannot be loaded.
 
-    def __init__(self, load: Load) -> None:
+    ``made``: tokenizer and model, where they are not to be loaded.
+    """
+
+    def __init__(self, load: Load, made: tuple[Any, Any] | None = None) -> None:
         import torch
         from transformers import DynamicCache
         from transformers.utils import logging
@@ -47,7 +50,7 @@ class Model:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         device = load.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.load = load
-        tokenizer, self._model = load_model(
+        tokenizer, self._model = made or load_model(
             load.path, device, load.dtype or (cpu_dtype(load.path) if device == "cpu" else "auto")
         )
         config = self._model.config.get_text_config()
