@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.calls import measure_calls
 from benchmarks.deadlines import measure_punctuality
-from benchmarks.gsm8k import line, measure, read_questions
 from benchmarks.judges import collect, read_asked, table
 from benchmarks.overhead import SAVERS, measure_overhead, overhead_lines
 from benchmarks.starts import measure_starts
@@ -76,26 +75,6 @@ def deadlines(
 
 @app.command()
 @options.takes_models
-def gsm8k(
-    models: options.ModelOptions,
-    file: Annotated[Path, typer.Argument(help="JSONL file with the fields question and answer.")],
-    count: Annotated[int, typer.Option(min=1, help="The first so many questions.")] = 100,
-    threshold: Annotated[list[float] | None, typer.Option(help="Thresholds of the loop; repeatable.")] = None,
-    together: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
-    way: Annotated[list[str] | None, typer.Option(help="base, draft, graph: what else to measure.")] = None,
-) -> None:
-    """Measure how many questions a pair answers right: each model alone, and the loop at some thresholds."""
-    questions = read_questions(file, count)
-    print(f"{processor()}, {cores()} cores; temperature 0, {together} questions together", flush=True)
-    print("| who writes | right | accepted | tokens of the base | of the draft | seconds |\n|---|---|---|---|---|---|")
-    ways = ["base", "draft", "graph"] if way is None else way
-    with models.launch("").open_pair() as pair:
-        for row in measure(pair, questions, threshold or [], together=together, ways=ways):
-            print(line(row), flush=True)
-
-
-@app.command()
-@options.takes_models
 def judges(
     models: options.ModelOptions,
     file: Annotated[Path, typer.Argument(help="JSONL file with the fields question and answer.")],
@@ -109,29 +88,6 @@ def judges(
     harmful = sum(step.harmful for step in found)
     print(f"{len(found)} steps of {len({step.question for step in found})} questions, {harmful} harmful\n")
     print("\n".join(table(list(compare(found)))))
-
-
-@app.command()
-@options.takes_models
-def strategies(
-    models: options.ModelOptions,
-    problems: Annotated[int, typer.Option(min=10, help="Held-out problems.")] = 300,
-    concurrency: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
-    strategy: Annotated[list[str] | None, typer.Option(help="Only these, and the base alone; repeatable.")] = None,
-    sizes: Annotated[bool, typer.Option("--sizes", help="Measure bytes a step instead.")] = False,  # noqa: FBT002
-) -> None:
-    """Compare strategies on held-out problems: right answers, acceptance, tokens, time against the base alone."""
-    from benchmarks import strategies as compared
-
-    print(f"{processor()}, {cores()} cores; temperature 0, {concurrency} at once", flush=True)
-    with models.launch("").open_pair() as pair:
-        chosen = held_out()[-problems:]
-        named = [each for each in compared.STRATEGIES if each.name in ("base only", *(strategy or ())) or not strategy]
-        if sizes:
-            print("| strategy | bytes a step |\n|---|---|")
-            print("\n".join(compared.bytes_of_steps(pair, chosen, named)))
-        else:
-            print("\n".join(compared.table(compared.measure(pair, chosen, concurrency, named))))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.bench.workload import reset_prefix_caches
+from specreason_graph.bench.run import reset_prefix_caches
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.graph import CompiledSpecReason, create_specreason
 from specreason_graph.models.abacus.problems import Problem

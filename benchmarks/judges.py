@@ -8,24 +8,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gsm8k import ASKED, said
 from specreason_graph import EnginePair
+from specreason_graph.bench.graders import NumberGrader
 from specreason_graph.bench.judged_steps import Asked, Collector, Discernment, JudgedStep
+from specreason_graph.bench.tasks import Question, read_task
 
 
 def read_asked(file: Path) -> list[Asked]:
-    """All questions of a JSONL file with the fields ``question`` and ``answer``."""
-    asked = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
-        told = json.loads(line)
-        answer = float(str(told["answer"]).replace(",", ""))
-        name = str(told.get("id", number))
-        asked.append(Asked(name, told["question"] + ASKED, partial(_says, answer)))
-    return asked
+    """All questions of a JSONL file whose answers are numbers."""
+    return [Asked(each.id, each.text, partial(_is_right, each)) for each in read_task(file).questions]
 
 
-def _says(answer: float, reply: str) -> bool:
-    return said(reply) == answer
+def _is_right(question: Question, reply: str) -> bool:
+    return bool(NumberGrader().grade(reply, question).right)
 
 
 def collect(pair: EnginePair, questions: list[Asked], steps: int, together: int, output: Path) -> list[JudgedStep]:

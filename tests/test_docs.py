@@ -20,7 +20,17 @@ DOCS = ROOT / "docs"
 SITE = sorted(DOCS.glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *SITE]
 LONGEST = 130
-OLD = ("ahead in vain", "goodput guard", "--window", "--guard", "--reading", "--way", "bench overhead", "bench starts")
+OLD = (
+    "ahead in vain",
+    "goodput guard",
+    "--window",
+    "--guard",
+    "--reading",
+    "--way",
+    "bench overhead",
+    "bench starts",
+    "bench speed",
+)
 """What names and flags were called before."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from specreason_graph import create_specreason
-from specreason_graph.bench.scenarios import NEVER
+from specreason_graph.bench.strategies import NEVER
 from specreason_graph.cli.app import run as run_command
 from specreason_graph.errors import ConfigError
 from specreason_graph.planning.costs import PassCosts, Row

@@ -17,8 +17,8 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
-from benchmarks.gsm8k import ASKED, read_questions
 from specreason_graph import ChatSpecReason, EnginePair, create_specreason, open_pair
+from specreason_graph.bench.tasks import STEPS, read_task
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.engines.machine import computes_in
@@ -42,7 +42,7 @@ OPTIONS = {"context": 4096, "sequences": 24}
 @pytest.mark.skipif(not QUESTIONS.exists(), reason=f"{QUESTIONS} is missing")
 def test_a_plain_reply_through_the_graph_is_what_the_models_own_chat_gives(tmp_path: Path) -> None:
     """Token for token in float32, on the smaller model; where rounding decides between two tokens one may differ."""
-    model, texts = f"{PAIR}/draft", [question.text + ASKED for question in read_questions(QUESTIONS, 24)]
+    model, texts = f"{PAIR}/draft", [question.text for question in read_task(QUESTIONS).first(24).questions]
     (tmp_path / "asked.json").write_text(json.dumps(texts))
     command = [sys.executable, str(OWN_CHAT), model, str(tmp_path / "asked.json"), str(TOKENS)]
     own = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -131,7 +131,7 @@ def test_an_agent_ends_right_with_a_real_pair(real: EnginePair) -> None:
 def test_a_real_pair_answers_with_steps_of_both_models(real: EnginePair) -> None:
     question = "A shop sells pens in boxes of 12. Ana buys 7 boxes and gives 20 pens away. How many pens are left?"
     saver_free = create_specreason(real, temperature=0, threshold=5, answer_tokens=400).compile()
-    outcome = saver_free.invoke({"question": question + ASKED})
+    outcome = saver_free.invoke({"question": question + STEPS})
     steps = [Step.load(step) for step in outcome["trace"]]
     assert len(steps) > 1
     assert "".join(step.text for step in steps).strip() == outcome["answer"]

@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.starts import measure_starts
 from specreason_graph import ChatSpecReason, EnginePair, open_pair
-from specreason_graph.bench.workload import reset_prefix_caches
+from specreason_graph.bench.run import reset_prefix_caches
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Sampling
 from specreason_graph.errors import (

@@ -27,6 +27,8 @@ class Comparison(Record):
     """Name of the second side."""
     pairs: int
     """Runs on each side, by question and sample."""
+    same: int
+    """Pairs that are the same token for token, authors and answer included."""
     right: float | None
     """Share of right answers of the first side, 0 to 1; None where they are not graded."""
     other_right: float | None
@@ -50,7 +52,8 @@ class Comparison(Record):
 
     def words(self) -> Iterator[str]:
         """What it comes to, in sentences."""
-        yield f"{self.one} and {self.other}, {self.pairs} runs each on the same questions."
+        same = f"; {self.same} pairs are the same token for token" if self.same else ""
+        yield f"{self.one} and {self.other}, {self.pairs} runs each on the same questions{same}."
         if self.difference is None or self.right is None or self.other_right is None:
             yield "Answers: not graded."
         else:
@@ -122,7 +125,8 @@ def compare(results: Results, strategy: str, others: Results | None = None, othe
     apart = others is not None
     return Comparison(
         one=f"{strategy} (first file)" if apart else strategy, other=f"{second} (second file)" if apart else second,
-        pairs=len(pairs), right=_share(one for one, _ in graded) if graded else None,
+        pairs=len(pairs), same=sum(bool(one.trace) and one.trace == two.trace for one, two in pairs),
+        right=_share(one for one, _ in graded) if graded else None,
         other_right=_share(two for _, two in graded) if graded else None,
         difference=_difference(graded) if graded else None,
         only_one=sum(bool(one.right) and not two.right for one, two in graded),

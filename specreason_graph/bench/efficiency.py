@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from specreason_graph.record.records import Cost, Engine, Purpose, Step
+from specreason_graph.record.records import Cost, Purpose, Step
 from specreason_graph.record.standing import standing
 from specreason_graph.record.summary import Summary
 
-SecondsPerToken = Mapping[Engine, float]
-"""Seconds per generated token, by engine."""
 WROTE: dict[str, Purpose] = {"draft": "draft", "base": "regenerate"}
 """Purpose of the call that wrote a committed step, by author."""
 
@@ -30,14 +27,3 @@ def _committed(step: Step) -> Cost | None:
 def seconds_measured(costs: Sequence[Cost]) -> float:
     """Return the measured seconds of the calls, which are longer when the engine works on other calls, too."""
     return sum(cost.usage.seconds for cost in costs)
-
-
-def seconds_unloaded(costs: Sequence[Cost], pace: SecondsPerToken) -> float:
-    """Return the seconds that the same tokens take when nothing else is running."""
-    return sum(pace[cost.engine] * cost.usage.generated_tokens for cost in costs)
-
-
-def seconds_per_token(costs: Sequence[Cost], engine: Engine) -> float:
-    """Return the median seconds per token over an engine's calls; 0 where it generated nothing."""
-    usages = [cost.usage for cost in costs if cost.engine == engine and cost.usage.generated_tokens]
-    return statistics.median(usage.seconds_per_token for usage in usages) if usages else 0.0

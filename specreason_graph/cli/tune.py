@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.cli.bench_progress import reporting
+from specreason_graph.cli.bench.progress import reporting
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
 from specreason_graph.config import WORKING_FILE, SpecReasonConfig
 from specreason_graph.errors import ConfigError

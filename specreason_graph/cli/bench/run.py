@@ -17,7 +17,7 @@ from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.cli import options
-from specreason_graph.cli.bench_progress import reporting
+from specreason_graph.cli.bench.progress import reporting
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
 from specreason_graph.config import MODELS
 from specreason_graph.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.cli.bench_run import check_libraries
+from specreason_graph.cli.bench.run import check_libraries
 from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import UsageError
 
