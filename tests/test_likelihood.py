@@ -17,6 +17,7 @@ from specreason_graph import EnginePair, open_pair
 from specreason_graph.engines.base import Engine, Generation, Likelihood, Sampling, continuations, entropy_of
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.engines.likelihood import READ_CACHE, computed, likelihood_of
+from specreason_graph.engines.options import CallOptions
 from specreason_graph.engines.vllm.scheduler import cut_cached_rows, let_read_cache
 from specreason_graph.errors import ContextLimitError, EngineAnswerError, EngineError, EngineRequestError
 from specreason_graph.models.abacus.problems import held_out
@@ -236,11 +237,12 @@ class Blocks:
 
 @pytest.mark.parametrize("size", [1, 4, 16])
 async def test_what_is_cached_is_asked_for_from_the_end_on(size: int) -> None:
+    room = FakeEngine()
     for before in range(1, 20):
         for count in range(1, 20):
             for cached in range(before + count + 1):
                 engine, ids = Blocks(cached, size), list(range(before + count))
-                found = await likelihood_of(engine.ask, ids, count)
+                found = await likelihood_of(room, engine.ask, ids[:before], ids[before:], CallOptions())
                 assert found.logprobs == [-float(token) for token in ids[before:]]
                 prefix = min(cached, before - 1) // size * size  # what an engine that keeps logits would read
                 assert engine.computed <= len(ids) - prefix + size

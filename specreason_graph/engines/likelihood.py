@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from specreason_graph.engines.base import Likelihood
+from specreason_graph.engines.base import Engine, Likelihood, joined
+from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.retry import with_retries
 from specreason_graph.errors import EngineAnswerError
 
 READ_CACHE = "specreason_read_prefix_cache"
@@ -22,16 +24,23 @@ It returns the log-probabilities of as many of the last tokens as the engine has
 """
 
 
-async def likelihood_of(ask: PromptCall, whole: list[int], count: int) -> Likelihood:
-    """Return the log-probabilities of the last ``count`` tokens of ``whole``, in as few calls as the cache allows.
+async def likelihood_of(
+    engine: Engine, ask: PromptCall, prompt_ids: Sequence[int], continuation_ids: Sequence[int], options: CallOptions
+) -> Likelihood:
+    """Return the log-probabilities of a continuation, in as few calls as the cache allows.
 
     A prefix that ends at a block's end takes a second call, which computes that block again. A continuation that is
-    cached takes one call more for each of its blocks.
+    cached takes one call more for each of its blocks. Each call makes the engine write one more token.
     """
-    found = await ask(whole, None)
+    whole, count = joined(engine, prompt_ids, continuation_ids, spare=1), len(continuation_ids)
+
+    async def asked(ids: list[int], following: int | None) -> Likelihood:
+        return await with_retries(lambda: ask(ids, following), options)
+
+    found = await asked(whole, None)
     while len(found.logprobs) < count:
         place = len(whole) - len(found.logprobs) - 1  # of the last token that is missing
-        before = await ask(whole[:place], whole[place])
+        before = await asked(whole[:place], whole[place])
         found = Likelihood(before.logprobs + found.logprobs, found.usage + before.usage)
     return Likelihood(found.logprobs[-count:], found.usage)
 

@@ -22,7 +22,6 @@ from specreason_graph.engines.base import (
     TokenForwarder,
     check_continuations,
     check_room,
-    joined,
     pick,
     speculation_of,
     usage_since,
@@ -133,12 +132,7 @@ class ServerEngine:
         A server that `serve-engines` has started computes only what is not in its prefix cache; others compute all.
         Raises `EngineError` for a server that gives no log-probabilities of a prompt's tokens.
         """
-        whole = joined(self, prompt_ids, continuation_ids, spare=1)
-
-        async def ask(ids: list[int], following: int | None) -> Likelihood:
-            return await with_retries(lambda: self._computed(ids, following), self.options)
-
-        return await likelihood_of(ask, whole, len(continuation_ids))
+        return await likelihood_of(self, self._computed, prompt_ids, continuation_ids, self.options)
 
     async def _computed(self, ids: list[int], following: int | None) -> Likelihood:
         """Return the log-probabilities of the tokens that are computed of a prompt, and of the one ``following`` it."""

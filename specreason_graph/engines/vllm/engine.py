@@ -24,7 +24,6 @@ from specreason_graph.engines.base import (
     TokenForwarder,
     check_room,
     finish_of,
-    joined,
     pick,
     usage_since,
 )
@@ -151,12 +150,7 @@ class VLLMEngine:
 
     async def likelihood(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Likelihood:
         """Return the log-probabilities of a given continuation; vLLM generates one more token in each call."""
-        whole = joined(self, prompt_ids, continuation_ids, spare=1)
-
-        async def ask(ids: list[int], following: int | None) -> Likelihood:
-            return await with_retries(lambda: self._computed(ids, following), self.options)
-
-        return await likelihood_of(ask, whole, len(continuation_ids))
+        return await likelihood_of(self, self._computed, prompt_ids, continuation_ids, self.options)
 
     async def _computed(self, ids: list[int], following: int | None) -> Likelihood:
         """Return the log-probabilities of the tokens that are computed of a prompt, and of the one ``following`` it."""
