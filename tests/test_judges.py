@@ -39,8 +39,7 @@ from specreason_graph.judging.labelled_steps import auroc
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Score, Step, Usage
 from specreason_graph.strategy import Judge, register
-from tests.fuzz.judged import JUDGES as JUDGED
-from tests.fuzz.judged import differing
+from tests.fuzz.judged import STRATEGIES, differing
 from tests.support.pages import Page
 from tests.support.reseal import resealed
 from tests.support.scripts import judging, writing
@@ -411,10 +410,10 @@ def test_every_changed_value_of_the_evidence_is_found(kind: str) -> None:
     assert verify(run).ok
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_traces_do_not_depend_on_work_ahead_or_on_a_break(name: str, abacus: EnginePair) -> None:
     questions = [problem.question for problem in held_out()[:3]]
-    assert list(differing(abacus, JUDGED[name], questions)) == []
+    assert list(differing(abacus, STRATEGIES[name], questions)) == []
 
 
 def test_a_judge_is_fitted_on_labelled_steps() -> None:

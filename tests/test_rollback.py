@@ -37,7 +37,7 @@ from specreason_graph.strategy import PastStep, Rollback, register
 from tests.support.parents import parent
 from tests.support.reseal import resealed
 from tests.support.scripts import CLOSE, done, is_closed, writing
-from tests.support.traces import solve, tokens
+from tests.support.traces import solve
 
 STEPS = 8
 ASTRAY = "Step 2 of the draft."
@@ -219,19 +219,10 @@ def test_a_deadline_on_the_way_back_leaves_the_steps_where_they_are() -> None:
     assert run.answer.unfinished.decision.taken_back == [1, 2, 3]
 
 
-def test_a_real_pair_goes_back_the_same_with_work_ahead(abacus: EnginePair) -> None:
-    rule = Collapse(drop=1.0, in_a_row=1)
-    rollbacks = 0
-    for problem in held_out()[:2]:
-        runs = [
-            solve(abacus, problem.question, judge="likelihood", rollback=rule, lookahead=lookahead)
-            for lookahead in (0, 4, None)
-        ]
-        assert tokens(runs[0]) == tokens(runs[1]) == tokens(runs[2])
-        decided = [[step["decision"].get("taken_back") for step in run["trace"]] for run in runs]
-        assert decided[0] == decided[1] == decided[2]
-        rollbacks += sum(map(bool, decided[0]))
-    assert rollbacks
+def test_a_real_pair_goes_back(abacus: EnginePair) -> None:
+    rule = Collapse(drop=1.0, in_a_row=1)  # that the trace is the same with work ahead: test_judges.py
+    runs = [solve(abacus, each.question, judge="likelihood", rollback=rule) for each in held_out()[:2]]
+    assert any(step["decision"].get("taken_back") for run in runs for step in run["trace"])
 
 
 def changed(record: Any, path: tuple[Any, ...] = ()) -> Any:

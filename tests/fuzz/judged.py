@@ -41,14 +41,21 @@ JUDGES: dict[str, Any] = {
 }
 
 
+STRATEGIES: dict[str, dict[str, Any]] = {
+    **{name: {"judge": judge} for name, judge in JUDGES.items()},
+    "rollback": {"judge": LIKELY, "rollback": {"kind": "collapse", "drop": 1.0, "in_a_row": 1}},
+}
+
+
 def traced(outcome: dict[str, Any]) -> Any:
-    """Answer, and who wrote which tokens."""
-    return outcome["answer"], [(step["author"], step["token_ids"]) for step in outcome["trace"]]
+    """Answer, who wrote which tokens, and what was taken back."""
+    steps = [(step["author"], step["token_ids"], step["decision"].get("taken_back")) for step in outcome["trace"]]
+    return outcome["answer"], steps
 
 
-def differing(pair: EnginePair, judge: Any, questions: Sequence[str]) -> Iterator[str]:
+def differing(pair: EnginePair, strategy: dict[str, Any], questions: Sequence[str]) -> Iterator[str]:
     """Questions whose trace depends on the lookahead, or on whether the run was left and went on."""
-    settings = {"judge": judge, "temperature": 0.7}
+    settings = {**strategy, "temperature": 0.7}
     whole = [create_specreason(pair, lookahead=0, **settings).compile().invoke({"question": q}) for q in questions]
     for lookahead in (4, None):
         graph = create_specreason(pair, lookahead=lookahead, **settings).compile()
@@ -58,7 +65,7 @@ def differing(pair: EnginePair, judge: Any, questions: Sequence[str]) -> Iterato
     saver = InMemorySaver()
     graph = create_specreason(pair, **settings).compile(checkpointer=saver)
     for number, (question, expected) in enumerate(zip(questions, whole, strict=True)):
-        thread: Any = {"configurable": {"thread_id": f"{judge}-{number}"}}
+        thread: Any = {"configurable": {"thread_id": f"{strategy}-{number}"}}
         stream: Any = graph.stream({"question": question}, thread, stream_mode="updates")
         for _ in range(2 + number % 5):
             if next(stream, None) is None:
@@ -68,22 +75,22 @@ def differing(pair: EnginePair, judge: Any, questions: Sequence[str]) -> Iterato
             yield f"left and gone on with: {question}"
 
 
-def work(place: str, thread: str, judge: Any, question: str, begun: Any) -> None:
+def work(place: str, thread: str, strategy: dict[str, Any], question: str, begun: Any) -> None:
     """Solve a problem on engines of its own; killed somewhere in it."""
     with opened(place) as saver, open_pair("abacus-base", "abacus-draft") as pair:
-        graph = create_specreason(pair, judge=judge, temperature=0.7).compile(checkpointer=saver)
+        graph = create_specreason(pair, **strategy, temperature=0.7).compile(checkpointer=saver)
         begun.set()
         graph.invoke({"question": question}, config(thread), durability="sync")
 
 
 def changed_by_kills(pair: EnginePair, name: str, questions: Sequence[str], rng: random.Random) -> Iterator[str]:
     """Questions whose run, killed with its process and gone on with in another one, ends otherwise than a whole one."""
-    graph = create_specreason(pair, judge=JUDGES[name], temperature=0.7)
+    graph = create_specreason(pair, **STRATEGIES[name], temperature=0.7)
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder, "runs.sqlite"))
         for number, question in enumerate(questions):
             thread = f"killed-{number}"
-            killed(work, (place, thread, JUDGES[name], question), rng.uniform(0.05, 1.2))
+            killed(work, (place, thread, STRATEGIES[name], question), rng.uniform(0.05, 1.2))
             with opened(place) as saver:
                 app = graph.compile(checkpointer=saver)
                 before = app.get_state(config(thread))
@@ -99,21 +106,23 @@ def main() -> None:
     """Compare the traces of some problems; exit with 1 where one differs."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--count", type=int, default=100, help="Problems for each judge.")
-    parser.add_argument("--kills", type=int, default=0, help="Kill so many processes for each of three judges instead.")
+    parser.add_argument(
+        "--kills", type=int, default=0, help="Kill so many processes for each of four strategies instead."
+    )
     given, bad = parser.parse_args(), 0
     count = given.count
     if given.kills:
         PROCESSES.set_forkserver_preload(["specreason_graph.runs.batch", "tests.support.databases"])
         with open_pair("abacus-base", "abacus-draft") as pair:
-            for name in ("likelihood", "calibrated", "cascade"):
+            for name in ("likelihood", "calibrated", "cascade", "rollback"):
                 asked = [problem.question for problem in held_out()[: given.kills]]
                 seen = Counter(changed_by_kills(pair, name, asked, random.Random(name)))
                 print(name, *(f"{number:5} {what}" for what, number in seen.most_common()), sep="\n", flush=True)
                 bad += any("WRONG" in what for what in seen)
         sys.exit(bool(bad))
     with open_pair("abacus-base", "abacus-draft") as pair:
-        for name, judge in JUDGES.items():
-            found = list(differing(pair, judge, [problem.question for problem in held_out()[:count]]))
+        for name, strategy in STRATEGIES.items():
+            found = list(differing(pair, strategy, [problem.question for problem in held_out()[:count]]))
             print(f"{name}: {len(found)} of {3 * count} runs differ", *found[:3], sep="\n    ", flush=True)
             bad += bool(found)
     sys.exit(bool(bad))
