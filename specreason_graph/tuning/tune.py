@@ -35,7 +35,7 @@ from specreason_graph.tuning.choose import (
 from specreason_graph.tuning.collect import Collector, PairCosts, Solution
 
 TOGETHER = 8
-"""Questions that are collected at the same time."""
+"""Questions that are collected at the same time, at most."""
 CHOSEN = (
     "judge", "threshold", "writer", "proposals", "lookahead", "speculation_control", "first_steps_by_base", "stopping",
 )  # fmt: skip
@@ -149,7 +149,8 @@ class Tuning:
         if journal.costs is None:
             journal.add(await collector.costs(first, self.concurrency))
         left, count = self._left(journal), len(self.task.questions)
-        async for solution in collector.solutions(left, TOGETHER):
+        together = min(TOGETHER, pair.base.max_concurrency or TOGETHER)  # more would only finish later, all at once
+        async for solution in collector.solutions(left, together):
             journal.add(solution)
             self.tell(f"collected {count - len(self._left(journal))} of {count} questions")
 
@@ -254,6 +255,13 @@ def _read(file: Path, text: str) -> Line:
 def _differs(old: Line, new: TuneHeader) -> str:
     if not isinstance(old, TuneHeader):
         return "something else"
-    mine, theirs = old.dump(), new.dump()
-    name = next(name for name in mine if mine[name] != theirs[name])
-    return f"another tuning: its {name} is {json.dumps(mine[name])[:200]}"
+    mine, theirs = _flat(old.dump()), _flat(new.dump())
+    name = next(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))
+    return f"another tuning: its {name} is {json.dumps(mine.get(name))[:200]}"
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, Any]:
+    """Fields, and those of tables by dotted names."""
+    tables = {name: value for name, value in plain.items() if isinstance(value, dict)}
+    inner = {f"{name}.{key}": each for name, value in tables.items() for key, each in value.items()}
+    return {name: value for name, value in plain.items() if name not in tables} | inner

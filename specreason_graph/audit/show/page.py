@@ -9,23 +9,21 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, duration, moment
 from specreason_graph.audit.show.step_view import score_bar_of
 
-OWN = "specreason_graph.audit.show"
-"""Package of the templates that all pages share."""
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that are shown as code points: control and format characters, surrogates, line separators."""
 KEPT = "\n\t\u200c\u200d"
 """Characters of these categories that texts need: line breaks, tabs, and the joiners of scripts and emoji."""
 
 
-def render(template: str, *, package: str = OWN, **values: Any) -> str:
-    """Render a page from a template of ``package``, with the layout and style of reports; all values are escaped."""
-    return _environment(package).get_template(template).render(**values)
+def render(template: str, **values: Any) -> str:
+    """Render a page from a template; all values are escaped."""
+    return _environment().get_template(template).render(**values)
 
 
 def visible(value: Any) -> Any:
@@ -42,9 +40,9 @@ def _visible(char: str) -> str:
 
 
 @cache
-def _environment(package: str) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader(OWN)]), autoescape=True, finalize=visible,
+        loader=PackageLoader("specreason_graph.audit.show"), autoescape=True, finalize=visible,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style, script = _part("report.css"), _part("report.js")
