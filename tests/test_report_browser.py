@@ -19,6 +19,7 @@ from specreason_graph.bench.strategies import NAMED, Strategy
 from specreason_graph.bench.tasks import Question
 from specreason_graph.record.records import Cost, Usage
 from tests.support.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
+from tests.support.tuned import tuned_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `test` brings playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -259,6 +260,20 @@ def test_the_page_of_a_benchmark_is_read_on_any_screen(opened: Any, run: Recorde
     assert page.locator(f".chart.{shown}").count() == 4
     assert page.locator("tbody th", has_text="other & <b>one</b>").first.is_visible()
     assert page.locator("a[href='p.reports/t-other.html']").count() == 1
+    poor = [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+    assert poor == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_tuning_is_read_on_any_screen(opened: Any, width: int, scheme: Any) -> None:
+    page = opened(tuned_page(NASTY), viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.told == []
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("img, main script").count() == 0
+    assert page.locator(f".chart.{'narrow' if width < 700 else 'wide'}").count() == 2
+    assert page.locator("pre", has_text=NASTY).is_visible()
     poor = [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
     assert poor == []
 

@@ -12,38 +12,15 @@ import pytest
 
 from specreason_graph.config import SpecReasonConfig, make_config, read_config_file
 from specreason_graph.judging import Cascade, ConfidenceJudge, DigitJudge, LikelihoodJudge
-from specreason_graph.judging.digit import read_digits
-from specreason_graph.record.records import Score, Usage
 from specreason_graph.runs.launch import make_launch
 from specreason_graph.tuning.choose import Choice, Outcome, Tried, choose, finalists, replay_all, would_change
-from specreason_graph.tuning.collect import PairCosts, Place, Solution
 from specreason_graph.tuning.page import bound_sentence
 from specreason_graph.tuning.replay import Candidate, estimate, replay, score_seconds, until_settled
-from specreason_graph.tuning.risk import control_risk
 from specreason_graph.tuning.settings_file import MARK, changed, settings_text, write_settings
+from tests.support.tuned import COSTS, outcome, place, solution
 
 Command = Callable[..., Any]
-COSTS = PairCosts(
-    concurrency=1, base=1.0, draft=0.1, base_together=1.2, draft_together=0.2, score={"digit": 3.0, "likelihood": 2.0},
-    score_tokens=10, cached={"base": True, "draft": True},
-)  # fmt: skip
-"""A base of a second a token; a draft that is ten times as fast."""
 LIKELY = Candidate(name="likely", settings={"judge": {"kind": "likelihood", "threshold": -1}, "lookahead": 0})
-
-
-def place(likelihood: float, *, harmful: bool | None = False, probe: str | None = None, right: bool = True) -> Place:
-    """A step of ten tokens by either model, of which the likelihood and the confidence are the same."""
-    digit = read_digits([-9.0] * 9 + [-0.1], 0.0, 9, Usage())
-    score = digit.with_more(Score(base_logprobs=[likelihood], draft_logprobs=[likelihood], usage=Usage()))
-    score = score.with_more(Score(draft_entropies=[0.5], found={"check": []}, usage=Usage()))
-    return Place(
-        base_tokens=10, draft_tokens=10, text="A step.", ends=False, score=score, harmful=harmful, probe=probe,
-        probe_right=None if probe is None else right,
-    )  # fmt: skip
-
-
-def solution(*places: Place, right: bool = True, name: str = "q") -> Solution:
-    return Solution(question=name, right=right, answer_tokens=5, places=list(places))
 
 
 def test_a_time_line_of_two_models() -> None:
@@ -128,14 +105,6 @@ def test_the_few_that_are_run_for_real() -> None:
     assert finalists([close])[1].candidate.config.lookahead is None
     assert finalists([close])[2].candidate.config.speculation_control
     assert finalists([]) == []
-
-
-def outcome(name: str, faster: float, low: float, *, lost: int = 0, shown: bool = False) -> Outcome:
-    bound = control_risk([(-1.0, [0.0] * 100)]) if shown else None
-    return Outcome(
-        candidate=Candidate(name=name, settings={"judge": "likelihood"}), faster=faster, low=low, high=faster + 0.1,
-        questions=40, right=38 - lost, base_right=38, lost=lost, gained=0, bound=bound,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

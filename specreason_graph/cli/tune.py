@@ -19,7 +19,7 @@ from specreason_graph.runs.launch import Launch
 if TYPE_CHECKING:
     from specreason_graph.tuning.tune import Tuned, Tuning
 
-LIBRARIES = ("numpy", "pebble", "rich", "scipy", "sklearn", "tomli_w")
+LIBRARIES = ("numpy", "pebble", "rich", "scipy", "sklearn", "tomli_w", "vl_convert")
 """What the extra ``tune`` brings."""
 
 
