@@ -136,7 +136,7 @@ class Bench:
         self._announce(results)
         with RunStore.open(database) as store, exclusive(database):
             for launch, strategies in self._by_engines():
-                if any(self._turns(strategies, results)):
+                if any(self.turns(strategies, results)):
                     shared = launch == BASE.engines_of(self.launch)
                     try:
                         report.opening([each.name for each in strategies])
@@ -182,7 +182,8 @@ class Bench:
                 found.append(strategy)
         yield from groups
 
-    def _turns(self, strategies: Sequence[Strategy], results: ResultsFile) -> Iterator[Turn]:
+    def turns(self, strategies: Sequence[Strategy], results: ResultsFile) -> Iterator[Turn]:
+        """What is left to do, strategies by turns."""
         for sample in range(self.samples):
             for part, questions in enumerate(self.parts):
                 for strategy in rotated(strategies, part + sample):
@@ -224,7 +225,7 @@ class _Measurement:
             await self._warm(strategy, views[strategy.name])
         async with AsyncSqliteSaver.from_conn_string(str(database)) as saver:
             saver.serde = StrictSerializer()
-            for turn in list(self.bench._turns(strategies, self.results)):  # noqa: SLF001 - one class in two
+            for turn in list(self.bench.turns(strategies, self.results)):
                 if turn.strategy.name in self.failed:
                     continue
                 try:

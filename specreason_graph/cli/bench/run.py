@@ -131,6 +131,7 @@ def run(
     write_table()
     if page:
         write_page(page, results.results, figures, database, (output, Path(task)))
+        echo(f"page written to {page}", err=True)
     if as_json:
         echo_json(figures.dump())
     else:
