@@ -97,20 +97,22 @@ def plan(
     problems: Annotated[int, typer.Option(min=8, max=150, help="Held-out problems, and as many others.")] = 100,
     concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Runs at the same time; repeatable.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often each strategy is measured.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON file for the calibration, for `plan --config`.")
+    ] = None,
 ) -> None:
     """Compare what `specreason plan` predicts for the reference pair with what is measured."""
     from benchmarks import plan as planned
 
-    launch = models.launch("")
+    launch, errors = models.launch(""), list[planned.Error]()
+    print(f"{processor()}, {cores()} cores; temperature 0; calibrated with calls of its own", flush=True)
     with launch.open_pair() as pair:
-        found = planned.calibrate(pair, launch.engine, cores(), held_out()[:32])
-        print(f"{processor()}, {cores()} cores; temperature 0; calibrated with calls of its own:", flush=True)
-        print(*planned.calibration_lines(found), "", sep="\n", flush=True)
-        errors = [
-            each
-            for number in concurrency or [1, 16]
-            for each in planned.compare(pair, found, problems, number, repeats, partial(print, flush=True))
-        ]
+        for number in concurrency or [1, 16]:
+            found = planned.calibrate(pair, launch.engine, cores(), held_out()[:32])
+            print(*planned.calibration_lines(found), sep="\n", flush=True)
+            errors += planned.compare(pair, found, problems, number, repeats, partial(print, flush=True))
+            if output:
+                output.write_text(found.model_dump_json(indent=1))
     print("", *planned.lines(errors), sep="\n")
 
 

@@ -255,7 +255,7 @@ def _measure(
     graphs = {
         each.name: create_specreason(each.view(pair), **{**SHARED, **each.settings}).compile() for each in strategies
     }
-    found = {each.name: _Measured() for each in strategies}
+    found, sampler = {each.name: _Measured() for each in strategies}, StepSampler.create(pair, make_config())
     for repeat in range(repeats):
         seconds = dict.fromkeys(found, 0.0)
         for number, (first, part) in enumerate(parts(problems, concurrency)):
@@ -264,21 +264,17 @@ def _measure(
                 took, runs = run_all(graphs[strategy.name], part, concurrency, first)
                 seconds[strategy.name] += took
                 if not repeat:
-                    found[strategy.name].parts.append(list(map(_profile, runs)))
+                    found[strategy.name].parts.append([_profile(sampler, run) for run in runs])
         for name, took in seconds.items():
             found[name].repeats.append(took)
         report(f"{concurrency} at once: " + ", ".join(f"{name} {took:.2f} s" for name, took in seconds.items()))
     return found
 
 
-def _profile(run: FinishedRun) -> QuestionProfile:
-    head = run.outcome["manifest"]["head_ids"]["base"] if "manifest" in run.outcome else []
-    answer = next((c.usage.generated_tokens for c in run.total.costs if c.purpose == "answer"), 0)
-    return question_profile(run.steps, len(head) or PROMPT, answer)
-
-
-PROMPT = 60
-"""Tokens of a prompt, about, where the outcome of a run does not tell."""
+def _profile(sampler: StepSampler, run: FinishedRun) -> QuestionProfile:
+    prompt = sampler.prompts.base.question_ids(run.problem.question)
+    answer = next((cost.usage.generated_tokens for cost in run.total.costs if cost.purpose == "answer"), 0)
+    return question_profile(run.steps, len(prompt), answer)
 
 
 def lines(errors: Sequence[Error]) -> Iterator[str]:

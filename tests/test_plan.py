@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from specreason_graph import create_specreason
+from benchmarks import plan as benchmark
+from specreason_graph import EnginePair, create_specreason
 from specreason_graph.bench.strategies import NEVER
 from specreason_graph.cli.app import run as run_command
 from specreason_graph.errors import ConfigError
+from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.planning.costs import PassCosts, Row
 from specreason_graph.planning.descriptions import (
     Described,
@@ -321,3 +323,19 @@ def test_strategies_are_read_as_they_are_written() -> None:
     assert parse_strategy("likelihood:lookahead=2,acceptance=0.7").lookahead == 2
     assert parse_strategy("digit:lookahead=none").lookahead is None
     assert parse_strategy("base+speculation").token_speculation
+
+
+def test_a_plan_is_held_against_measured_runs_of_the_reference_pair(abacus: EnginePair, tmp_path: Path) -> None:
+    found = benchmark.calibrate(abacus, "transformers", 2, held_out()[:2])
+    assert found.hardware.slots == 2
+    assert not found.hardware.batching
+    assert found.base.measured.passes[1] > found.draft.measured.passes[1] > 0
+    file = tmp_path / "measured.json"
+    file.write_text(found.model_dump_json())
+    assert describe(file=file) == found
+    errors = benchmark.compare(abacus, found, 2, 1, repeats=1)
+    assert [each.strategy for each in errors] == ["base", "sequential", "digit", "likelihood", "cascade"]
+    assert (errors[0].measured, errors[0].error, errors[0].error_of_costs) == (1, 0, 0)
+    assert all(each.seconds > 0 and each.predicted_seconds > 0 for each in errors)
+    assert len(list(benchmark.lines(errors))) == 7
+    assert len(list(benchmark.calibration_lines(found))) == 3
