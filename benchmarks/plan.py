@@ -66,18 +66,26 @@ async def calibrate_engine(engine: Engine, prompts: Sequence[Sequence[int]], siz
     passes = {1: token, **{size: await _difference(engine, prompts[:size]) for size in sizes}}
     short, long = [await _middle(partial(_read, engine, prompts[0], count)) for count in (SHORT, LONG)]
     prefill = max(0.0, (long - short) / (LONG - SHORT))
-    return {"passes": passes, "prefill": prefill, "call_seconds": max(0.0, short - token - prefill * (SHORT - 1))}
+    judged = await _middle(partial(_judge, engine, prompts[0], LONG))
+    reading = await _middle(partial(_read, engine, prompts[0], SHORT), time.process_time)
+    writing = await _middle(partial(_write, engine, prompts[:1], TOKENS), time.process_time)
+    return {
+        "passes": passes, "prefill": prefill, "call_seconds": max(0.0, short - token - prefill * (SHORT - 1)),
+        "logprobs": max(0.0, await _difference(engine, prompts[:1], logprobs=0) - token),
+        "likelihood": max(0.0, judged - long),
+        "host_call": reading, "host_token": max(0.0, (writing - reading) / TOKENS),
+    }  # fmt: skip
 
 
-async def _difference(engine: Engine, prompts: Sequence[Sequence[int]]) -> float:
+async def _difference(engine: Engine, prompts: Sequence[Sequence[int]], logprobs: int | None = None) -> float:
     """Seconds of a decoding pass: that of a long generation less that of a short one."""
     await _write(engine, prompts, 2)  # prompts are in the cache from now on
-    short, long = [await _middle(partial(_write, engine, prompts, count)) for count in (2, TOKENS)]
+    short, long = [await _middle(partial(_write, engine, prompts, count, logprobs)) for count in (2, TOKENS)]
     return (long - short) / (TOKENS - 2)
 
 
-async def _write(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> None:
-    sampling = Sampling(max_tokens=tokens, stop=(NEVER_WRITTEN,))
+async def _write(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, logprobs: int | None = None) -> None:
+    sampling = Sampling(max_tokens=tokens, stop=(NEVER_WRITTEN,), logprobs=logprobs)
     await asyncio.gather(*(engine.generate(list(each), sampling) for each in prompts))
 
 
@@ -86,17 +94,27 @@ _FRESH = iter(range(10**9))
 
 async def _read(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
     """Have a prompt read whose end is in no cache."""
+    end = _unseen(engine, tokens)
+    await engine.next_token([*prompt, *end], end[:1])
+
+
+async def _judge(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
+    """Ask for the likelihood of an end that is in no cache."""
+    await engine.likelihood(list(prompt), _unseen(engine, tokens))
+
+
+def _unseen(engine: Engine, tokens: int) -> list[int]:
+    """Tokens that were not asked about before."""
     ids, number = engine.vocabulary.encode("0123456789"), next(_FRESH)
-    end = [ids[(number // len(ids) ** (place % 6) + place) % len(ids)] for place in range(tokens)]
-    await engine.next_token([*prompt, *end], ids[:1])
+    return [ids[(number // len(ids) ** (place % 6) + place) % len(ids)] for place in range(tokens)]
 
 
-async def _middle(work: Callable[[], Awaitable[None]]) -> float:
+async def _middle(work: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.perf_counter) -> float:
     seconds = []
     for _ in range(REPEATS):
-        begun = time.perf_counter()
+        begun = clock()
         await work()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(clock() - begun)
     return median(seconds)
 
 
@@ -297,7 +315,9 @@ def calibration_lines(described: Described) -> Iterator[str]:
         passes = ", ".join(f"{1000 * each:.2f} ms with {size}" for size, each in measured.passes.items())
         yield (
             f"{role}: a pass {passes}; {1000 * measured.prefill:.3f} ms a token of a prompt, "
-            f"{1000 * measured.call_seconds:.2f} ms a call"
+            f"{1000 * measured.call_seconds:.2f} ms a call; more: {1000 * measured.logprobs:.2f} ms a token that tells "
+            f"its log-probability, {1000 * measured.likelihood:.2f} ms a likelihood; CPU here: "
+            f"{1000 * measured.host_call:.2f} ms a call, {1000 * measured.host_token:.3f} ms a token"
         )
     yield (
         f"both at once {hardware.slowdown:.2f} times as long; {1000 * hardware.stage_seconds:.2f} ms a stage and "

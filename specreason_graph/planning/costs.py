@@ -29,6 +29,8 @@ class PassCosts:
     """The model."""
     speculation: TokenSpeculation | None = None
     """Token-level speculation inside its engine."""
+    tells_logprobs: bool = False
+    """Whether it tells the log-probability of each token that it writes."""
 
     @property
     def call_seconds(self) -> float:
@@ -44,6 +46,10 @@ class PassCosts:
 
     def seconds(self, batch: Sequence[Row]) -> float:
         """Seconds of one pass over these sequences."""
+        telling = len(batch) * self.model.measured.logprobs if self.tells_logprobs else 0.0
+        return self._computing(batch) + telling
+
+    def _computing(self, batch: Sequence[Row]) -> float:
         guessed = self.speculation.guessed if self.speculation else 0
         tokens = sum(each.tokens + (guessed if each.tokens == 1 else 0) for each in batch)
         if not self.model.measured.passes:

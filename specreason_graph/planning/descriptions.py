@@ -67,6 +67,14 @@ class Measured(Settings):
     """Seconds that each further token of a prompt adds to a pass."""
     call_seconds: Seconds | None = None
     """Seconds of a call besides its passes."""
+    host_call: Seconds = 0.0
+    """CPU seconds of ``call_seconds`` in the process of this package, which all runs share."""
+    host_token: Seconds = 0.0
+    """CPU seconds of that process for each token that is written, beside the engine's work."""
+    logprobs: Seconds = 0.0
+    """Seconds that a token takes longer where its log-probability is asked for, as for a judge of confidence."""
+    likelihood: Seconds = 0.0
+    """Seconds that the likelihood of a step takes longer than reading as many tokens."""
 
 
 class Model(Settings):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from specreason_graph.engines.slots import CallSlots, Priority
+from specreason_graph.planning.descriptions import Measured
 
 JUST = 1e-9
 """Passes and seconds below which nothing is left to do."""
@@ -23,6 +24,8 @@ class Call:
     """Passes that it takes, the one that reads the prompt included."""
     context: float = 0.0
     """Tokens that are read from the cache in a pass."""
+    more: float = 0.0
+    """Seconds that its first pass takes longer because of it."""
     is_short: bool = False
     """Whether it goes between the passes of others, where an engine works on one call at a time."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -158,12 +161,32 @@ class SimulatedEngine:
 class Slots:
     """Lets calls into an engine, the one that is needed first before others, and adds what a call takes on its way."""
 
-    def __init__(self, engine: SimulatedEngine, slots: int | None, call_seconds: float) -> None:
-        self.engine, self._slots, self._call_seconds = engine, CallSlots(slots), call_seconds
+    def __init__(
+        self, engine: SimulatedEngine, host: SimulatedEngine, slots: int | None, measured: Measured, call_seconds: float
+    ) -> None:
+        self.engine, self._host, self._slots, self._measured = engine, host, CallSlots(slots), measured
+        self._latency = max(0.0, call_seconds - measured.host_call)
+        self._beside = set[asyncio.Task[None]]()
 
-    async def work(self, call: Call, priority: Priority) -> None:
-        """Wait for a slot, and do the call."""
+    async def work(self, call: Call, tokens: int, priority: Priority) -> None:
+        """Wait for a slot, and do a call that writes so many tokens."""
         async with self._slots.slot(priority):
-            if self._call_seconds:
-                await asyncio.sleep(self._call_seconds)
+            if self._measured.host_call:
+                await self._host.work(host_call(self._measured.host_call))
+            if self._latency:
+                await asyncio.sleep(self._latency)
+            if self._measured.host_token:  # it keeps the host busy, and the engine does not wait for it
+                task = asyncio.create_task(self._host.work(host_call(tokens * self._measured.host_token)))
+                self._beside.add(task)
+                task.add_done_callback(self._beside.discard)
             await self.engine.work(call)
+
+
+def host_call(seconds: float) -> Call:
+    """Work of this package's process."""
+    return Call(prefill=0, passes=1, context=seconds)
+
+
+def host_seconds(calls: Sequence[Call]) -> float:
+    """Seconds of the work that `host_call` made."""
+    return calls[0].context

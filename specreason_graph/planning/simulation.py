@@ -15,7 +15,7 @@ from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.planning.costs import PassCosts, Row
 from specreason_graph.planning.descriptions import Described
 from specreason_graph.planning.profile import SCORED, QuestionProfile, StepProfile
-from specreason_graph.planning.simulated_engine import Call, Machine, SimulatedEngine, Slots
+from specreason_graph.planning.simulated_engine import Call, Machine, SimulatedEngine, Slots, host_call, host_seconds
 from specreason_graph.planning.strategies import Planned
 from specreason_graph.planning.virtual_time import simulated
 from specreason_graph.record.records import Engine as Role
@@ -66,19 +66,22 @@ class _World:
         self.runs = 0
         self.waited: defaultdict[str, float] = defaultdict(float)
         speculation = described.speculation if strategy.token_speculation else None
+        self.likelihood = 0.0 if strategy.judge == "digit" else described.base.measured.likelihood
+        tells = strategy.judge in ("confidence", "cascade")
         self.costs = {
             "base": PassCosts(hardware, described.base, speculation),
-            "draft": PassCosts(hardware, described.draft),
+            "draft": PassCosts(hardware, described.draft, tells_logprobs=tells),
         }
+        self.host = SimulatedEngine(self.machine, host_seconds, batching=False, is_model=False)
         self.engines = {role: self._engine(costs) for role, costs in self.costs.items()}
-        self.host = SimulatedEngine(self.machine, _stages(hardware.stage_seconds), batching=False, is_model=False)
 
     def _engine(self, costs: PassCosts) -> Slots:
         def pass_seconds(calls: Sequence[Call]) -> float:
-            return costs.seconds([Row(1 + max(0, each.prefill - 1), each.context) for each in calls])
+            rows = [Row(1 + max(0, each.prefill - 1), each.context) for each in calls]
+            return costs.seconds(rows) + sum(each.more for each in calls if each.is_new)
 
         engine = SimulatedEngine(self.machine, pass_seconds, self.hardware.batching)
-        return Slots(engine, self.hardware.slots, costs.call_seconds)
+        return Slots(engine, self.host, self.hardware.slots, costs.model.measured, costs.call_seconds)
 
     async def solve(self, questions: Sequence[QuestionProfile], concurrency: int) -> Simulated:
         """Answer all questions, at most so many at once."""
@@ -102,10 +105,6 @@ class _World:
             waited=dict(self.waited), busy={name: each / seconds for name, each in busy.items()},
             accepted=sum(run.accepted for run in runs), scored=sum(run.scored for run in runs),
         )  # fmt: skip
-
-
-def _stages(seconds: float) -> Callable[[Sequence[Call]], float]:
-    return lambda calls: calls[0].context * seconds
 
 
 @dataclass(eq=False)
@@ -196,7 +195,8 @@ class _Run:
 
     async def _stage(self, stages: float = 1.0) -> None:
         """Have this package's process do a stage."""
-        await self._waiting("overhead", self._world.host.work(Call(prefill=0, passes=1, context=stages)))
+        seconds = stages * self._world.hardware.stage_seconds
+        await self._waiting("overhead", self._world.host.work(host_call(seconds)))
 
     async def _waiting(self, purpose: str, what: Awaitable[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -257,10 +257,11 @@ class _Run:
         place.cached[role] = max(place.cached[role], min(prompt, place.prompt))
         passes = 1 if purpose == "score" else self._world.costs[role].rounds(tokens)
         call = Call(
-            prefill=max(1, prompt + suffix - cached), passes=passes, context=float(cached), is_short=purpose == "score"
+            prefill=max(1, prompt + suffix - cached), passes=passes, context=float(cached),
+            more=self._world.likelihood if purpose == "score" and not suffix else 0.0, is_short=purpose == "score",
         )  # fmt: skip
         due = asyncio.get_running_loop().time() + PATIENCE
-        await self._world.engines[role].work(call, lambda: due + LATER * (place.index - self._at.index))
+        await self._world.engines[role].work(call, tokens, lambda: due + LATER * (place.index - self._at.index))
 
     def _behind(self, place: _Place, author: Role) -> _Place:
         """The place behind one more step."""
