@@ -282,15 +282,17 @@ def _measure(
                 took, runs = run_all(graphs[strategy.name], part, concurrency, first)
                 seconds[strategy.name] += took
                 if not repeat:
-                    found[strategy.name].parts.append([_profile(sampler, run) for run in runs])
+                    found[strategy.name].parts.append(
+                        [_profile(sampler, *each) for each in zip(part, runs, strict=True)]
+                    )
         for name, took in seconds.items():
             found[name].repeats.append(took)
         report(f"{concurrency} at once: " + ", ".join(f"{name} {took:.2f} s" for name, took in seconds.items()))
     return found
 
 
-def _profile(sampler: StepSampler, run: FinishedRun) -> QuestionProfile:
-    prompt = sampler.prompts.base.question_ids(run.problem.question)
+def _profile(sampler: StepSampler, problem: Problem, run: FinishedRun) -> QuestionProfile:
+    prompt = sampler.prompts.base.question_ids(problem.question)
     answer = next((cost.usage.generated_tokens for cost in run.total.costs if cost.purpose == "answer"), 0)
     return question_profile(run.steps, len(prompt), answer)
 
