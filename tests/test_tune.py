@@ -16,6 +16,7 @@ from specreason_graph.runs.launch import make_launch
 from specreason_graph.tuning.choose import Choice, Outcome, Tried, choose, finalists, replay_all, would_change
 from specreason_graph.tuning.page import bound_sentence
 from specreason_graph.tuning.replay import Candidate, estimate, replay, score_seconds, until_settled
+from specreason_graph.tuning.risk import control_risk
 from specreason_graph.tuning.settings_file import MARK, changed, settings_text, write_settings
 from tests.support.tuned import COSTS, outcome, place, solution
 
@@ -105,6 +106,11 @@ def test_the_few_that_are_run_for_real() -> None:
     assert finalists([close])[1].candidate.config.lookahead is None
     assert finalists([close])[2].candidate.config.speculation_control
     assert finalists([]) == []
+    bound = control_risk([(-1.0, [0.0] * 100)])
+    shown = tried("shown", 1.4, [True]).model_copy(update={"bound": bound})
+    assert [each.candidate.name for each in finalists([one, shown])] == ["shown", "shown, in turns", "one"]
+    slow = tried("slow", 1.3, [True]).model_copy(update={"bound": bound})
+    assert [each.candidate.name for each in finalists([one, slow])] == ["one", "one, in turns"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,8 @@ def test_the_few_that_are_run_for_real() -> None:
     [
         ([], None, "no threshold of any judge loses few enough answers"),
         ([outcome("a", 1.3, 1.2), outcome("b", 1.5, 1.4)], "b", "b is 1.50 times as fast as the base alone"),
-        ([outcome("a", 1.48, 1.4, shown=True), outcome("b", 1.5, 1.4)], "a", "a is 1.48"),
+        ([outcome("a", 1.4, 1.2, shown=True), outcome("b", 1.5, 1.4)], "a", "a is 1.40"),
+        ([outcome("a", 1.3, 1.2, shown=True), outcome("b", 1.5, 1.4)], "b", "b is 1.50"),
         ([outcome("a", 1.5, 1.4, lost=9), outcome("b", 1.2, 1.1)], "b", "38 of 40 answers are right"),
         ([outcome("a", 1.5, 1.4, lost=9)], None, "a is 1.50 times as fast (1.40 to 1.60), but loses 9"),
         ([outcome("a", 0.8, 0.7), outcome("b", 1.02, 0.9)], None, "the best one, b is 1.02"),

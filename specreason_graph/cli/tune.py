@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specreason_graph.audit.show.labels import duration
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.progress import reporting
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
@@ -58,6 +60,7 @@ def tune(
 
     The same command, given again, goes on where the first one ended.
     """
+    begun = time.monotonic()
     if missing := [name for name in LIBRARIES if not find_spec(name)]:
         raise ConfigError(f"tune needs {missing[0]}", hint="pip install 'specreason-graph[tune]'")
     from specreason_graph.bench.graders import default_grader, make_grader
@@ -97,7 +100,7 @@ def tune(
     _show(tuned)
     if kept:
         echo(f"the file that was there is now {kept}")
-    echo(f"settings in {write}, page in {page}")
+    echo(f"settings in {write}, page in {page}; this command took {duration(time.monotonic() - begun)}")
 
 
 def _unchosen(launch: Launch, chosen: tuple[str, ...]) -> Launch:

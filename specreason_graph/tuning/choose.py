@@ -40,8 +40,10 @@ FITTED = "calibrated"
 """The judge that is fitted on the collected steps."""
 HOLDS_BACK = 0.5
 """Share of the risk that a sample may show: it may be a lucky one."""
-ALIKE = 0.05
-"""Share by which two measured speeds may differ and still be taken for the same."""
+ALIKE = 0.1
+"""Share by which two speeds may differ where the risk of the slower one is bounded and that of the other is not."""
+PROMISING = 1.05
+"""Measured speed from which a sample that tells nothing from noise may only be too small."""
 CLEAR, HOPELESS = 1.3, 0.9
 """Estimates above which it is clear that drafting pays, and below which a strategy is not run."""
 
@@ -145,11 +147,6 @@ def replay_all(solutions: Sequence[Solution], costs: PairCosts, *, alpha: float,
     return Replays(tried=tried, sweep=sweep, discernment=list(_discern(solutions)))
 
 
-def _promise(tried: Tried) -> tuple[int, bool, float]:
-    """What strategies are ordered by: of those about as fast, the ones with a bound come first."""
-    return round(tried.estimate.faster / ALIKE), tried.is_shown, tried.estimate.faster
-
-
 def _judges(solutions: Sequence[Solution], costs: PairCosts, delta: float) -> Iterator[_Named]:
     usable = {name: judge for name, judge in JUDGES.items() if "digit" not in judge.may_need or "digit" in costs.score}
     for name, judge in usable.items():
@@ -246,14 +243,27 @@ def finalists(tried: Sequence[Tried]) -> list[Tried]:
     """
     if not tried:
         return []
-    first, *others = tried
+    first = _preferred(tried)
     other = next(
-        (each for each in others if each.let_in != first.let_in and each.estimate.faster >= HOPELESS), None
-    )  # fmt: skip
+        (
+            each
+            for each in tried
+            if each is not first
+            and (each.let_in != first.let_in or each.estimate.faster > first.estimate.faster)
+            and each.estimate.faster >= HOPELESS
+        ),
+        None,
+    )
     is_clear = first.estimate.faster > CLEAR
     found = [first, _but(first, lookahead=None if first.candidate.config.lookahead == 0 else 0)]
     found += [other] if other else []
     return found if is_clear else [*found, _but(first, speculation_control=True)]
+
+
+def _preferred(tried: Sequence[Tried]) -> Tried:
+    """The fastest by its estimate, or the fastest one whose risk is bounded where it is about as fast."""
+    near = (each for each in tried if each.estimate.faster >= (1 - ALIKE) * tried[0].estimate.faster)
+    return next((each for each in near if each.is_shown), tried[0])
 
 
 def _but(tried: Tried, **settings: Any) -> Tried:
@@ -286,7 +296,7 @@ def choose(outcomes: Sequence[Outcome], *, alpha: float) -> tuple[Outcome | None
     speed = f"{best.candidate.name} is {best.faster:.2f} times as fast ({best.low:.2f} to {best.high:.2f})"
     if not sound:
         return None, f"use the base alone: {speed}, but loses {best.lost} of {best.base_right} right answers"
-    unsure = "; more questions may tell" if best.faster >= 1 + ALIKE else ""
+    unsure = "; more questions may tell" if best.faster >= PROMISING else ""
     return None, f"use the base alone: no strategy is faster beyond noise, the best one, {speed}{unsure}"
 
 
