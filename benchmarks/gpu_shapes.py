@@ -85,7 +85,8 @@ class EmbeddedPasses:
 
     def __init__(self, shape: str, model: Any, device: str) -> None:
         from specreason_graph.engines.base import Sampling
-        from specreason_graph.engines.transformers.model import Model, load_tokenizer
+        from specreason_graph.engines.checkpoint import load_tokenizer
+        from specreason_graph.engines.transformers.model import Model
         from specreason_graph.engines.transformers.pipe import Load
 
         folder = str(ROOT / "specreason_graph" / "models" / "abacus" / "base")  # some tokenizer: no text is read
@@ -160,7 +161,7 @@ def make(shape: str, device: str, dtype: torch.dtype) -> Any:
     """A model with random weights, made on the device."""
     config = Qwen3Config(**SHAPES[shape], max_position_embeddings=CONTEXT, eos_token_id=None, bos_token_id=None)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
 
 
 def has_engine() -> bool:
@@ -240,7 +241,8 @@ def together_seconds(base: Passes, draft: Passes, prompt: Ids, tokens: int, devi
     stop = threading.Event()
 
     def write(name: str, passes: Passes) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext():
+        stream: Any = torch.cuda.Stream  # without types
+        with torch.cuda.stream(stream()) if device == "cuda" else nullcontext():
             seconds, written = 0.0, 0
             while not stop.is_set():
                 begun = time.perf_counter()

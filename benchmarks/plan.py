@@ -43,7 +43,7 @@ STRATEGIES: tuple[tuple[Strategy, Planned], ...] = (
     (Strategy(name="cascade", settings={"judge": CASCADE}), Planned(name="cascade", judge="cascade")),
 )
 """What is predicted and measured; thresholds are those that separate right steps from wrong ones on other problems."""
-SHARED = {"temperature": 0.0}
+SHARED: dict[str, Any] = {"temperature": 0.0}
 """Settings of all runs: the same traces each time."""
 TOKENS, REPEATS = 48, 7
 """Tokens of a timed generation, and how often each figure is taken; medians count."""
@@ -177,7 +177,7 @@ def calibrate(pair: EnginePair, engine: str, cores: int, problems: Sequence[Prob
     for role in ("base", "draft"):
         work = partial(calibrate_engine, pair.engine(role), prompts[role], SIZES if batches else ())
         measured[role] = pair.run(work)
-    alone = {role: found["passes"][1] for role, found in measured.items()}
+    alone: dict[Role, float] = {role: found["passes"][1] for role, found in measured.items()}
     slowdown = pair.run(partial(calibrate_slowdown, pair, {role: found[0] for role, found in prompts.items()}, alone))
     found = describe(hardware="cpu2", base="abacus-base", draft="abacus-draft")
     hardware = {
