@@ -173,11 +173,11 @@ def calibrate(pair: EnginePair, engine: str, cores: int, problems: Sequence[Prob
     prompts: dict[Role, list[list[int]]] = {
         role: [sampler.prompts.of(role).question_ids(each.question) for each in problems] for role in ("base", "draft")
     }
-    measured = {}
-    for role in ("base", "draft"):
+    measured: dict[Role, dict[str, Any]] = {}
+    for role in prompts:
         work = partial(calibrate_engine, pair.engine(role), prompts[role], SIZES if batches else ())
         measured[role] = pair.run(work)
-    alone: dict[Role, float] = {role: found["passes"][1] for role, found in measured.items()}
+    alone = {role: found["passes"][1] for role, found in measured.items()}
     slowdown = pair.run(partial(calibrate_slowdown, pair, {role: found[0] for role, found in prompts.items()}, alone))
     found = describe(hardware="cpu2", base="abacus-base", draft="abacus-draft")
     hardware = {

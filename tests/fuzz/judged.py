@@ -90,7 +90,7 @@ def changed_by_kills(pair: EnginePair, name: str, questions: Sequence[str], rng:
         place = str(Path(folder, "runs.sqlite"))
         for number, question in enumerate(questions):
             thread = f"killed-{number}"
-            killed(work, (place, thread, STRATEGIES[name], question), rng.uniform(0.05, 1.2))
+            killed(work, (place, thread, STRATEGIES[name], question), rng.uniform(0.02, 0.5))
             with opened(place) as saver:
                 app = graph.compile(checkpointer=saver)
                 before = app.get_state(config(thread))
