@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in DOCUMENTS if "```python" in page.read_text()]
+PRINTED = {"tune.md": "-4.0 0.033"}
+"""What a page prints that does not solve the problem of the others."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -22,7 +24,7 @@ def test_python_in_the_pages(page: Path, capsys: pytest.CaptureFixture[str]) -> 
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks:
         exec(block, names)  # noqa: S102 - our own page
-    assert "385" in capsys.readouterr().out
+    assert PRINTED.get(page.name, "385") in capsys.readouterr().out
 
 
 def test_the_readme_shows_what_its_first_command_prints(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.progress import reporting
-from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.cli.terminal import echo, echo_json, echo_text, to_json
 from specreason_graph.config import MODELS
 from specreason_graph.errors import ConfigError
 from specreason_graph.files import write_file
@@ -210,6 +209,6 @@ def plan(bench: Bench, results: Results, output: Path, database: Path) -> Iterat
     yield f"base {launch.base}, draft {launch.draft}, engine {launch.engine}, {bench.concurrency} at once"
     for each in bench.strategies:
         own = {**each.settings, **each.engines, **({"alone": each.alone} if each.alone else {})}
-        yield f"  {each.name}: {json.dumps(own, ensure_ascii=False) if own else 'the shared settings'}"
+        yield f"  {each.name}: {to_json(own) if own else 'the shared settings'}"
     yield f"by turns of {bench.part_size} questions, with empty prefix caches; {all_runs} runs, {done} are there"
     yield f"results in {output}, runs in {database}; the same command goes on where it was interrupted"
