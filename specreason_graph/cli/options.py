@@ -52,6 +52,21 @@ JudgeOption = Annotated[
     ),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
+TaskArgument = Annotated[
+    str, typer.Argument(help="A JSONL file with one question per line, or abacus, or abacus-short.")
+]
+QuestionKeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Key of the question in a line.")]
+AnswerKeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.")]
+ChoicesKeyOption = Annotated[
+    str | None, typer.Option(metavar="KEY[,KEY...]", help="Key of the choices, or several keys of one each.")
+]
+IdKeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Key of a line's id; else lines are numbered.")]
+TemplateOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Prompt with {KEY} for what a line holds; {question} asks it bare.")
+]
+GraderOption = Annotated[
+    str | None, typer.Option(help="math, number, exact, choice, agreement or MODULE:FUNCTION; chosen if not given.")
+]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from specreason_graph.audit.show.labels import duration
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.progress import reporting
+from specreason_graph.cli.bench.run import check_libraries
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
 from specreason_graph.config import WORKING_FILE, SpecReasonConfig
 from specreason_graph.errors import ConfigError
@@ -28,26 +28,19 @@ LIBRARIES = ("numpy", "pebble", "rich", "scipy", "sklearn", "tomli_w", "vl_conve
 @options.takes_models
 def tune(
     models: options.ModelOptions,
-    task: Annotated[str, typer.Argument(help="A JSONL file with one question per line, or abacus, or abacus-short.")],
+    task: options.TaskArgument,
     questions: Annotated[int, typer.Option(min=2, help="The first so many questions are the sample.")] = 40,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions at the same time, as you will run them.")] = 1,
     risk: Annotated[
         float, typer.Option(help="Share of the base's right answers that may be lost, between 0 and 1.")
     ] = 0.1,
     confidence: Annotated[float, typer.Option(help="Confidence that no more are lost, between 0 and 1.")] = 0.9,
-    question_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the question in a line.")] = None,
-    answer_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.")] = None,
-    choices_key: Annotated[str | None, typer.Option(metavar="KEY[,KEY...]", help="Key or keys of the choices.")] = None,
-    id_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Key of a line's id; else lines are numbered.")
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Prompt with {KEY} for what a line holds; {question} asks it bare."),
-    ] = None,
-    grader: Annotated[
-        str | None, typer.Option(help="math, number, exact, choice, agreement or MODULE:FUNCTION; chosen if not given.")
-    ] = None,
+    question_key: options.QuestionKeyOption = None,
+    answer_key: options.AnswerKeyOption = None,
+    choices_key: options.ChoicesKeyOption = None,
+    id_key: options.IdKeyOption = None,
+    template: options.TemplateOption = None,
+    grader: options.GraderOption = None,
     settings: options.SetOption = None,
     config: options.ConfigOption = None,
     write: Annotated[Path, options.path_option("--write", text="Where the settings go.")] = WORKING_FILE,
@@ -61,8 +54,7 @@ def tune(
     The same command, given again, goes on where the first one ended.
     """
     begun = time.monotonic()
-    if missing := [name for name in LIBRARIES if not find_spec(name)]:
-        raise ConfigError(f"tune needs {missing[0]}", hint="pip install 'specreason-graph[tune]'")
+    check_libraries("tune", LIBRARIES, extra="tune")
     from specreason_graph.bench.graders import default_grader, make_grader
     from specreason_graph.bench.tasks import read_task
     from specreason_graph.tuning.page import render_tuning

@@ -30,7 +30,7 @@ def compare(
 
     Paired tests: McNemar's exact one for answers, a permutation of the sides for times; 95% intervals by a bootstrap.
     """
-    check_libraries()
+    check_libraries("bench compare")
     from specreason_graph.bench.compare import compare as compared
     from specreason_graph.bench.results import Results
 

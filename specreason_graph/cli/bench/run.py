@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +37,7 @@ ENGINE_PREFIXES = ("base.", "draft.")
 @options.takes_models
 def run(
     models: options.ModelOptions,
-    task: Annotated[str, typer.Argument(help="A JSONL file with one question per line, or abacus, or abacus-short.")],
+    task: options.TaskArgument,
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,22 +58,12 @@ def run(
     part: Annotated[
         int | None, typer.Option(min=1, help="Questions that a strategy gets in one turn; chosen if not given.")
     ] = None,
-    question_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the question in a line.")] = None,
-    answer_key: Annotated[str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.")] = None,
-    choices_key: Annotated[
-        str | None, typer.Option(metavar="KEY[,KEY...]", help="Key of the choices, or several keys of one each.")
-    ] = None,
-    id_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Key of a line's id; else lines are numbered.")
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Prompt with {KEY} for what a line holds; {question} asks it bare."),
-    ] = None,
-    grader: Annotated[
-        str | None,
-        typer.Option(help="math, number, exact, choice, agreement or MODULE:FUNCTION; chosen if not given."),
-    ] = None,
+    question_key: options.QuestionKeyOption = None,
+    answer_key: options.AnswerKeyOption = None,
+    choices_key: options.ChoicesKeyOption = None,
+    id_key: options.IdKeyOption = None,
+    template: options.TemplateOption = None,
+    grader: options.GraderOption = None,
     settings: options.SetOption = None,
     config: options.ConfigOption = None,
     db: Annotated[Path | None, options.path_option("--db", text="SQLite file that keeps the runs.")] = None,
@@ -91,7 +81,7 @@ def run(
 
     The same command, given again, goes on where the first one ended, and so does one with more strategies or questions.
     """
-    check_libraries()
+    check_libraries("bench run")
     from specreason_graph.bench.figures import compute
     from specreason_graph.bench.graders import default_grader, make_grader
     from specreason_graph.bench.markdown import markdown as render
@@ -156,10 +146,10 @@ def write_page(page: Path, results: Results, figures: Figures, database: Path, k
         write_file(page, render_page(results, figures, read, reports), (database, *kept))
 
 
-def check_libraries() -> None:
-    """Raise `ConfigError` where libraries are missing that measurements need."""
-    if missing := [name for name in LIBRARIES if not find_spec(name)]:
-        raise ConfigError(f"bench run needs {missing[0]}", hint="pip install 'specreason-graph[bench]'")
+def check_libraries(command: str, libraries: Sequence[str] = LIBRARIES, *, extra: str = "bench") -> None:
+    """Raise `ConfigError` where libraries of an extra are missing that a command needs."""
+    if missing := [name for name in libraries if not find_spec(name)]:
+        raise ConfigError(f"{command} needs {missing[0]}", hint=f"pip install 'specreason-graph[{extra}]'")
 
 
 def parse_strategy(text: str) -> Strategy:
