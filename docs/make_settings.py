@@ -1,10 +1,15 @@
-"""Writes ``settings.md`` from the models that hold the settings: ``python docs/make_settings.py``."""
+"""Writes what follows from the models that hold the settings: ``python docs/make_settings.py``.
+
+That is ``settings.md``, and ``specreason_graph/settings.py`` with the same settings as keyword arguments for type
+checkers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -13,6 +18,36 @@ from specreason_graph.engines.options import CallOptions, VLLMOptions
 from specreason_graph.strategy import Strategy, kinds, type_of
 
 PAGE = Path(__file__).with_name("settings.md")
+TYPED = Path(__file__).parents[1] / "specreason_graph/settings.py"
+TYPED_START = '''\
+"""Settings and engine options as keyword arguments, so that a type checker finds a misspelt one and editors list them.
+
+Written by ``docs/make_settings.py`` from the models that check the values; change those and run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from specreason_graph.config import Band
+from specreason_graph.strategy import Judge, Rollback, Stopping, Writer
+
+
+class RunSettings(TypedDict, total=False):
+    """Settings of a run, as `SpecReasonConfig` takes them; what is not named has its default."""
+
+    strategy: str
+    """Settings under one name, which others go over."""
+'''
+TYPED_OPTIONS = '''
+
+class EngineOptions(TypedDict, total=False):
+    """Options of an engine in vLLM; a served one takes those of calls only: timeout, retry and session header."""
+
+'''
 INTRODUCTION = """\
 # Settings
 
@@ -135,6 +170,37 @@ def _options() -> Iterator[str]:
     yield _table(VLLMOptions, tuple(name for name in VLLMOptions.model_fields if name not in calls))
 
 
+def typed() -> str:
+    """The module of typed settings."""
+    return TYPED_START + "".join(_typed(SpecReasonConfig)) + TYPED_OPTIONS + "".join(_typed(VLLMOptions))
+
+
+def _typed(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        meaning = (field.description or "").replace("\n", "\n    ")
+        yield f'    {name}: {_hint(field.annotation)}\n    """{meaning}"""\n'
+
+
+def _hint(annotation: Any) -> str:
+    """The type of what may be given for a field: a mapping or a kind may stand for what is made of it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _hint(inner[0])
+    if origin in (UnionType, Union):
+        return " | ".join(map(_hint, inner))
+    if origin is Literal:
+        return "Literal[" + ", ".join(f'"{each}"' for each in inner) + "]"
+    if origin in (list, dict):
+        return f"{origin.__name__}[{', '.join(map(_hint, inner))}]"
+    if annotation is None or annotation is type(None):
+        return "None"
+    if isinstance(annotation, type) and issubclass(annotation, Strategy):
+        return f"{annotation.__name__} | str | Mapping[str, Any]"
+    if annotation is Band:
+        return "Band | Mapping[str, float]"
+    return str(annotation.__name__)
+
+
 def _table(model: type[BaseModel], names: tuple[str, ...]) -> str:
     """One row a field."""
     fields, schema = model.model_fields, model.model_json_schema()["properties"]
@@ -189,3 +255,4 @@ def _meaning(field: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    TYPED.write_text(typed(), encoding="utf-8")

@@ -9,6 +9,8 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command
+from typing_extensions import Unpack
 
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
@@ -16,15 +18,16 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.nested_call import NestedCall
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.policies.routing import after_draft, after_review, after_score, route
-from specreason_graph.prompting.conversation import refuse_unkept
+from specreason_graph.prompting.conversation import check_asked, refuse_unkept
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runtime import Node, Route, StageRunner, UnlimitedGraph
+from specreason_graph.settings import RunSettings
 
 
 def create_specreason(
     pair: EnginePair, *, config: SpecReasonConfig | None = None, signer: Signer | None = None,
-    accept_changes: bool = False, **settings: Any,
+    accept_changes: bool = False, **settings: Unpack[RunSettings],
 ) -> SpecReasonGraph:  # fmt: skip
     """Wire the loop over ``pair`` and return the graph, not yet compiled: the caller brings the checkpointer.
 
@@ -40,6 +43,13 @@ def create_specreason(
 
     Method: SpecReason, arXiv 2504.07891.
     """
+    if not isinstance(pair, EnginePair):
+        raise ConfigError(
+            f"create_specreason needs a pair of engines, and got a {type(pair).__name__}",
+            hint="create_specreason(open_pair(base, draft)), or EnginePair(draft, base) of engines of your own",
+        )
+    if not isinstance(config, SpecReasonConfig | None):
+        raise ConfigError(f"config is a {type(config).__name__}", hint="write SpecReasonConfig(...), or name settings")
     runner = StageRunner(pair, overridden(config or make_config(), settings), signer, accept_changes=accept_changes)
     graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
 
@@ -77,7 +87,8 @@ class CompiledSpecReason(UnlimitedGraph):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
-        call = _checked_call(input, config, more.get("context"))
+        more |= {"context": _checked_context(more.get("context"))}
+        call = _checked_call(input, config, more["context"])
         if call is None:
             yield from super().stream(input, config, **more)
             return
@@ -93,7 +104,8 @@ class CompiledSpecReason(UnlimitedGraph):
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
-        call = _checked_call(input, config, more.get("context"))
+        more |= {"context": _checked_context(more.get("context"))}
+        call = _checked_call(input, config, more["context"])
         if call is None:
             async with aclosing(_closable(super().astream(input, config, **more))) as parts:
                 async for part in parts:
@@ -129,10 +141,16 @@ def _closable(parts: AsyncIterator[Any]) -> AsyncGenerator[Any]:
 
 
 def _checked_call(asked: Any, config: RunnableConfig | None, context: Any) -> NestedCall | None:
-    """The call of another graph's node that a stream is, if it is one; `QuestionError` for what cannot be kept."""
-    if isinstance(asked, Mapping):
+    """The call of another graph's node that a stream is, if it is one; `QuestionError` for what cannot be asked."""
+    if not isinstance(asked, Command | None):  # these go on with what was asked before
+        check_asked(asked)
         refuse_unkept(asked)  # here, because LangGraph stores the input before a stage sees it
     return NestedCall.find(asked, config, context)
+
+
+def _checked_context(context: Any) -> Any:
+    """The settings of a call, from a mapping, too, which LangGraph would check in pydantic's words."""
+    return make_config(**context) if isinstance(context, Mapping) else context
 
 
 def _answer(outcome: Mapping[str, Any]) -> str:

@@ -71,13 +71,14 @@ def test_pages_are_short(page: Path) -> None:
     assert lines[0].startswith("# ")
 
 
-def test_the_settings_page_is_current() -> None:
+def test_the_settings_page_and_the_typed_settings_are_current() -> None:
     spec = importlib.util.spec_from_file_location("make_settings", DOCS / "make_settings.py")
     assert spec
     assert spec.loader
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.page() == text_of(DOCS / "settings.md"), "run: python docs/make_settings.py"
+    assert module.typed() == text_of(module.TYPED), "run: python docs/make_settings.py"
 
 
 def test_the_first_screen_of_the_readme_shows_a_whole_example() -> None:

@@ -22,6 +22,7 @@ from specreason_graph.engines.vllm.scheduler import cut_cached_rows, let_read_ca
 from specreason_graph.errors import ContextLimitError, EngineAnswerError, EngineError, EngineRequestError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.records import Usage
+from specreason_graph.settings import EngineOptions
 from tests.support.answering import LOGPROB, Asked, Reply, Server, serving
 from tests.support.embedded import on_the_base, prompt
 from tests.support.served import Served, serve
@@ -300,7 +301,7 @@ def test_our_servers_read_the_cache_and_send_no_garbage() -> None:
 
 @pytest.fixture
 def opened() -> Iterator[tuple[Server, EnginePair]]:
-    once = {"retry_seconds": 0}
+    once: EngineOptions = {"retry_seconds": 0}
     with (
         serving("abacus-base") as (server,),
         open_pair("abacus-base", kind="server", base_url=server.url, base_options=once) as pair,

@@ -25,6 +25,7 @@ from specreason_graph.engines.machine import computes_in
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.records import Step
+from specreason_graph.settings import EngineOptions
 
 PAIR = os.environ.get("SPECREASON_REAL_PAIR", "")
 SHARED = Path(os.environ.get("SPECREASON_SHARED", Path(__file__).parents[2] / "shared"))
@@ -35,7 +36,7 @@ in_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not inst
 ALONE: Any = {"temperature": 0, "first_steps_by_base": 10_000, "repetition_limit": 1000}
 """Settings under which the base writes every step."""
 TOKENS = 400
-OPTIONS = {"context": 4096, "sequences": 24}
+OPTIONS: EngineOptions = {"context": 4096, "sequences": 24}
 
 
 @in_vllm
@@ -46,7 +47,7 @@ def test_a_plain_reply_through_the_graph_is_what_the_models_own_chat_gives(tmp_p
     (tmp_path / "asked.json").write_text(json.dumps(texts))
     command = [sys.executable, str(OWN_CHAT), model, str(tmp_path / "asked.json"), str(TOKENS)]
     own = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    options = {**OPTIONS, "dtype": "float32"}
+    options: EngineOptions = {**OPTIONS, "dtype": "float32"}
     with open_pair(model, model, kind="vllm", base_options=options, draft_options=options) as pair:
         graph = create_specreason(pair, **ALONE, answer_tokens=TOKENS).compile()
         with ThreadPoolExecutor(len(texts)) as pool:
@@ -84,7 +85,7 @@ def test_the_reference_base_through_the_graph_writes_what_it_writes_alone() -> N
 @pytest.fixture(scope="module")
 def real() -> Iterator[EnginePair]:
     models = f"{PAIR}/base", f"{PAIR}/draft"
-    options = {**OPTIONS, "dtype": "bfloat16"}
+    options: EngineOptions = {**OPTIONS, "dtype": "bfloat16"}
     with open_pair(*models, kind="vllm", base_options=options, draft_options=options) as pair:
         yield pair
 

@@ -183,7 +183,7 @@ def test_engine_options_that_are_secrets_are_refused_and_not_shown(given: dict[s
         make_options(VLLMOptions, {"arguments": given})
     assert KEY not in str(caught.value)
     with pytest.raises(ConfigError, match="takes no options") as caught:
-        open_pair("abacus-base", "abacus-draft", base_options=given)
+        open_pair("abacus-base", "abacus-draft", base_options=given)  # type: ignore[arg-type]
     assert KEY not in str(caught.value)
 
 

@@ -59,7 +59,7 @@ def pair(servers: list[Server], opened: EnginePair) -> Iterator[EnginePair]:
 
 
 def open_on(servers: list[Server], **options: Any) -> EnginePair:
-    more = {**ONCE, **options}
+    more: Any = {**ONCE, **options}
     return open_pair(
         "abacus-base", "abacus-draft", kind="server", base_url=servers[0].url, draft_url=servers[1].url,
         base_options=more, draft_options=more,

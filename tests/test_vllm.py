@@ -33,13 +33,14 @@ from specreason_graph.errors import (
 )
 from specreason_graph.models.abacus.problems import held_out, parse_answer
 from specreason_graph.prompting.engine_prompts import EnginePrompts
+from specreason_graph.settings import EngineOptions
 from tests.support.many import assert_all_others_are_right
 from tests.support.traces import NGRAM, PROBLEMS, STAGES, Struck, Watched, around, assert_same, counted, solve, tokens
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
-OPTIONS = {"timeout_seconds": 60, "restarts": 20}  # the pair is shared by tests that kill it
+OPTIONS: EngineOptions = {"timeout_seconds": 60, "restarts": 20}  # the pair is shared by tests that kill it
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_traces_and_scores_are_those_of_the_embedded_engine(pair: EnginePair, ab
 
 @pytest.mark.smollm2
 def test_sixty_steps_find_what_each_engine_has_seen(smollm2: Path) -> None:
-    options = {"context": 4096, "sequences": 2}
+    options: EngineOptions = {"context": 4096, "sequences": 2}
     twins = str(smollm2), f"{smollm2}/"  # two engines of one model
     with open_pair(*twins, kind="vllm", base_options=options, draft_options=options) as pair:
         base, draft = Watched(pair.base), Watched(pair.draft)
@@ -239,7 +240,7 @@ def test_a_hung_engine_is_noticed_and_started_again(pair: EnginePair) -> None:
 
 
 def test_an_engine_that_keeps_dying_stops_the_run_by_name() -> None:
-    options = {**OPTIONS, "restarts": 0}
+    options: EngineOptions = {**OPTIONS, "restarts": 0}
     with open_pair("abacus-draft", "abacus-draft", kind="vllm", base_options=options) as pair:
         os.kill(core(pair.base), signal.SIGKILL)
         with pytest.raises(EngineDeadError, match=r"abacus-draft.* has died") as caught:
@@ -248,7 +249,7 @@ def test_an_engine_that_keeps_dying_stops_the_run_by_name() -> None:
 
 
 def test_a_full_queue_is_back_pressure() -> None:
-    options = {**OPTIONS, "queue": 2, "sequences": 2}
+    options: EngineOptions = {**OPTIONS, "queue": 2, "sequences": 2}
     with open_pair("abacus-draft", "abacus-draft", kind="vllm", base_options=options) as pair:
 
         async def flood() -> list[Any]:

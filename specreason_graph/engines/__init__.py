@@ -6,18 +6,21 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from specreason_graph.engines.base import Engine
+from specreason_graph.engines.checkpoint import check_found
 from specreason_graph.engines.options import CallOptions, VLLMOptions, make_options
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
+from specreason_graph.settings import EngineOptions
 
 if TYPE_CHECKING:
     from specreason_graph.engines.vllm.memory import MemoryPlan
 
-KINDS = ("transformers", "vllm", "server")
+Kind = Literal["transformers", "vllm", "server"]
+KINDS: tuple[Kind, ...] = ("transformers", "vllm", "server")
 BUILT_IN = {"abacus-base": FOLDER / "base", "abacus-draft": FOLDER / "draft"}
 """Models that come with the package, by name."""
 Options = Mapping[str, Any]
@@ -27,11 +30,11 @@ def open_pair(
     base: str | None = None,
     draft: str | None = None,
     *,
-    kind: str = "transformers",
+    kind: Kind = "transformers",
     device: str | None = None,
     dtype: str | None = None,
-    base_options: Options | None = None,
-    draft_options: Options | None = None,
+    base_options: EngineOptions | None = None,
+    draft_options: EngineOptions | None = None,
     base_url: str | None = None,
     draft_url: str | None = None,
 ) -> EnginePair:
@@ -44,14 +47,14 @@ def open_pair(
     ``draft_options``: fields of `VLLMOptions`, or of `CallOptions` for servers.
 
     Raises `ConfigError` for arguments that are wrong or do not fit together, and for embedded models that do not fit in
-    memory together; and `ModelError` for a model that cannot
-    be found or loaded.
+    memory together; and `ModelError` for a model that cannot be found. One that cannot be loaded raises `ModelError`
+    when the pair opens.
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown engine {kind!r}; known engines: {', '.join(KINDS)}")
     drafts_itself = kind == "server" and not draft_url
     models = _named(base, draft or (base if drafts_itself else None))
-    options = (base_options or {}, draft_options or {})
+    options: tuple[Options, Options] = (base_options or {}, draft_options or {})
     if device and kind != "transformers":
         raise ConfigError(f"device {device!r} is for transformers", hint="choose GPUs with CUDA_VISIBLE_DEVICES")
     if kind == "server":
@@ -62,6 +65,8 @@ def open_pair(
         got = ", ".join(sorted({name for each in options for name in each}))  # not the values: one may be a secret
         raise ConfigError(f"the transformers engine takes no options, and got {got}", hint="use --engine vllm")
     require("transformers", "local", "torch", "transformers")
+    for model in models:
+        check_found(locate(model))
     if device == "cpu" or (device is None and not Path("/dev/nvidiactl").exists()):
         from specreason_graph.engines.transformers.memory import check_memory
 
@@ -75,6 +80,11 @@ def open_pair(
 
 def _named(base: str | None, draft: str | None) -> tuple[str, str]:
     """Return the names of both models; raise `ConfigError` unless both are given."""
+    for role, model in (("base", base), ("draft", draft)):
+        if not isinstance(model, str | None):
+            raise ConfigError(
+                f"the {role} model is a {type(model).__name__}", hint="name a folder or a model on the hub"
+            )
     if base and draft:
         return base, draft
     raise ConfigError(
@@ -108,7 +118,8 @@ def plan_pair(models: tuple[str, str], options: tuple[VLLMOptions, VLLMOptions])
     from specreason_graph.engines.vllm.launch import chosen_dtype
     from specreason_graph.engines.vllm.memory import model_footprint, plan_memory
 
-    for role, option in zip(("base", "draft"), options, strict=True):
+    for role, model, option in zip(("base", "draft"), models, options, strict=True):
+        check_found(locate(model), option.revision)
         check_parallel(role, option)
     base, draft = [
         model_footprint(locate(model), option, chosen_dtype(locate(model), option))
@@ -159,6 +170,8 @@ def _served(
     calls = [make_options(CallOptions, each) for each in options]
     if not urls[0]:
         raise ConfigError("the server engine needs the URL of the base model", hint="give --base-url http://HOST:PORT")
+    for model in models:  # its tokenizer and configuration are needed here
+        check_found(locate(model))
     base = ServerEngine(urls[0], locate(models[0]), calls[0], name=models[0])
     if not urls[1]:
         return EnginePair(draft=base, base=base)
@@ -178,4 +191,14 @@ def require(kind: str, extra: str, *libraries: str) -> None:
         raise ConfigError(f"the {kind} engine needs {' and '.join(missing)}", hint=hint)
 
 
-__all__ = ["BUILT_IN", "KINDS", "EnginePair", "Options", "open_engine", "open_pair", "plan_pair", "vllm_options"]
+__all__ = [
+    "BUILT_IN",
+    "KINDS",
+    "EnginePair",
+    "Kind",
+    "Options",
+    "open_engine",
+    "open_pair",
+    "plan_pair",
+    "vllm_options",
+]

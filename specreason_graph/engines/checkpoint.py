@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,27 @@ def check_folder(path: str) -> None:
         raise ModelError(f"folder {path!r} is no model: it has no config.json", hint="name a Hugging Face model folder")
     if not folder.is_dir() and (folder.exists() or path.startswith((".", "/", "~"))):
         raise ModelError(f"model {path!r} is not a folder", hint="check the path")
+
+
+def check_found(path: str, revision: str | None = None) -> None:
+    """Raise `ModelError` for what is neither a model folder nor, as far as can be told at once, a model on the hub."""
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    check_folder(path)
+    if Path(path).is_dir() or os.environ.get("VLLM_USE_MODELSCOPE"):  # then vLLM loads from another hub
+        return
+    try:
+        if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+            model_info(path, revision=revision, timeout=10)
+        return
+    except (HFValidationError, RepositoryNotFoundError):
+        problem = "it is no folder, and the Hugging Face hub has no model of that name"
+    except HfHubHTTPError:  # the hub knows it, and has something against it: loading says what
+        return
+    except Exception as error:  # no network; which error that is depends on the version of the library
+        problem = f"it is no folder, it is not in the cache, and the Hugging Face hub is out of reach ({error})"
+    raise ModelError(f"model {path!r} cannot be found: {problem}", hint=f"check the name, or {HINT}")
 
 
 def unloadable(path: str, error: Exception) -> ModelError:

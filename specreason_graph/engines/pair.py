@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.engines.slots import CallSlots, Priority
-from specreason_graph.errors import UsageError
+from specreason_graph.errors import ConfigError, UsageError
 from specreason_graph.record.manifest import EngineDescription
 from specreason_graph.record.records import Engine as Role
 
@@ -185,6 +185,12 @@ class EnginePair:
     """
 
     def __init__(self, draft: Engine, base: Engine) -> None:
+        for role, engine in (("draft", draft), ("base", base)):
+            if not hasattr(engine, "next_token"):
+                raise ConfigError(
+                    f"the {role} engine is a {type(engine).__name__}",
+                    hint="give an engine, or open_pair(base, draft) with the names of models",
+                )
         self.draft, self.base = draft, base
         self._slots: WeakKeyDictionary[Engine, CallSlots] = WeakKeyDictionary()
         self._companions: dict[type[Any], Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from langchain_core.messages import (
@@ -22,6 +23,9 @@ from specreason_graph.record.manifest import ToolCall, Turn
 
 MEND = "take it out, or write it as a text that says it"
 """What to do about something that cannot be kept."""
+KEYS = ("question", "messages")
+"""Keys of an input under which something is asked."""
+ASK = 'write {"question": ...} or {"messages": [...]}'
 TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
 """Kinds of content blocks that are let through; only ``text`` ones are shown to the models."""
 
@@ -53,6 +57,17 @@ def check_known(base: str, question: str) -> None:
             "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
             hint="name real models with --base MODEL --draft MODEL or open_pair(base, draft), by folder or hub name",
         )
+
+
+def check_asked(asked: Any) -> None:
+    """`QuestionError` for an input in which there is neither a question nor messages, whatever they hold."""
+    if not isinstance(asked, Mapping):
+        raise QuestionError(f"the input is a {type(asked).__name__}", hint=ASK)
+    if not asked.keys() & set(KEYS):
+        meant = [(name, key) for name in asked for key in get_close_matches(str(name), KEYS, n=1)]
+        given = ", ".join(map(repr, asked)) or "nothing"
+        hint = f"write {meant[0][1]!r} for {meant[0][0]!r}" if meant else ASK
+        raise QuestionError(f"nothing is asked: the input holds {given}", hint=hint)
 
 
 def refuse_unkept(asked: Mapping[str, Any]) -> None:

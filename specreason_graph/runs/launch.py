@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -19,7 +19,7 @@ from specreason_graph.config import (
     make_config,
     read_config_file,
 )
-from specreason_graph.engines import EnginePair, open_pair, plan_pair, vllm_options
+from specreason_graph.engines import EnginePair, Kind, open_pair, plan_pair, vllm_options
 from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
@@ -28,6 +28,7 @@ from specreason_graph.prompting.conversation import check_known, read_conversati
 from specreason_graph.record.manifest import with_todays_names
 from specreason_graph.record.records import Record
 from specreason_graph.record.signing import Signer
+from specreason_graph.settings import EngineOptions
 
 if TYPE_CHECKING:
     from specreason_graph.engines.vllm.memory import MemoryPlan
@@ -74,9 +75,10 @@ class Launch(Record):
 
     def open_pair(self) -> EnginePair:
         """Load the engines."""
+        options = [cast("EngineOptions", each) for each in (self.base_options, self.draft_options)]  # checked there
         return open_pair(
-            self.base, self.draft, kind=self.engine, device=self.device, dtype=self.dtype, base_url=self.base_url,
-            draft_url=self.draft_url, base_options=self.base_options, draft_options=self.draft_options,
+            self.base, self.draft, kind=cast("Kind", self.engine), device=self.device, dtype=self.dtype,
+            base_url=self.base_url, draft_url=self.draft_url, base_options=options[0], draft_options=options[1],
         )  # fmt: skip
 
     def compile(

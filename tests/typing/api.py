@@ -72,6 +72,8 @@ def engines(mine: Engine) -> None:
     open_pair(1, 2)  # type: ignore[arg-type]
     open_pair("a", "b", "vllm")  # type: ignore[call-arg]
     open_pair("a", "b", engine="vllm")  # type: ignore[call-arg]
+    open_pair("a", "b", kind="vlm")  # type: ignore[arg-type]
+    open_pair("a", "b", kind="vllm", base_options={"contxt": 512})  # type: ignore[arg-type]
 
 
 async def engines_of_coroutines(pair: EnginePair) -> None:
@@ -95,6 +97,11 @@ def loop(pair: EnginePair, saver: BaseCheckpointSaver[Any], signer: Signer) -> N
     create_specreason()  # type: ignore[call-arg]
     create_specreason(pair, SpecReasonConfig())  # type: ignore[call-arg]
     create_specreason(pair, config={"threshold": 5})  # type: ignore[arg-type]
+    create_specreason(pair, strategy="paper", judge={"kind": "likelihood"}, review={"low": 4, "high": 7.5})
+    create_specreason(pair, judge="likelihood", review=Band(low=4, high=7.5), lookahead=None, threshold=-2)
+    create_specreason(pair, treshold=5)  # type: ignore[call-arg]
+    create_specreason(pair, threshold="seven")  # type: ignore[arg-type]
+    create_specreason(pair, answer_by="judge")  # type: ignore[arg-type]
 
 
 def settings() -> None:
