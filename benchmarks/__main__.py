@@ -10,7 +10,7 @@ import typer
 
 from benchmarks.calls import measure_calls
 from benchmarks.deadlines import measure_punctuality
-from benchmarks.judges import collect, read_asked, table
+from benchmarks.judges import collect, table
 from benchmarks.overhead import SAVERS, measure_overhead, overhead_lines
 from benchmarks.starts import measure_starts
 from specreason_graph.bench.hardware import processor
@@ -77,14 +77,14 @@ def deadlines(
 @options.takes_models
 def judges(
     models: options.ModelOptions,
-    file: Annotated[Path, typer.Argument(help="JSONL file with the fields question and answer.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL file for the labelled steps; gone on with.")],
-    steps: Annotated[int, typer.Option(min=10, help="Steps to label.")] = 200,
-    together: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 8,
+    file: Annotated[Path, typer.Argument(help="JSONL file of questions with answers, as for `bench run`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the labelled steps; gone on with.")],
+    questions: Annotated[int, typer.Option(min=2, help="The first so many questions.")] = 40,
+    settings: options.SetOption = None,
 ) -> None:
     """Measure which judge tells draft steps that spoil the base's answer from others."""
-    with models.launch("").open_pair() as pair:
-        found = collect(pair, read_asked(file), steps, together, output)
+    launch = models.launch("", settings=options.parse_settings(settings))
+    found = collect(launch, file, questions, output)
     harmful = sum(step.harmful for step in found)
     print(f"{len(found)} steps of {len({step.question for step in found})} questions, {harmful} harmful\n")
     print("\n".join(table(list(compare(found)))))

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from specreason_graph import EnginePair
-from specreason_graph.bench.graders import NumberGrader
-from specreason_graph.bench.judged_steps import Asked, Collector, Discernment, JudgedStep
-from specreason_graph.bench.tasks import Question, read_task
+from specreason_graph.bench.graders import default_grader, make_grader
+from specreason_graph.bench.judged_steps import Discernment, JudgedStep
+from specreason_graph.bench.tasks import read_task
+from specreason_graph.runs.launch import Launch
+from specreason_graph.tuning.choose import labelled
+from specreason_graph.tuning.tune import Tuning
 
 
-def read_asked(file: Path) -> list[Asked]:
-    """All questions of a JSONL file whose answers are numbers."""
-    return [Asked(each.id, each.text, partial(_is_right, each)) for each in read_task(file).questions]
-
-
-def _is_right(question: Question, reply: str) -> bool:
-    return bool(NumberGrader().grade(reply, question).right)
-
-
-def collect(pair: EnginePair, questions: list[Asked], steps: int, together: int, output: Path) -> list[JudgedStep]:
-    """Labelled steps, written to ``output`` as they come; what is there already is read and not asked again."""
-    found = [JudgedStep.load(json.loads(line)) for line in output.read_text().splitlines()] if output.exists() else []
-    done = {step.question for step in found}
-    left = questions
-    if found:  # the last question may be incomplete, and those without steps are not in the file
-        last = max(place for place, asked in enumerate(questions) if asked.name in done)
-        found = [step for step in found if step.question != questions[last].name]
-        left = questions[last:]
-
-    async def more() -> list[JudgedStep]:
-        new = []
-        with output.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(step.dump()) + "\n" for step in found)
-            async for step in Collector(pair).collect(left, steps=steps - len(found), together=together):
-                new.append(step)
-                print(f"{len(found) + len(new)} steps", end="\r", flush=True)
-                await asyncio.to_thread(file.write, json.dumps(step.dump()) + "\n")
-                file.flush()
-        return new
-
-    return found + pair.run(more) if len(found) < steps else found
+def collect(launch: Launch, file: Path, questions: int, output: Path) -> list[JudgedStep]:
+    """Labelled steps with all evidence; what the folder ``output`` holds already is not asked again."""
+    whole = read_task(str(file))
+    asked, grader = whole.first(questions), default_grader(whole)
+    with make_grader(grader, asked) as graded:
+        tuning = Tuning(
+            task=asked, digest=whole.digest, grader=graded, grader_name=grader, launch=launch, folder=output,
+            own_versions=True, tell=lambda line: print(line, end="\r", flush=True),
+        )  # fmt: skip
+        _, solutions = tuning.collect()
+    return labelled(solutions)
 
 
 def table(found: list[Discernment]) -> Iterator[str]:

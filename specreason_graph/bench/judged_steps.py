@@ -1,22 +1,12 @@
-"""Draft steps with every judge's evidence, labelled by whether the base still comes to the right answer behind them.
-
-At each place of a solution that the base gets right alone, the draft writes the next step. It is *harmful* if the base,
-which goes on greedily behind it, no longer reaches the right answer. All judges' evidence is got in one pass.
-"""
+"""Which judge tells draft steps that harm from others, by labelled steps that hold all judges' evidence."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from specreason_graph.config import make_config
-from specreason_graph.engines.base import Sampling
-from specreason_graph.engines.pair import EnginePair
 from specreason_graph.judging import (
-    AllOf,
-    CalibratedJudge,
     CheckJudge,
     CompareJudge,
     ConfidenceJudge,
@@ -24,18 +14,12 @@ from specreason_graph.judging import (
     EntropyJudge,
     LikelihoodJudge,
 )
-from specreason_graph.judging.calibrated import FEATURES
 from specreason_graph.judging.check import checked
 from specreason_graph.judging.fitting import fit
 from specreason_graph.judging.labelled_steps import auroc
-from specreason_graph.lookahead.step_sampler import StepSampler
-from specreason_graph.lookahead.tree import SpeculationNode
-from specreason_graph.prompting.conversation import read_conversation
-from specreason_graph.record.records import Proposal, Record, Score, Usage
+from specreason_graph.record.records import Record, Score, Usage
 from specreason_graph.strategy import Judge
 
-ALL_EVIDENCE = AllOf(judges=(CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0), threshold=0), CompareJudge()))
-"""A judge that wants all there is: the first part accepts everything, so the second is always asked."""
 SINGLE: dict[str, Judge] = {
     "digit, mean": DigitJudge(),
     "digit, greedy": DigitJudge(reduction="greedy"),
@@ -68,86 +52,6 @@ class JudgedStep(Record):
     """Whether the base no longer reaches the right answer behind it."""
     score: Score
     """The evidence of all judges."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, and how a reply to it is checked."""
-
-    name: str
-    """Names it."""
-    text: str
-    """What is asked."""
-    is_right: Callable[[str], bool]
-    """Whether a whole reply is right."""
-
-
-@dataclass(frozen=True)
-class Collector:
-    """Collects labelled steps over a pair; questions are asked greedily."""
-
-    pair: EnginePair
-    """The engines, open."""
-    reply_tokens: int = 500
-    """Most tokens of a reply."""
-
-    async def collect(self, questions: Sequence[Asked], *, steps: int, together: int = 8) -> AsyncIterator[JudgedStep]:
-        """Yield ``steps`` labelled steps or fewer, ``together`` questions at a time."""
-        found = 0
-        for first in range(0, len(questions), together):
-            tasks = [asyncio.create_task(self._of(each)) for each in questions[first : first + together]]
-            for task in tasks:
-                for step in await task:
-                    if found < steps:
-                        found += 1
-                        yield step
-            if found >= steps:
-                return
-
-    async def _of(self, asked: Asked) -> list[JudgedStep]:
-        """All steps of one question; none where the base alone does not get it right."""
-        config = make_config(judge=ALL_EVIDENCE, temperature=0, thinking_tokens=self.reply_tokens)
-        sampler = StepSampler.create(self.pair, config)
-        heads = await asyncio.to_thread(sampler.check, read_conversation(asked.text, None))
-        node, places, written = SpeculationNode.root(sampler.prompts, heads), list[SpeculationNode](), list[Proposal]()
-        while not (written and written[-1].closes_thinking) and node.tokens < self.reply_tokens:
-            places.append(node)
-            written.append(await sampler.regenerate(node))
-            node = sampler.after(node, written[-1])
-        reply = "".join(step.text for step in written)
-        if not asked.is_right(await self._whole(sampler, node, reply, ended=written[-1].closes_thinking)):
-            return []
-        texts = ["".join(step.text for step in written[:index]) for index in range(len(written))]
-        judged = await asyncio.gather(
-            *(self._judged(asked, sampler, *each) for each in zip(places, texts, written, strict=True))
-        )
-        return [step for step in judged if step]
-
-    async def _judged(
-        self, asked: Asked, sampler: StepSampler, node: SpeculationNode, before: str, own: Proposal
-    ) -> JudgedStep | None:
-        async def version() -> Proposal:
-            return own
-
-        (proposal,) = await sampler.draft(node, 1)
-        if not sampler.can_score(node, proposal):
-            return None
-        score = await sampler.score(node, proposal, version)
-        behind = sampler.after(node, proposal)
-        reply = await self._whole(sampler, behind, before + proposal.text, ended=proposal.closes_thinking)
-        return JudgedStep(
-            question=asked.name, index=node.index, text=proposal.text, harmful=not asked.is_right(reply), score=score
-        )
-
-    async def _whole(self, sampler: StepSampler, node: SpeculationNode, reply: str, *, ended: bool) -> str:
-        """A reply to its end as the base writes it: the rest where it is the trace, else of thinking and answer."""
-        prompts, base = sampler.prompts.base, self.pair.base
-        if ended and sampler.prompts.is_plain:
-            return reply
-        closing = prompts.closing_ids() if ended and not sampler.prompts.is_plain else []
-        left = Sampling(max_tokens=max(1, self.reply_tokens - node.tokens), stop_token_ids=prompts.vocabulary.eos_ids)
-        done = await base.generate([*node.prompts["base"], *closing], left)
-        return reply + prompts.vocabulary.decode(done.generations[0].token_ids)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from specreason_graph.lookahead.call_table import CallTable
 from specreason_graph.lookahead.calls import consume_exception
 from specreason_graph.lookahead.commit_point import CommitPoint
+from specreason_graph.lookahead.reach import Reach
 from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.lookahead.tree import SpeculationNode
 from specreason_graph.policies.acceptance import asks_human, best_of, decide
@@ -22,9 +23,6 @@ from specreason_graph.policies.rollback import steps_back
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Proposal
 
-FARTHEST = 8
-"""Steps that an adaptive lookahead goes ahead of the commit point at most."""
-
 
 class Prefetcher:
     """Works ahead for one run; ``runs`` says how many runs are under way over the same engines."""
@@ -32,20 +30,21 @@ class Prefetcher:
     def __init__(
         self, sampler: StepSampler, calls: CallTable, commit_point: CommitPoint, runs: Callable[[], int]
     ) -> None:
-        self._sampler, self._calls, self._commit_point, self._runs = sampler, calls, commit_point, runs
+        self._sampler, self._calls, self._commit_point = sampler, calls, commit_point
         self._estimates, self._config = commit_point.estimates, sampler.config
-        self._farthest = FARTHEST if self._config.lookahead is None else self._config.lookahead
-        if sampler.pair.base.order_dependent or sampler.pair.draft.order_dependent:
-            self._farthest = 0  # work ahead changes the order of calls, and with it what such an engine answers
+        base, draft = sampler.pair.base, sampler.pair.draft
+        # Work ahead changes the order of calls; where the answers go by that, there is none.
+        lookahead = 0 if base.order_dependent or draft.order_dependent else self._config.lookahead
+        self._reach = Reach(lookahead, self._estimates, base.max_concurrency, runs, lambda: commit_point.node.index)
 
     def start(self, node: SpeculationNode) -> None:
         """Do what the stages will do from a node on, unless that is under way."""
-        if self._farthest and node.prefetch is None:
+        if self._reach.farthest and node.prefetch is None:
             node.prefetch = asyncio.create_task(self._go_ahead(node))
             node.prefetch.add_done_callback(consume_exception)
 
     async def _go_ahead(self, node: SpeculationNode) -> None:
-        while not self._may_start(node):
+        while not self._reach.may_start(node):
             await self._commit_point.changed.wait()
         self._probe(node)
         if self._is_open(node) and await self._accepts_draft(node):
@@ -116,34 +115,5 @@ class Prefetcher:
 
     def _hedge(self, node: SpeculationNode) -> None:
         """Have the base start on its own version before it has scored the draft's, where a rejection is likely."""
-        if node.unverified_depth or node.prefetch is None or self._is_far(node) or not self._is_open(node):
-            return
-        likelihood = self._estimates.likelihood(after_rejection=node.follows_rejection)
-        if self._base_is_free() and self._estimates.pays_to_hedge(likelihood, self._runs()):
+        if node.prefetch and self._is_open(node) and self._reach.may_hedge(node):
             self._calls.regenerate_at(node)
-
-    def _base_is_free(self) -> bool:
-        """Whether the base has slots left when each run has one: else what is ahead takes them from other runs."""
-        slots = self._sampler.pair.base.max_concurrency
-        return slots is None or self._runs() < slots
-
-    def _may_start(self, node: SpeculationNode) -> bool:
-        """Whether the work at a node is near enough to the commit point, and likely enough to be of use."""
-        if self._is_far(node):
-            return False
-        if self._config.lookahead is not None or not node.unverified_depth:
-            return node.unverified_depth <= self._farthest
-        return self._base_is_free() and self._estimates.pays_ahead(self._likelihood(node), self._runs())
-
-    def _likelihood(self, node: SpeculationNode) -> float:
-        """How likely all steps before a node are to be committed."""
-        likelihood, at = 1.0, node
-        while at.parent:
-            if not at.verified:
-                likelihood *= self._estimates.likelihood(after_rejection=at.parent.follows_rejection)
-            at = at.parent
-        return likelihood
-
-    def _is_far(self, node: SpeculationNode) -> bool:
-        """Whether a node is farther from the commit point than the lookahead goes."""
-        return node.index - self._commit_point.node.index > self._farthest

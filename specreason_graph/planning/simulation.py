@@ -1,6 +1,6 @@
 """A workload in simulated time: the loop as its stages and its lookahead go, over engines that only cost seconds.
 
-The estimates by which the lookahead decides how far to go are those of the package. Its tree is told here in short.
+How far the lookahead goes is decided by the package's own rules. Its tree is told here in short.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specreason_graph.lookahead.estimates import CostEstimates
+from specreason_graph.lookahead.reach import Reach
 from specreason_graph.planning.costs import PassCosts, Row
 from specreason_graph.planning.descriptions import Described
 from specreason_graph.planning.profile import SCORED, QuestionProfile, StepProfile
@@ -21,8 +22,6 @@ from specreason_graph.planning.virtual_time import simulated
 from specreason_graph.record.records import Engine as Role
 from specreason_graph.record.records import Record
 
-FARTHEST = 8
-"""Steps that an adaptive lookahead goes ahead at most, as in `specreason_graph.lookahead.prefetch`."""
 LATER, PATIENCE = 10.0, 60.0
 """Seconds of priority for each step ahead, and in which a step is due, as in `specreason_graph.lookahead`."""
 PREPARING = 2
@@ -142,7 +141,9 @@ class _Run:
         self._estimates = CostEstimates(world.estimates)
         self._at = _Place(0, question.prompt_tokens, {"base": 0, "draft": 0})
         self._changed = asyncio.Event()
-        self._farthest = FARTHEST if self._strategy.lookahead is None else self._strategy.lookahead
+        self._reach = Reach(
+            self._strategy.lookahead, self._estimates, world.hardware.slots, lambda: world.runs, lambda: self._at.index
+        )
         self.accepted = self.scored = 0
 
     async def solve(self) -> None:
@@ -278,11 +279,11 @@ class _Run:
     # Work ahead, as in `specreason_graph.lookahead.prefetch`.
 
     def _start(self, place: _Place) -> None:
-        if self._farthest and place.prefetch is None and self._step_at(place):
+        if self._reach.farthest and place.prefetch is None and self._step_at(place):
             place.prefetch = asyncio.create_task(self._go_ahead(place))
 
     async def _go_ahead(self, place: _Place) -> None:
-        while not self._may_start(place):
+        while not self._reach.may_start(place):
             await self._changed.wait()
         step = self._step_at(place)
         assert step is not None  # noqa: S101 - checked where it was started
@@ -318,30 +319,5 @@ class _Run:
         self._changed = asyncio.Event()
 
     def _hedge(self, place: _Place) -> None:
-        if place.unverified_depth or self._is_far(place):
-            return
-        likely = self._estimates.likelihood(after_rejection=place.follows_rejection)
-        if self._base_is_free() and self._estimates.pays_to_hedge(likely, self._world.runs):
+        if self._reach.may_hedge(place):
             self._task(place, "regenerate")
-
-    def _may_start(self, place: _Place) -> bool:
-        if self._is_far(place):
-            return False
-        if self._strategy.lookahead is not None or not place.unverified_depth:
-            return place.unverified_depth <= self._farthest
-        return self._base_is_free() and self._estimates.pays_ahead(self._likelihood(place), self._world.runs)
-
-    def _likelihood(self, place: _Place) -> float:
-        likely, at = 1.0, place
-        while at.parent:
-            if not at.verified:
-                likely *= self._estimates.likelihood(after_rejection=at.parent.follows_rejection)
-            at = at.parent
-        return likely
-
-    def _base_is_free(self) -> bool:
-        slots = self._world.hardware.slots
-        return slots is None or self._world.runs < slots
-
-    def _is_far(self, place: _Place) -> bool:
-        return place.index - self._at.index > self._farthest

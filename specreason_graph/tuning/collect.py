@@ -8,8 +8,8 @@ longer comes to the right answer. Where the thinking could end early, the base i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
@@ -21,7 +21,7 @@ from specreason_graph.config import ANSWER_TOKENS, SpecReasonConfig, overridden
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError, ModelError
-from specreason_graph.judging import CalibratedJudge, DigitJudge, LikelihoodJudge
+from specreason_graph.judging import AllOf, CalibratedJudge, CompareJudge, DigitJudge, LikelihoodJudge
 from specreason_graph.judging.calibrated import FEATURES
 from specreason_graph.judging.check import checked
 from specreason_graph.lookahead.step_sampler import StepSampler
@@ -115,18 +115,24 @@ class Collector:
     """Settings of the user: limits, prompts and how models think."""
     grader: Grader
     """Says which replies are right."""
-    evidence: Judge = field(default=CalibratedJudge(weights=dict.fromkeys(FEATURES, 0.0)))
+    evidence: Judge
     """A judge that wants all evidence that the pair can give."""
 
     @classmethod
-    async def create(cls, pair: EnginePair, config: SpecReasonConfig, grader: Grader, question: Question) -> Collector:
-        """A collector that asks for what this pair can tell: some models cannot answer with a digit."""
-        whole = cls(pair, config, grader)
+    async def create(
+        cls, pair: EnginePair, config: SpecReasonConfig, grader: Grader, question: Question, *,
+        own_versions: bool = False,
+    ) -> Collector:  # fmt: skip
+        """A collector that asks for what this pair can tell: some models cannot answer with a digit.
+
+        ``own_versions``: whether the base also says how near the draft's step is to its own, as `CompareJudge` asks.
+        """
+        whole = cls(pair, config, grader, _evidence(FEATURES, own_versions=own_versions))
         try:
             await asyncio.to_thread(whole._sampler().check, read_conversation(question.text, None))
         except ModelError:
             names = [name for name, needs in FEATURES.items() if needs != "digit"]
-            return cls(pair, config, grader, CalibratedJudge(weights=dict.fromkeys(names, 0.0)))
+            return replace(whole, evidence=_evidence(names, own_versions=own_versions))
         return whole
 
     async def solutions(self, questions: Sequence[Question], together: int) -> AsyncIterator[Solution]:
@@ -184,7 +190,7 @@ class Collector:
                 place = place.model_copy(update=told)
             if proposal.closes_thinking or not sampler.can_score(node, proposal):
                 return place
-            score = await sampler.score(node, proposal)
+            score = await sampler.score(node, proposal, lambda: _given(own))
             score = score.with_more(Score(found={"check": checked(proposal.text)}, usage=Usage()))
             harmful = False if right and proposal.text == own.text else None
             if right and harmful is None and index < LABELLED:
@@ -244,6 +250,16 @@ class Collector:
             asked = [sampler.asking_about(question.text, (), each).collect(judge) for each in several]
             found += [score.usage.seconds for score in await asyncio.gather(*asked)]
         return median(found[concurrency:])  # the first ones also read the question
+
+
+def _evidence(names: Iterable[str], *, own_versions: bool) -> Judge:
+    """A judge that wants all the evidence of some features, and lets every step in."""
+    features = CalibratedJudge(weights=dict.fromkeys(names, 0.0), threshold=0)  # accepts all, so a second one is asked
+    return AllOf(judges=(features, CompareJudge())) if own_versions else features
+
+
+async def _given(own: Proposal) -> Proposal:
+    return own
 
 
 def _has_ended(written: Sequence[Proposal], sampler: StepSampler) -> bool:

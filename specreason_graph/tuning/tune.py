@@ -112,6 +112,8 @@ class Tuning:
     """Share of the answers that the base gets right which may be lost, 0 to 1."""
     delta: float = 0.1
     """Probability that the bound on it is wrong, 0 to 1."""
+    own_versions: bool = False
+    """Whether the base's own version of each step is compared with the draft's, for `CompareJudge`."""
     tell: Callable[[str], None] = lambda _line: None
     """Is told how it goes on."""
 
@@ -145,7 +147,8 @@ class Tuning:
 
     async def _collect(self, pair: EnginePair, journal: _Journal) -> None:
         first = self.task.questions[0]
-        collector = await Collector.create(pair, make_config(**self.launch.settings), self.grader, first)
+        config = make_config(**self.launch.settings)
+        collector = await Collector.create(pair, config, self.grader, first, own_versions=self.own_versions)
         if journal.costs is None:
             journal.add(await collector.costs(first, self.concurrency))
         left, count = self._left(journal), len(self.task.questions)

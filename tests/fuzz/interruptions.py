@@ -17,11 +17,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from specreason_graph import create_specreason
 from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.keep.prune import prune
 from specreason_graph.audit.read.reader import read_runs
+from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.runs.batch import Result, answer_all, read_questions
 from specreason_graph.runs.find import read_values
 from specreason_graph.runs.launch import Launch
@@ -63,6 +66,9 @@ def killed(target: Any, arguments: tuple[Any, ...], seconds: float) -> None:
     time.sleep(seconds)
     child.kill()
     child.join()
+    # That returns when the system has closed the pipe to the child, which may be before it has released its locks.
+    while psutil.pid_exists(child.pid):
+        time.sleep(0.001)
 
 
 def kill_runs(place: str, count: int, rng: random.Random) -> Counter[str]:
@@ -106,13 +112,22 @@ def kill_batches(folder: Path, count: int, rng: random.Random) -> Counter[str]:
         results: list[Result] = []
         with pair(0.0):
             answer_all(asked, database, results.append)
-        answers = [result.end.get("answer") for result in results]
         with opened(str(database)) as saver:
-            runs = [read_runs(saver, each.thread) for each in asked]
-            sound = all(len(each) == 1 and verify(each[0]).ok and recompute(each[0]).ok for each in runs)
-            sound = sound and len({tuple(told(each[0])) for each in runs}) == 1
-        found["each question one answer" if answers == [ANSWER] * QUESTIONS and sound else "WRONG"] += 1
+            fault = batch_fault(results, [read_runs(saver, each.thread) for each in asked])
+        found[f"WRONG: {fault}" if fault else "each question one answer"] += 1
     return found
+
+
+def batch_fault(results: list[Result], threads: list[list[RecordedRun]]) -> str:
+    """What is wrong with a batch that has ended; empty when each question has its one answer, reached in one way."""
+    if wrong := [result.end for result in results if result.end.get("answer") != ANSWER]:
+        return str(wrong)
+    if any(len(runs) != 1 for runs in threads):
+        return f"{[len(runs) for runs in threads]} runs in the threads"
+    findings = [finding for (run,) in threads for finding in [*verify(run).findings, *recompute(run).differences]]
+    if findings:
+        return str(findings)
+    return "" if len({tuple(told(run)) for (run,) in threads}) == 1 else "not all traces are the same"
 
 
 def prune_it(place: str, thread: str, begun: Any) -> None:
