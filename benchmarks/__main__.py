@@ -85,6 +85,8 @@ def judges(
     """Measure which judge tells draft steps that spoil the base's answer from others."""
     launch = models.launch("", settings=options.parse_settings(settings))
     found = collect(launch, file, questions, output)
+    if not found:
+        raise SystemExit("no step could be labelled: the base alone answers none of these questions right")
     harmful = sum(step.harmful for step in found)
     print(f"{len(found)} steps of {len({step.question for step in found})} questions, {harmful} harmful\n")
     print("\n".join(table(list(compare(found)))))
