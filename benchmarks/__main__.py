@@ -77,14 +77,14 @@ def deadlines(
 @options.takes_models
 def judges(
     models: options.ModelOptions,
-    file: Annotated[Path, typer.Argument(help="JSONL file of questions with answers, as for `bench run`.")],
+    task: options.TaskArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the labelled steps; gone on with.")],
     questions: Annotated[int, typer.Option(min=2, help="The first so many questions.")] = 40,
     settings: options.SetOption = None,
 ) -> None:
     """Measure which judge tells draft steps that spoil the base's answer from others."""
     launch = models.launch("", settings=options.parse_settings(settings))
-    found = collect(launch, file, questions, output)
+    found = collect(launch, task, questions, output)
     if not found:
         raise SystemExit("no step could be labelled: the base alone answers none of these questions right")
     harmful = sum(step.harmful for step in found)

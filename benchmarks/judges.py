@@ -13,9 +13,9 @@ from specreason_graph.tuning.choose import labelled
 from specreason_graph.tuning.tune import Tuning
 
 
-def collect(launch: Launch, file: Path, questions: int, output: Path) -> list[JudgedStep]:
+def collect(launch: Launch, task: str, questions: int, output: Path) -> list[JudgedStep]:
     """Labelled steps with all evidence; what the folder ``output`` holds already is not asked again."""
-    whole = read_task(str(file))
+    whole = read_task(task)
     asked, grader = whole.first(questions), default_grader(whole)
     with make_grader(grader, asked) as graded:
         tuning = Tuning(
