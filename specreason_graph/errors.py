@@ -3,7 +3,8 @@
 SpecReasonError
 ├── UsageError                the caller can mend it; the command line exits with 2
 │   ├── ConfigError           a knob has a bad value or an unknown name
-│   ├── QuestionError         the question is empty or does not fit the context
+│   ├── QuestionError         the question is empty, or holds what cannot be read
+│   │   └── QuestionTooLongError   it does not fit the context
 │   ├── ModelError            a model cannot be found or loaded
 │   └── ThreadError           no such thread, or a thread of something else
 │       └── RecordError       a record is not as it was written; the command line exits with 1
@@ -41,6 +42,10 @@ class ConfigError(UsageError):
 
 class QuestionError(UsageError):
     """A question that cannot be asked."""
+
+
+class QuestionTooLongError(QuestionError):
+    """A question or conversation that leaves no room to think."""
 
 
 class ModelError(UsageError):

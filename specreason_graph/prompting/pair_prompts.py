@@ -8,7 +8,7 @@ from functools import cached_property
 
 from specreason_graph.config import ANSWER_TOKENS, SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
-from specreason_graph.errors import ConfigError, ModelError, QuestionError
+from specreason_graph.errors import ConfigError, ModelError, QuestionTooLongError
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.record.manifest import Turn
 from specreason_graph.record.records import Ending, StepLike
@@ -70,7 +70,7 @@ class PairPrompts:
             length, reserve = len(head), self._reserve(role)
             context = self.pair.engine(role).context
             if length + reserve >= context:
-                raise QuestionError(
+                raise QuestionTooLongError(
                     f"the question takes {length} tokens and {reserve} are kept for judge and answer, "
                     f"but the {role} model {self.pair.engine(role).name!r} has a context of {context}",
                     hint="shorten the question or choose a model with a longer context",

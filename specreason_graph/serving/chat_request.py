@@ -1,0 +1,186 @@
+"""A request for a chat completion: what OpenAI's clients send, as a conversation and settings of the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from specreason_graph.config import SpecReasonConfig, overridden
+from specreason_graph.errors import ConfigError
+from specreason_graph.serving.api_errors import ApiError
+from specreason_graph.serving.request_parts import (
+    ForcedTool,
+    Given,
+    GivenMessage,
+    ResponseFormat,
+    StreamOptions,
+    Tool,
+)
+
+OWN = (
+    "answer_by", "answer_tokens", "deadline_seconds", "first_steps_by_base", "lookahead", "max_step_tokens",
+    "max_steps", "min_step_tokens", "proposals", "repetition_limit", "sampling", "speculation_control", "step_seconds",
+    "template", "thinking", "thinking_tokens", "threshold", "threshold_floor",
+)  # fmt: skip
+"""Settings that a client may choose under ``specreason``: numbers and flags. A judge is the server's choice: it may be
+an address, to which the conversation and a key would be sent."""
+REFUSED = (
+    "audio", "function_call", "functions", "modalities", "moderation", "prediction", "reasoning_effort", "verbosity",
+    "web_search_options",
+)  # fmt: skip
+"""Parameters of OpenAI's that cannot be honoured, and are refused unless they are null."""
+HINTS = {
+    "functions": "write tools", "function_call": "write tool_choice",
+    "reasoning_effort": 'write {"specreason": {"thinking_tokens": NUMBER}}', "modalities": "replies are text",
+}  # fmt: skip
+NEUTRAL: Mapping[str, Any] = {
+    "n": 1,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+}
+"""Parameters that are taken with this value only."""
+
+
+Limit = Annotated[int | None, Field(ge=1)]
+
+
+class ChatRequest(Given):
+    """A request for a chat completion; what cannot be honoured is refused, and so are unknown names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    """Name of the pair."""
+    messages: Annotated[list[GivenMessage], Field(min_length=1)]
+    """The conversation."""
+    stream: bool | None = None
+    """Whether the reply is sent as it is written."""
+    stream_options: StreamOptions | None = None
+    """How."""
+    max_completion_tokens: Limit = None
+    """Most tokens of thinking and answer together."""
+    max_tokens: Limit = None
+    """The same, under its older name."""
+    temperature: float | None = None
+    """Sampling temperature of both models."""
+    top_p: float | None = None
+    """Nucleus of the sampling."""
+    seed: int | None = None
+    """Seed of the run; the same request with the same seed gives the same reply."""
+    stop: str | list[str] | None = None
+    """Texts that end the answer."""
+    tools: list[Tool] | None = None
+    """Tools that the answer may call."""
+    tool_choice: Literal["none", "auto", "required"] | ForcedTool | None = None
+    """Which of them."""
+    parallel_tool_calls: bool | None = None
+    """Whether the answer may hold several calls."""
+    response_format: ResponseFormat | None = None
+    """What the answer must be."""
+    specreason: dict[str, Any] | None = None
+    """Settings of the loop for this request, of those in `OWN`."""
+
+    n: int | None = None
+    """How many replies; one."""
+    logprobs: bool | None = None
+    """Whether log-probabilities are told; they are not."""
+    top_logprobs: int | None = None
+    """Of how many tokens; 0."""
+    frequency_penalty: float | None = None
+    """Penalty on repeated tokens; 0."""
+    presence_penalty: float | None = None
+    """Penalty on tokens that were there; 0."""
+    logit_bias: dict[str, Any] | None = None
+    """Bias of tokens; empty."""
+    audio: Any = None
+    """Refused, as replies are text."""
+    function_call: Any = None
+    """Refused; its successor is ``tool_choice``."""
+    functions: Any = None
+    """Refused; its successor is ``tools``."""
+    modalities: list[str] | None = None
+    """Kinds of output; text alone."""
+    moderation: Any = None
+    """Refused, as nothing is moderated."""
+    prediction: Any = None
+    """Refused, as the draft model predicts."""
+    reasoning_effort: Any = None
+    """Refused; ``thinking_tokens`` under ``specreason`` limits the thinking."""
+    verbosity: Any = None
+    """Refused, as the models know no such setting."""
+    web_search_options: Any = None
+    """Refused, as nothing is searched."""
+
+    metadata: Any = None
+    """Taken, and without effect here, as are those below."""
+    prompt_cache_key: Any = None
+    """Without effect."""
+    prompt_cache_options: Any = None
+    """Without effect."""
+    prompt_cache_retention: Any = None
+    """Without effect."""
+    safety_identifier: Any = None
+    """Without effect."""
+    service_tier: Any = None
+    """Without effect."""
+    store: Any = None
+    """Without effect."""
+    user: Any = None
+    """Without effect."""
+
+    def check(self) -> None:
+        """Raise `ApiError` for what cannot be honoured."""
+        for name, neutral in NEUTRAL.items():
+            if getattr(self, name) not in (None, neutral):
+                raise _refused(name, f"it can only be {json.dumps(neutral)}")
+        if self.logit_bias:
+            raise _refused("logit_bias", "leave it out")
+        for name in REFUSED:
+            value = getattr(self, name)
+            if value is not None and (name, value) != ("modalities", ["text"]):
+                raise _refused(name, HINTS.get(name, "leave it out"))
+        if self.tools and self.parallel_tool_calls is False:
+            raise _refused("parallel_tool_calls", "take the first call of a reply")
+        if self.tools and self.tool_choice != "none" and self.form:
+            raise _refused("response_format", "an answer that follows a schema calls no tools: send tools or a schema")
+
+    @property
+    def form(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        return self.response_format.form if self.response_format else None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of thinking and answer together."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages as the graph takes them."""
+        return [message.plain() for message in self.messages]
+
+    def over(self, config: SpecReasonConfig) -> SpecReasonConfig:
+        """The server's settings with those of this request over them; `ConfigError` for a bad one."""
+        own = self.specreason or {}
+        if unknown := sorted(own.keys() - set(OWN)):
+            raise ConfigError(
+                f"specreason.{unknown[0]} cannot be chosen by a client", hint=f"known settings: {', '.join(OWN)}"
+            )
+        named = {name: getattr(self, name) for name in ("temperature", "top_p", "seed")}
+        named |= {"answer_schema": self.form, "stop": [self.stop] if isinstance(self.stop, str) else self.stop}
+        if self.tools:
+            tools = [tool.model_dump(exclude_none=True) for tool in self.tools]
+            named |= {"tools": tools, "tool_choice": _chosen(self.tool_choice)}
+        return overridden(config, own, {name: value for name, value in named.items() if value is not None})
+
+
+def _chosen(choice: str | ForcedTool | None) -> str | None:
+    return choice.function.name if isinstance(choice, ForcedTool) else {"required": "any"}.get(choice or "", choice)
+
+
+def _refused(name: str, fix: str) -> ApiError:
+    return ApiError(400, f"{name} cannot be honoured; {fix}", code="unsupported_parameter", param=name)
