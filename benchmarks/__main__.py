@@ -118,5 +118,27 @@ def plan(
     print("", *planned.lines(errors), sep="\n")
 
 
+@app.command()
+@options.takes_models
+def serve(
+    models: options.ModelOptions,
+    questions: Annotated[int, typer.Option(min=2, help="Held-out problems, all asked at once.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="How often they are asked in each way.")] = 3,
+    durability: Annotated[str, typer.Option(help="When the server keeps a step: async, sync or exit.")] = "async",
+) -> None:
+    """Compare the throughput of `specreason serve` with that of `abatch`; needs the extras `serve` and `test`."""
+    from benchmarks import serve as served
+    from specreason_graph.serving.options import checked_durability
+
+    asked = [problem.question for problem in held_out()[:questions]]
+    print(f"{processor()}, {cores()} cores; {questions} questions at once, temperature 0, {durability}", flush=True)
+    rounds = []
+    with models.launch("").open_pair() as pair:
+        for found in served.measure_server(pair, asked, repeats, checked_durability(durability)):
+            print(f"{found.way:14} {found.seconds:.2f} s", flush=True)
+            rounds.append(found)
+    print("", *served.lines(rounds), sep="\n")
+
+
 if __name__ == "__main__":
     app()

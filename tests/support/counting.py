@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from specreason_graph import EnginePair
 from specreason_graph.engines.base import Completion, Likelihood, NextToken, Sampling
 from specreason_graph.engines.fake import FakeEngine
 from tests.support.scripts import stepwise
+from tests.support.traces import Before
 
 QUESTION: Any = {"question": "What?"}
 STEPS = 12
@@ -62,3 +63,26 @@ def idle(pair: Any) -> bool:
     while (pair.base.running or pair.draft.running) and time.monotonic() < until:
         time.sleep(0.01)
     return not pair.base.running and not pair.draft.running
+
+
+class Counted(Before):
+    """Stands in front of a real engine and counts its calls that are under way."""
+
+    running = 0
+
+    async def generate(self, *given: Any) -> Completion:
+        with self.counted():
+            return await self.engine.generate(*given)  # type: ignore[no-any-return]
+
+    async def next_token(self, *given: Any) -> NextToken:
+        with self.counted():
+            return await self.engine.next_token(*given)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around a call."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
