@@ -47,17 +47,23 @@ def measure_server(
     pair: EnginePair, questions: Sequence[str], repeats: int, durability: Durability
 ) -> Iterator[Round]:  # fmt: skip
     """Ask all questions at once, ``repeats`` times in each way by turns; the first turn, which fills caches, is dropped."""
-    with TemporaryDirectory() as folder, _served(pair, Path(folder, "runs.sqlite"), durability, len(questions)) as url:
-        ask: dict[str, Callable[[], Round]] = {
-            "abatch": lambda: _batch(pair, questions),
-            "whole replies": lambda: _from_client(url, pair.base.name, questions, "whole replies"),
-            "streams": lambda: _from_client(url, pair.base.name, questions, "streams", "stream"),
-        }
-        for turn in range(repeats + 1):
-            for way in WAYS:
-                found = ask[way]()
-                if turn:
-                    yield found
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "runs.sqlite")
+        with _served(pair, file, durability, len(questions)) as url:
+            yield from _by_turns(pair, url, questions, repeats)
+
+
+def _by_turns(pair: EnginePair, url: str, questions: Sequence[str], repeats: int) -> Iterator[Round]:
+    ask: dict[str, Callable[[], Round]] = {
+        "abatch": lambda: _batch(pair, questions),
+        "whole replies": lambda: _from_client(url, pair.base.name, questions, "whole replies"),
+        "streams": lambda: _from_client(url, pair.base.name, questions, "streams", "stream"),
+    }
+    for turn in range(repeats + 1):
+        for way in WAYS:
+            found = ask[way]()
+            if turn:
+                yield found
 
 
 def lines(rounds: Sequence[Round]) -> list[str]:

@@ -293,6 +293,19 @@ async def test_langchain_streams_from_the_reference_pair(reference: tuple[str, A
     assert sum((chunk.usage_metadata or {}).get("output_tokens", 0) for chunk in chunks) > 0
 
 
+def test_the_client_of_the_page(reference: tuple[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (ROOT / "docs/serve.md").read_text().splitlines()
+    first = lines.index("    from openai import OpenAI")
+    last = next(number for number, line in enumerate(lines) if number > first and line.startswith("Each reply"))
+    written = "\n".join(line.removeprefix("    ") for line in lines[first:last])
+    exec(written.replace("http://127.0.0.1:8000/v1", reference[0]), names := {})  # type: ignore[var-annotated] # noqa: S102 - our own page
+    names["client"].close()
+    printed = capsys.readouterr().out
+    assert printed.count("The answer is \\boxed{385}.") == 2
+    assert re.search(r"^\w{16}$", printed, re.MULTILINE)
+    assert "'draft': {'calls'" in printed
+
+
 @pytest.mark.parametrize("how", [["stream"], []])
 async def test_a_client_that_is_killed_leaves_both_engines_idle(how: list[str], reference: tuple[str, Any]) -> None:
     url, pair = reference
