@@ -46,7 +46,7 @@ class Round(Record):
 def measure_server(
     pair: EnginePair, questions: Sequence[str], repeats: int, durability: Durability
 ) -> Iterator[Round]:  # fmt: skip
-    """Ask all questions at once, ``repeats`` times in each way by turns; the first turn, which fills caches, is dropped."""
+    """Ask all questions at once, ``repeats`` times in each way by turns, behind one turn that fills the caches."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "runs.sqlite")
         with _served(pair, file, durability, len(questions)) as url:

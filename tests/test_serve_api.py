@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +16,23 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai import OpenAI
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from specreason_graph import EnginePair
 from specreason_graph.cli.app import run as run_command
-from specreason_graph.config import SpecReasonConfig, make_config
+from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, EngineDeadError
-from specreason_graph.models.abacus.problems import held_out, held_out_short, parse_answer
 from specreason_graph.serving import ServeOptions, create_app
-from tests.support.api_server import serving
-from tests.support.counting import Counted, idle, slow_pair
+from tests.support.api_server import ASKED, STOCK, ask, asking, client_of, killed, metrics_of, serving, stream, thought
+from tests.support.counting import idle, slow_pair
 from tests.support.scripts import ANSWER, CLOSE, done, is_closed, stepwise
-from tests.support.traces import around
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[1]
-ASKED: Any = [{"role": "user", "content": "How many pens are there?"}]
-STOCK: Any = {
-    "type": "function",
-    "function": {
-        "name": "stock", "description": "How many of an item are there.",
-        "parameters": {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]},
-    },
-}  # fmt: skip
 CALL = '<tool_call>\n{"name": "stock", "arguments": {"item": "pens"}}\n</tool_call>'
 FORM = {"type": "object", "properties": {"pens": {"type": "integer"}}, "required": ["pens"]}
 
@@ -85,56 +68,10 @@ def server(database: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def reference(abacus: EnginePair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
-    """The reference pair: where it answers, and the pair, whose calls are counted."""
-    counted = around(abacus, base=Counted(abacus.base), draft=Counted(abacus.draft))
-    file = tmp_path_factory.mktemp("reference") / "runs.sqlite"
-    with serving(counted, make_config(temperature=0), model_name="abacus", database=file) as url:
-        yield url, counted
-
-
-def client_of(url: str, **more: Any) -> OpenAI:
-    return OpenAI(**{"base_url": url, "api_key": "none", "max_retries": 0, **more})
-
-
-@contextmanager
-def asking(pair: EnginePair, config: SpecReasonConfig | None = None, **options: Any) -> Iterator[OpenAI]:
-    """A client of a pair that is open and served meanwhile."""
-    with pair, serving(pair, config, **options) as url, client_of(url) as client:
-        yield client
-
-
-def metrics_of(client: OpenAI) -> str:
-    return httpx.get(str(client.base_url).removesuffix("/v1/") + "/metrics").text
-
-
 @pytest.fixture
 def client(server: str) -> Iterator[OpenAI]:
     with client_of(server) as client:
         yield client
-
-
-@pytest.fixture
-async def aclient(reference: tuple[str, Any]) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=reference[0], api_key="none", max_retries=0, timeout=300) as client:
-        yield client
-
-
-def ask(client: OpenAI, **more: Any) -> ChatCompletion:
-    reply: ChatCompletion = client.chat.completions.create(**{"model": "base", "messages": ASKED, **more})
-    return reply
-
-
-def stream(client: OpenAI, **more: Any) -> list[ChatCompletionChunk]:
-    pieces: Any = ask(client, stream=True, **more)
-    return list(pieces)
-
-
-def thought(said: Any) -> tuple[str | None, str | None]:
-    """The thinking of a message or a piece, under both names in use."""
-    more = said.model_extra
-    return more.get("reasoning_content"), more.get("reasoning")
 
 
 def test_a_reply_and_its_stream_say_the_same(client: OpenAI) -> None:
@@ -267,52 +204,6 @@ def test_pydantic_ai_works_through_its_tools(server: str) -> None:
     assert result.usage.details["reasoning_tokens"] > 0
 
 
-async def test_64_at_once_over_the_reference_pair(aclient: AsyncOpenAI) -> None:
-    """Whole replies and streams by turns, and each is that of its own question."""
-    problems = [held_out_short()[number % 16] for number in range(64)]
-
-    async def answer(number: int) -> str:
-        asked: Any = {"model": "abacus", "messages": [{"role": "user", "content": problems[number].question}]}
-        if number % 2:
-            return (await aclient.chat.completions.create(**asked)).choices[0].message.content or ""
-        pieces = await aclient.chat.completions.create(**asked, stream=True)
-        return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
-
-    answers = await asyncio.gather(*map(answer, range(64)))
-    for number in range(16):
-        assert len(set(answers[number::16])) == 1  # streamed or not, the same answer at temperature 0
-    right = sum(parse_answer(answers[number]) == problems[number].answer for number in range(16))
-    assert right >= 12
-
-
-async def test_langchain_streams_from_the_reference_pair(reference: tuple[str, Any]) -> None:
-    problem = held_out()[4]
-    chat = ChatOpenAI(model="abacus", base_url=reference[0], api_key="none", stream_usage=True)  # type: ignore[arg-type]
-    chunks = [chunk async for chunk in chat.astream(problem.question)]
-    assert str(problem.answer) in "".join(chunk.text for chunk in chunks)
-    assert sum((chunk.usage_metadata or {}).get("output_tokens", 0) for chunk in chunks) > 0
-
-
-def test_the_client_of_the_page(reference: tuple[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    lines = (ROOT / "docs/serve.md").read_text().splitlines()
-    first = lines.index("    from openai import OpenAI")
-    last = next(number for number, line in enumerate(lines) if number > first and line.startswith("Each reply"))
-    written = "\n".join(line.removeprefix("    ") for line in lines[first:last])
-    exec(written.replace("http://127.0.0.1:8000/v1", reference[0]), names := {})  # type: ignore[var-annotated] # noqa: S102 - our own page
-    names["client"].close()
-    printed = capsys.readouterr().out
-    assert printed.count("The answer is \\boxed{385}.") == 2
-    assert re.search(r"^\w{16}$", printed, re.MULTILINE)
-    assert "'draft': {'calls'" in printed
-
-
-@pytest.mark.parametrize("how", [["stream"], []])
-async def test_a_client_that_is_killed_leaves_both_engines_idle(how: list[str], reference: tuple[str, Any]) -> None:
-    url, pair = reference
-    await _killed(url, "abacus", held_out()[4].question, how, lambda: bool(pair.base.running or pair.draft.running))
-    assert idle(pair)
-
-
 @pytest.mark.parametrize("how", [["stream"], []])
 async def test_a_client_that_is_killed_while_it_waits_is_forgotten(how: list[str]) -> None:
     pair = slow_pair(steps=400)
@@ -323,34 +214,18 @@ async def test_a_client_that_is_killed_while_it_waits_is_forgotten(how: list[str
         def waiting() -> bool:
             return "specreason_waiting 1.0" in metrics_of(client)
 
-        await _killed(str(client.base_url), "base", "How many?", how, waiting)
+        await killed(client, "How many?", how, waiting)
         await until(lambda: not waiting(), 1)
         pieces.close()
         assert idle(pair)
         await until(lambda: 'specreason_runs_total{end="left"} 2.0' in metrics_of(client), 1)
 
 
-async def _killed(url: str, model: str, question: str, how: list[str], is_at_work: Callable[[], bool]) -> None:
-    """Ask in a process that is killed as soon as the server works for it."""
-    script = str(ROOT / "tests/support/openai_streamer.py")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, script, url, model, question, *how, stdout=subprocess.PIPE
-    )
-    assert process.stdout
-    await process.stdout.readline()
-    if how and model == "abacus":
-        for _ in range(3):
-            assert await process.stdout.readline()
-    await until(is_at_work)
-    process.kill()
-    await process.wait()
-
-
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True}, "logprobs", "logprobs cannot be honoured; it can only be false"),
     ({"n": 2}, "n", "n cannot be honoured; it can only be 1"),
     ({"frequency_penalty": 0.5}, "frequency_penalty", "can only be 0"),
-    ({"logit_bias": {"5": 1}}, "logit_bias", "leave it out"),
+    ({"logit_bias": {"5": 1}}, "logit_bias", "it can only be {}"),
     ({"reasoning_effort": "low"}, "reasoning_effort", "thinking_tokens"),
     ({"extra_body": {"functions": []}}, "functions", "write tools"),
     ({"extra_body": {"top_k": 5}}, "top_k", "unknown parameter top_k"),
@@ -494,16 +369,6 @@ def test_the_form_of_an_answer_is_asked_of_the_engine() -> None:
             ask(client, response_format=schema, tools=[STOCK])
 
 
-def test_engines_that_cannot_constrain_refuse_a_schema(reference: tuple[str, Any]) -> None:
-    with client_of(reference[0]) as client:
-        with pytest.raises(openai.BadRequestError, match="cannot make an answer follow a JSON schema"):
-            ask(client, model="abacus", response_format={"type": "json_object"}, messages=[{
-                "role": "user", "content": held_out()[4].question,
-            }])  # fmt: skip
-        with pytest.raises(openai.BadRequestError, match="has no place for tools"):
-            ask(client, model="abacus", tools=[STOCK], messages=[{"role": "user", "content": held_out()[4].question}])
-
-
 @pytest.mark.parametrize("most", [2, 7, 40, 100, 333])
 def test_a_limit_holds_for_thinking_and_answer_together(most: int) -> None:
     pair = stepwise(30)
@@ -550,30 +415,6 @@ def test_figures_for_prometheus() -> None:
     generated = spent.model_extra["by_model"]["base"]["generated_tokens"]
     assert float(told['specreason_tokens_total{kind="generated",model="base"}']) == 2 * generated
     assert float(told['specreason_steps_total{author="base"}']) > 0
-
-
-def test_the_command(tmp_path: Path) -> None:
-    file = tmp_path / "runs.sqlite"
-    problem = held_out()[4]
-    command = [sys.executable, "-m", "specreason_graph", "serve", "--port", "0", "--db", str(file)]
-    environment = {**os.environ, "SPECREASON_API_KEY": "sesame"}
-    with subprocess.Popen(
-        [*command, "--model-name", "pair", "--set", "temperature=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        ready = process.stdout.readline()
-        found = re.fullmatch(r"ready: (http://127\.0\.0\.1:\d+/v1)   model pair   runs are kept in (.+)\n", ready)
-        assert found
-        assert found[2] == str(file)
-        with client_of(found[1], api_key="sesame") as client:
-            reply = ask(client, model="pair", messages=[{"role": "user", "content": problem.question}])
-        assert str(problem.answer) in (reply.choices[0].message.content or "")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
-    assert run_command(["audit", "verify", str((reply.model_extra or {})["thread_id"]), "--db", str(file)]) == 0
 
 
 def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -128,8 +128,6 @@ def _of_validation(error: Any) -> ApiError:
     if not place:
         return ApiError(400, "the body is no JSON object; send one with the header content-type: application/json")
     param = ".".join(place)
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown parameter {param}", param=param, code="unknown_parameter")
     if first["type"] == "missing":
         return ApiError(400, f"{param} is missing", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")

@@ -27,32 +27,31 @@ OWN = (
 )  # fmt: skip
 """Settings that a client may choose under ``specreason``: numbers and flags. A judge is the server's choice: it may be
 an address, to which the conversation and a key would be sent."""
-REFUSED = (
-    "audio", "function_call", "functions", "modalities", "moderation", "prediction", "reasoning_effort", "verbosity",
-    "web_search_options",
-)  # fmt: skip
-"""Parameters of OpenAI's that cannot be honoured, and are refused unless they are null."""
-HINTS = {
-    "functions": "write tools", "function_call": "write tool_choice",
-    "reasoning_effort": 'write {"specreason": {"thinking_tokens": NUMBER}}', "modalities": "replies are text",
-}  # fmt: skip
 NEUTRAL: Mapping[str, Any] = {
-    "n": 1,
-    "logprobs": False,
-    "top_logprobs": 0,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-}
-"""Parameters that are taken with this value only."""
+    "n": 1, "logprobs": False, "top_logprobs": 0, "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {},
+    "modalities": ["text"],
+}  # fmt: skip
+"""Parameters of OpenAI's that are taken with this value only."""
+REFUSED: Mapping[str, str] = {
+    "audio": "replies are text", "function_call": "write tool_choice", "functions": "write tools",
+    "moderation": "leave it out", "prediction": "leave it out", "verbosity": "leave it out",
+    "reasoning_effort": 'write {"specreason": {"thinking_tokens": NUMBER}}', "web_search_options": "leave it out",
+}  # fmt: skip
+"""Parameters of OpenAI's that cannot be honoured, and what to do instead."""
+IGNORED = {
+    "metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
+    "service_tier", "store", "user",
+}  # fmt: skip
+"""Parameters of OpenAI's that no reply depends on."""
 
 
 Limit = Annotated[int | None, Field(ge=1)]
 
 
 class ChatRequest(Given):
-    """A request for a chat completion; what cannot be honoured is refused, and so are unknown names."""
+    """A request for a chat completion; `check` refuses what cannot be honoured, and unknown names."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
     model: str
     """Name of the pair."""
@@ -85,65 +84,16 @@ class ChatRequest(Given):
     specreason: dict[str, Any] | None = None
     """Settings of the loop for this request, of those in `OWN`."""
 
-    n: int | None = None
-    """How many replies; one."""
-    logprobs: bool | None = None
-    """Whether log-probabilities are told; they are not."""
-    top_logprobs: int | None = None
-    """Of how many tokens; 0."""
-    frequency_penalty: float | None = None
-    """Penalty on repeated tokens; 0."""
-    presence_penalty: float | None = None
-    """Penalty on tokens that were there; 0."""
-    logit_bias: dict[str, Any] | None = None
-    """Bias of tokens; empty."""
-    audio: Any = None
-    """Refused, as replies are text."""
-    function_call: Any = None
-    """Refused; its successor is ``tool_choice``."""
-    functions: Any = None
-    """Refused; its successor is ``tools``."""
-    modalities: list[str] | None = None
-    """Kinds of output; text alone."""
-    moderation: Any = None
-    """Refused, as nothing is moderated."""
-    prediction: Any = None
-    """Refused, as the draft model predicts."""
-    reasoning_effort: Any = None
-    """Refused; ``thinking_tokens`` under ``specreason`` limits the thinking."""
-    verbosity: Any = None
-    """Refused, as the models know no such setting."""
-    web_search_options: Any = None
-    """Refused, as nothing is searched."""
-
-    metadata: Any = None
-    """Taken, and without effect here, as are those below."""
-    prompt_cache_key: Any = None
-    """Without effect."""
-    prompt_cache_options: Any = None
-    """Without effect."""
-    prompt_cache_retention: Any = None
-    """Without effect."""
-    safety_identifier: Any = None
-    """Without effect."""
-    service_tier: Any = None
-    """Without effect."""
-    store: Any = None
-    """Without effect."""
-    user: Any = None
-    """Without effect."""
-
     def check(self) -> None:
         """Raise `ApiError` for what cannot be honoured."""
-        for name, neutral in NEUTRAL.items():
-            if getattr(self, name) not in (None, neutral):
-                raise _refused(name, f"it can only be {json.dumps(neutral)}")
-        if self.logit_bias:
-            raise _refused("logit_bias", "leave it out")
-        for name in REFUSED:
-            value = getattr(self, name)
-            if value is not None and (name, value) != ("modalities", ["text"]):
-                raise _refused(name, HINTS.get(name, "leave it out"))
+        for name, value in (self.model_extra or {}).items():
+            if value is None or name in IGNORED or (name in NEUTRAL and value == NEUTRAL[name]):
+                continue
+            if name in NEUTRAL:
+                raise _refused(name, f"it can only be {json.dumps(NEUTRAL[name])}")
+            if name in REFUSED:
+                raise _refused(name, REFUSED[name])
+            raise ApiError(400, f"unknown parameter {name}", param=name, code="unknown_parameter")
         if self.tools and self.parallel_tool_calls is False:
             raise _refused("parallel_tool_calls", "take the first call of a reply")
         if self.tools and self.tool_choice != "none" and self.form:
