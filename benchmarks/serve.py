@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import Any
 
 import uvicorn
 
@@ -116,8 +117,8 @@ async def _ask_all(url: str, model: str, questions: Sequence[str], *, stream: bo
     from openai import AsyncOpenAI
 
     async def ask(client: AsyncOpenAI, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        reply = await client.chat.completions.create(model=model, messages=messages, stream=stream)  # type: ignore[call-overload]
+        asked: Any = {"model": model, "messages": [{"role": "user", "content": question}], "stream": stream}
+        reply: Any = await client.chat.completions.create(**asked)
         if not stream:
             return str(reply.choices[0].message.content)
         return "".join([piece.choices[0].delta.content or "" async for piece in reply])
@@ -129,4 +130,5 @@ async def _ask_all(url: str, model: str, questions: Sequence[str], *, stream: bo
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_ask_all(*sys.argv[1:3], json.load(sys.stdin), stream=len(sys.argv) > 3))))
+    told = _ask_all(sys.argv[1], sys.argv[2], json.load(sys.stdin), stream=len(sys.argv) > 3)
+    print(json.dumps(asyncio.run(told)))

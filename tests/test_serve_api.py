@@ -110,11 +110,11 @@ def test_the_thread_of_a_reply_can_be_audited(
     client: OpenAI, database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = client.chat.completions.with_raw_response.create(model="base", messages=ASKED)
-    whole = raw.parse()
-    assert raw.headers["x-specreason-thread"] == whole.model_extra["thread_id"] == whole._request_id  # noqa: SLF001
+    whole: Any = raw.parse()
+    assert raw.headers["x-specreason-thread"] == whole.thread_id == whole._request_id  # noqa: SLF001 - documented
     pieces = stream(client)
     (thread,) = {piece.model_extra["thread_id"] for piece in pieces if piece.model_extra}
-    for each in (thread, whole.model_extra["thread_id"]):
+    for each in (thread, whole.thread_id):
         assert run_command(["audit", "verify", each, "--db", str(database)]) == 0
         assert run_command(["audit", "show", each, "--db", str(database)]) == 0
         assert "The stock is looked up." in capsys.readouterr().out
@@ -147,6 +147,7 @@ def test_a_tool_loop_of_the_openai_client(client: OpenAI) -> None:
         replies.append(choice.message)
         messages.append(choice.message.model_dump(exclude_none=True))
         for call in choice.message.tool_calls or ():
+            assert call.type == "function"
             assert (choice.finish_reason, json.loads(call.function.arguments)) == ("tool_calls", {"item": "pens"})
             messages.append({"role": "tool", "tool_call_id": call.id, "content": "14"})
     assert [reply.content for reply in replies] == [None, "There are 14."]
@@ -179,7 +180,7 @@ def test_langchain_works_through_its_tools(server: str) -> None:
         """How many of an item are there."""
         return {"pens": 14}[item]
 
-    chat = ChatOpenAI(model="base", base_url=server, api_key="none", max_retries=0, include_response_headers=True)  # type: ignore[arg-type]
+    chat = ChatOpenAI(model="base", base_url=server, api_key="none", max_retries=0, include_response_headers=True)
     outcome = create_agent(chat, tools=[stock]).invoke({"messages": [HumanMessage("How many pens?")]})
     assert [message.type for message in outcome["messages"]] == ["human", "ai", "tool", "ai"]
     assert outcome["messages"][-1].text == "There are 14."
@@ -403,17 +404,16 @@ def test_a_server_asks_no_human() -> None:
 
 def test_figures_for_prometheus() -> None:
     with asking(stepwise(4, (9, 9, 2, 9))) as client:
-        spent = ask(client).usage
-        stream(client)
+        usages = [ask(client).usage, stream(client, stream_options={"include_usage": True})[-1].usage]
         metrics = metrics_of(client)
-    assert spent
-    assert spent.model_extra
     told = dict(re.findall(r"^(\w+(?:{.*?})?) (\S+)$", metrics, re.MULTILINE))
     assert told['specreason_responses_total{status="200"}'] == "2.0"
     assert told['specreason_runs_total{end="answered"}'] == "2.0"
     assert told["specreason_run_seconds_count"] == told["specreason_first_piece_seconds_count"] == "2.0"
-    generated = spent.model_extra["by_model"]["base"]["generated_tokens"]
-    assert float(told['specreason_tokens_total{kind="generated",model="base"}']) == 2 * generated
+    generated = sum(
+        usage.model_extra["by_model"]["base"]["generated_tokens"] for usage in usages if usage and usage.model_extra
+    )
+    assert float(told['specreason_tokens_total{kind="generated",model="base"}']) == generated > 0
     assert float(told['specreason_steps_total{author="base"}']) > 0
 
 
