@@ -16,7 +16,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -192,13 +192,14 @@ def test_langchain_works_through_its_tools(server: str) -> None:
         chat.bind(logprobs=True).invoke("How many?")
 
 
-def test_pydantic_ai_works_through_its_tools(server: str) -> None:
+async def test_pydantic_ai_works_through_its_tools(server: str) -> None:
     def stock(item: str) -> int:
         """How many of an item are there."""
         return {"pens": 14}[item]
 
-    model = OpenAIChatModel("base", provider=OpenAIProvider(base_url=server, api_key="none"))
-    result = Agent(model, tools=[stock]).run_sync("How many pens?")
+    async with AsyncOpenAI(base_url=server, api_key="none") as client:
+        model = OpenAIChatModel("base", provider=OpenAIProvider(openai_client=client))
+        result = await Agent(model, tools=[stock]).run("How many pens?")
     assert result.output == "There are 14."
     kinds = [part.part_kind for message in result.all_messages() for part in message.parts]
     assert kinds == ["user-prompt", "thinking", "tool-call", "tool-return", "thinking", "text"]
