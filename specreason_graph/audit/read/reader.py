@@ -50,6 +50,11 @@ def read_all_runs(checkpointer: BaseCheckpointSaver[Any]) -> list[RecordedRun]:
     return _runs(checkpoint_summaries(ReadOnly(checkpointer).checkpoints()))
 
 
+def recorded_runs(checkpoints: Iterable[CheckpointTuple]) -> list[RecordedRun]:
+    """Gather all runs from checkpoints, given latest first, the latest run first; none where there are none."""
+    return _runs(checkpoint_summaries(checkpoints))
+
+
 def gather_runs(checkpoints: Iterable[CheckpointTuple], thread_id: str) -> list[RecordedRun]:
     """Gather all runs from a thread's checkpoints, given latest first; raise `ThreadError` when there are none."""
     seen = list(checkpoint_summaries(checkpoints))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
@@ -32,15 +32,15 @@ class ReadOnly:
         if hasattr(self._saver, "is_setup"):
             self._saver.is_setup = True  # else SQLite savers create their tables at the first use, which is a write
 
-    def checkpoints(self, thread_id: str | None = None) -> Iterator[CheckpointTuple]:
-        """Yield all checkpoints of a thread, or of all threads, the latest first.
+    def checkpoints(self, thread_id: str | None = None, *, limit: int | None = None) -> Iterator[CheckpointTuple]:
+        """Yield all checkpoints of a thread, or of all threads, the latest first; with ``limit`` no more than these.
 
         One that the saver cannot read is given as `Damaged`, and does not hide the others.
         """
         seen = set[Key]()
         try:
-            for each in self._saver.list(_thread(thread_id)):
-                seen.add(_key(each.config))
+            for each in self._saver.list(_thread(thread_id), limit=limit):
+                seen.add(key_of(each.config))
                 yield each
         except Exception as error:  # a row may hold anything, and savers trust what is in it
             if "no such table" in str(error) or type(error).__name__ == "UndefinedTable":
@@ -48,7 +48,7 @@ class ReadOnly:
             keys = _keys(self._saver, thread_id)
             if keys is None:
                 raise _unreadable(error) from error
-            yield from (self._one(key, parent) for key, parent in keys if key not in seen)
+            yield from (self._one(key, parent) for key, parent in keys[:limit] if key not in seen)
 
     def _one(self, key: Key, parent: str | None) -> CheckpointTuple:
         config = _config(*key)
@@ -78,7 +78,31 @@ class ReadOnly:
             raise _unreadable(error) from error
 
 
-def _key(config: RunnableConfig) -> Key:
+class ThreadMark(NamedTuple):
+    """What tells whether somebody has written into a thread: it is another one after each checkpoint."""
+
+    latest: str
+    """Id of the latest checkpoint; they are in the order of time."""
+    checkpoints: int
+    """How many checkpoints there are."""
+
+
+def thread_marks(checkpointer: BaseCheckpointSaver[Any]) -> dict[str, ThreadMark]:
+    """Return the mark of each thread, that which was written last first; of an SQLite or PostgreSQL saver.
+
+    Only the keys are read, so it may be asked for often. Raises `ThreadError` for a saver of another kind.
+    """
+    select = "select thread_id, max(checkpoint_id), count(*) from checkpoints group by thread_id"
+    rows = _rows(checkpointer, select, ("thread_id", "max(checkpoint_id)"))
+    if rows is None:
+        kind = type(checkpointer).__name__
+        raise ThreadError(f"a {kind} cannot be followed", hint="use SqliteSaver or PostgresSaver")
+    marks = [(str(row[0]), ThreadMark(str(row[1]), int(row[2]))) for row in rows]
+    return dict(sorted(marks, key=lambda each: each[1].latest, reverse=True))
+
+
+def key_of(config: RunnableConfig) -> Key:
+    """Return the thread id, the namespace and the id of a checkpoint."""
     place = config["configurable"]
     return place["thread_id"], place.get("checkpoint_ns", ""), place["checkpoint_id"]
 
@@ -89,19 +113,31 @@ def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfi
 
 def _keys(saver: BaseCheckpointSaver[Any], thread_id: str | None) -> list[tuple[Key, str | None]] | None:
     """The keys of all checkpoints and of those before them, the latest first; None for an unknown kind of saver."""
-    names = "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id"
-    postgres = type(saver).__name__ == "PostgresSaver"
-    if not postgres and type(saver).__name__ != "SqliteSaver":
+    names = ("thread_id", "checkpoint_ns", "checkpoint_id", "parent_checkpoint_id")
+    where = "" if thread_id is None else " where thread_id = ?"
+    select = f"select {', '.join(names)} from checkpoints{where} order by checkpoint_id desc"  # noqa: S608
+    rows = _rows(saver, select, names, () if thread_id is None else (thread_id,))
+    return None if rows is None else [((str(row[0]), str(row[1]), str(row[2])), row[3]) for row in rows]
+
+
+def _rows(
+    saver: BaseCheckpointSaver[Any], select: str, texts: Sequence[str], values: tuple[Any, ...] = ()
+) -> list[list[Any]] | None:
+    """The rows of a query, written for SQLite, of which ``texts`` are columns of text; None for an unknown saver."""
+    found = cast("Any", saver)
+    if type(saver).__name__ == "PostgresSaver":
+        with found._cursor() as cursor:  # noqa: SLF001 - there is no public one
+            cursor.execute(select.replace("?", "%s"), values)
+            return [list(row.values()) for row in cursor.fetchall()]
+    if type(saver).__name__ != "SqliteSaver":
         return None
-    mark, found = "%s" if postgres else "?", cast("Any", saver)
-    where, values = ("", ()) if thread_id is None else (f" where thread_id = {mark}", (thread_id,))
-    if not postgres:  # SQLite keeps bytes that are no UTF-8 as text, and then fails to read them
-        names = ", ".join(f"cast({name} as blob)" for name in names.split(", "))
-    with found._cursor() if postgres else found.cursor(transaction=False) as cursor:  # noqa: SLF001 - there is no public one
-        cursor.execute(f"select {names} from checkpoints{where} order by checkpoint_id desc", values)  # noqa: S608
-        rows = [tuple(row.values()) if isinstance(row, dict) else row for row in cursor.fetchall()]
-    texts = [[each.decode(errors="replace") if isinstance(each, bytes) else each for each in row] for row in rows]
-    return [((str(row[0]), str(row[1]), str(row[2])), row[3]) for row in texts]
+    columns, rest = select.split(" from ", 1)
+    for name in texts:  # SQLite keeps bytes that are no UTF-8 as text, and then fails to read them
+        columns = columns.replace(f" {name}", f" cast({name} as blob)", 1)
+    with found.cursor(transaction=False) as cursor:
+        cursor.execute(f"{columns} from {rest}", values)
+        rows = cursor.fetchall()
+    return [[each.decode(errors="replace") if isinstance(each, bytes) else each for each in row] for row in rows]
 
 
 def _unreadable(error: Exception) -> ThreadError:
