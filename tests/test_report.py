@@ -8,7 +8,10 @@ import re
 from typing import Any, get_args
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, STOPS, duration
@@ -198,3 +201,20 @@ def test_every_name_has_words(words: Any, names: Any) -> None:
 )
 def test_durations_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_tokens_are_texts_where_the_tokenizer_is_at_hand(abacus: EnginePair) -> None:
+    saver, question = InMemorySaver(), "Zoe has 25 boxes with 18 coins in each box. How many coins does Zoe have?"
+    graph = create_specreason(abacus, seed=1, judge={"kind": "likelihood"}).compile(checkpointer=saver)
+    graph.invoke({"question": question}, {"configurable": {"thread_id": "t"}})
+    (run,) = read_runs(saver, "t")
+    html = render_run(run)
+    heats = re.findall(r'<p class="heat" dir="auto">(.*?)</p>', html, re.DOTALL)
+    scored = [step.discarded or step for step in run.steps if step.score]
+    assert [Page(f"<p>{heat}</p>").words for heat in heats] == [each.text for each in scored]
+    words = Page(html).words
+    assert re.search(rf"{re.escape(question)}.*<think>", words, re.DOTALL), "the prompt as the chat template made it"
+    other = {role: {**engine, "vocabulary": "0" * 64} for role, engine in run.manifest["engines"].items()}
+    unknown = render_run(changed(run, manifest={**run.manifest, "engines": other}))
+    assert 'class="heat"' not in unknown
+    assert f"token 1, id {scored[0].token_ids[0]}: " in Page(unknown).words

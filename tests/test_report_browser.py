@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,43 +16,11 @@ from specreason_graph.bench.results import Asked, Header, Measured, Results, Run
 from specreason_graph.bench.strategies import NAMED, Strategy
 from specreason_graph.bench.tasks import Question
 from specreason_graph.record.records import Cost, Usage
+from tests.support.browser import CONTRASTS, CUT_OFF, FOCUSED, IN_VIEW, VISIBLE, chromium, listened, needs_chromium
 from tests.support.recorded_runs import LONG_WORD, NASTY, changed, finished, long_run
 from tests.support.tuned import tuned_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra `test` brings playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH (apt-get install chromium)")
-
-VISIBLE = "[...document.querySelectorAll('[data-item]')].filter(item => item.checkVisibility()).map(item => item.id)"
-FOCUSED = "document.activeElement.id"
-IN_VIEW = "(id => { const box = document.getElementById(id).getBoundingClientRect();"
-IN_VIEW += " return box.top >= 0 && box.top < innerHeight / 2 })"
-CUT_OFF = "all => all.filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.textContent)"
-CONTRASTS = """() => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = channels(colour).slice(0, 3).map((c) => c / 255)
-      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const [r, g, b, alpha = 1] = channels(getComputedStyle(at).backgroundColor);
-      if (alpha) return `rgb(${r}, ${g}, ${b})`;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const found = [];
-  for (const element of document.body.querySelectorAll("*")) {
-    const words = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!words || element.closest("script, title") || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const [a, b] = [light(element.closest("svg") ? style.fill : style.color), light(behind(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    found.push([ratio, `${element.tagName}.${element.getAttribute("class")}`]);
-  }
-  return found;
-}"""
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +36,8 @@ def many(run: RecordedRun) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -86,12 +49,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         file = tmp_path / "page.html"
         file.write_text(html, encoding="utf-8")
         contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.told = []
-        page.on("console", lambda message: page.told.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: page.told.append(str(error)))
-        page.on("dialog", lambda dialog: page.told.append(dialog.message))
-        page.on("request", lambda request: page.told.append(request.url))
+        page = listened(contexts[-1])
         page.goto(file.as_uri() + hash)
         assert page.told.pop(0) == file.as_uri()
         return page
@@ -129,7 +87,7 @@ def test_the_text_of_a_step_is_what_the_model_wrote(opened: Any, run: RecordedRu
 def test_the_policy_stops_what_would_slip_through_the_escaping(opened: Any, run: RecordedRun) -> None:
     html = render_run(run)
     slipped = html.replace(
-        "Good enough thing.", "<img src=x onerror='window.ran=1'><script>window.ran=1</script><b id=slipped>x</b>"
+        "Good enough thing.", "<img src=x onerror='window.ran=1'><script>window.ran=1</script><b id=slipped>x</b>", 1
     )
     assert slipped != html
     page = opened(slipped)
@@ -153,18 +111,18 @@ def test_a_thousand_steps_are_filtered_and_searched(opened: Any, many: str, run:
     human = [f"step-{i + 1}" for i in steps if run.steps[i % length].decision.review]
     low = [f"step-{i + 1}" for i in steps if (run.steps[i % length].decision.number or 9) < 5]
     assert len(page.evaluate(VISIBLE)) == 1000
-    page.get_by_label("draft rejected").check()
+    page.locator("[data-filter=rejected]").check()
     assert page.evaluate(VISIBLE) == rejected
     assert page.locator("#status").inner_text() == f"{len(rejected)} of 1000 steps shown"
-    page.get_by_label("human").check()
+    page.locator("[data-filter=human]").check()
     assert page.evaluate(VISIBLE) == [f"step-{i + 1}" for i in steps if f"step-{i + 1}" in {*rejected, *human}]
-    page.get_by_label("draft rejected").uncheck()
+    page.locator("[data-filter=rejected]").uncheck()
     assert page.evaluate(VISIBLE) == human
-    page.get_by_label("human").uncheck()
-    page.get_by_label("score below", exact=True).check()
+    page.locator("[data-filter=human]").uncheck()
+    page.locator("[data-filter=low]").check()
     page.locator("#below").fill("5")
     assert page.evaluate(VISIBLE) == low
-    page.get_by_label("score below", exact=True).uncheck()
+    page.locator("[data-filter=low]").uncheck()
     page.locator("#search").fill("NUMBER 77")
     assert page.evaluate(VISIBLE) == ["step-77", *(f"step-{i}" for i in range(770, 780))]
     assert page.evaluate("[...CSS.highlights.get('found')].map(String)") == ["number 77"] * 11
@@ -179,12 +137,12 @@ def test_a_deep_link_scrolls_to_its_step(opened: Any, many: str) -> None:
     page = opened(many, "#step-17")
     assert page.evaluate(f"{IN_VIEW}('step-17')")
     assert page.evaluate(FOCUSED) == "step-17"
-    page.get_by_label("human").check()
+    page.locator("[data-filter=human]").check()
     assert not page.locator("#step-800").is_visible()
     page.evaluate("location.hash = 'step-800'")
     page.wait_for_function(f"{FOCUSED} === 'step-800'")
     assert page.evaluate(f"{IN_VIEW}('step-800')")
-    assert not page.get_by_label("human").is_checked(), "a step that was filtered away is shown again"
+    assert not page.locator("[data-filter=human]").is_checked(), "a step that was filtered away is shown again"
 
 
 def test_keys_walk_the_steps_that_are_shown(opened: Any, many: str) -> None:
@@ -202,7 +160,7 @@ def test_keys_walk_the_steps_that_are_shown(opened: Any, many: str) -> None:
     assert walked == ["step-99", "step-990", "step-991", "step-990", "step-991"]
     assert page.evaluate(f"{IN_VIEW}('step-991')")
     assert page.url.endswith("#step-991")
-    page.get_by_label("keys").uncheck()
+    page.locator("#keys").uncheck()
     page.keyboard.press("j")
     assert page.url.endswith("#step-991"), "the keys can be switched off"
 

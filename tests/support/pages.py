@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-VOID = {"meta", "input", "br"}
+VOID = {"meta", "input", "br", "hr"}
 
 
 class Page(HTMLParser):

@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, duration, moment
 from specreason_graph.audit.show.step_view import score_bar_of
+from specreason_graph.audit.show.visible import visible
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories that are shown as code points: control and format characters, surrogates, line separators."""
-KEPT = "\n\t\u200c\u200d"
-"""Characters of these categories that texts need: line breaks, tabs, and the joiners of scripts and emoji."""
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a page from a template; all values are escaped."""
-    return _environment().get_template(template).render(**values)
+LONG = 200
+"""Steps from which on browsers lay out only those in view."""
 
 
-def visible(value: Any) -> Any:
-    """Replace characters that are invisible, or change the direction of text, by their code points."""
-    if isinstance(value, Markup):  # our own style and script, and what the templates' macros return
-        return value
-    text = str(value)
-    return text if text.isprintable() else "".join(map(_visible, text))
+class Served(NamedTuple):
+    """What a page shows besides, when it is served and not written to a file."""
+
+    home: str
+    """Address of the list of runs."""
+    events: str = ""
+    """Address of the events that the page follows; empty where it follows nothing."""
+    saved: str = ""
+    """Address of the same page as a file."""
+    compare: str = ""
+    """Address of the page that compares two runs."""
+
+    @property
+    def policy(self) -> str:
+        """The Content-Security-Policy of a page that may ask its own server for events."""
+        return served_policy()
 
 
-def _visible(char: str) -> str:
-    hidden = unicodedata.category(char) in HIDDEN and char not in KEPT
-    return f"⟨U+{ord(char):04X}⟩" if hidden else char
+def render(template: str, *, live: Served | None = None, **values: Any) -> str:
+    """Render a page from a template; all values are escaped. ``live``: how it is served."""
+    return _environment().get_template(template).render(live=live, **values)
+
+
+def fragment(template: str, macro: str, *values: Any) -> Markup:
+    """Render one macro of a template, a part of a page."""
+    return Markup(getattr(_environment().get_template(template).module, macro)(*values))  # noqa: S704 - it is escaped
+
+
+def served_policy() -> str:
+    """Return the Content-Security-Policy of served pages: they may also ask their own server for events."""
+    return f"{_environment().globals['policy']}; connect-src 'self'"
 
 
 @cache
@@ -47,6 +60,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     style, script = _part("report.css"), _part("report.js")
     environment.globals |= {"style": style, "script": script, "policy": _policy(style, script)}
+    environment.globals["LONG"] = LONG
     environment.globals |= {"REASONS": REASONS, "ENDINGS": ENDINGS, "PURPOSES": PURPOSES, "score_bar_of": score_bar_of}
     environment.filters |= {"duration": duration, "moment": moment, "count": _count, "percent": _percent}
     return environment

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from specreason_graph.audit.ask.alignment import align, divergence
 from specreason_graph.audit.read.recorded import RecordedRun
-from specreason_graph.audit.show.page import render
+from specreason_graph.audit.show.page import Served, fragment, render
+from specreason_graph.audit.show.parts import render_parts
+from specreason_graph.audit.show.place import Links, links_between
 from specreason_graph.audit.show.run_view import RunView, Verified
 from specreason_graph.audit.show.step_view import StepView
 from specreason_graph.audit.show.text_diff import Segment, difference, unmarked
@@ -31,9 +35,22 @@ class ComparedRow(NamedTuple):
     """Both texts in segments that are marked where they differ."""
 
 
-def render_run(run: RecordedRun, verification: Verified | None = None) -> str:
-    """Render the page of one run; ``verification`` is the result of `verify`, and is shown if given."""
-    return render("run.html", view=RunView(run, verification))
+def render_run(
+    run: RecordedRun,
+    verification: Verified | None = None,
+    links: Links | None = None,
+) -> str:
+    """Render the page of one run as a file of its own.
+
+    ``verification`` is the result of `verify`, and is shown if given. ``links`` are pages of other runs.
+    """
+    view = RunView(run, verification, links)
+    return render_view(view, render_parts(view))
+
+
+def render_view(view: RunView, shown: dict[str, Markup], live: Served | None = None) -> str:
+    """Render the page of one run from its parts; ``live``: how it is served."""
+    return render("run.html", view=view, shown=shown, live=live)
 
 
 def render_comparison(
@@ -41,19 +58,35 @@ def render_comparison(
     other: RecordedRun,
     verification: Verified | None = None,
     other_verification: Verified | None = None,
+    *,
+    pages: tuple[str, str] | None = None,
+    live: Served | None = None,
 ) -> str:
-    """Render two runs in one page: their common steps, the first difference, the rest side by side, and the costs."""
+    """Render two runs in one page: their common steps, the first difference, the rest side by side, and the costs.
+
+    ``pages``: where the page of each run is. ``live``: how the page is served.
+    """
     views = (RunView(one, verification), RunView(other, other_verification))
     rows = list(_compare(*views))
     return render(
         "comparison.html", views=views, rows=rows, parting=divergence(rows), settings=_different_settings(*views),
-        costs=_costs(*views),
+        costs=_costs(*views), pages=pages, live=live,
     )  # fmt: skip
 
 
 def render_index(runs: Sequence[tuple[RecordedRun, str]]) -> str:
     """Render an index of runs, each with the relative URL of its own page."""
-    return render("index.html", rows=[(RunView(run), link) for run, link in runs])
+    links = links_between([run for run, _ in runs], [link for _, link in runs])
+    rows = [
+        fragment("index_row.html", "row", RunView(run, links=others), link, f"run-{number}")
+        for number, ((run, link), others) in enumerate(zip(runs, links, strict=True), 1)
+    ]
+    return render("index.html", rows=rows)
+
+
+def render_list(rows: Sequence[Markup], live: Served) -> str:
+    """Render the served list of runs from its rows, the latest first."""
+    return render("index.html", rows=rows, live=live)
 
 
 def _compare(one: RunView, other: RunView) -> Iterator[ComparedRow]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
+from markupsafe import Markup
 from pydantic import ValidationError
 
 from specreason_graph.audit.ask.advice import Advice, advise
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
-from specreason_graph.audit.show.labels import STOPS
+from specreason_graph.audit.show.labels import STOPS, duration
+from specreason_graph.audit.show.markup import rendered
+from specreason_graph.audit.show.place import Links
+from specreason_graph.audit.show.prompts import judge_words, prompts_before, prompts_of
 from specreason_graph.audit.show.step_view import StepView
 from specreason_graph.audit.show.timeline import Timeline, draw_timeline
+from specreason_graph.audit.show.tokens import Decode, decoders
+from specreason_graph.audit.show.visible import visible
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.manifest import Lineage, Manifest
-from specreason_graph.record.records import Answer, Proposal, Record, Score, Step, Unfinished
+from specreason_graph.record.records import Answer, Engine, Plain, Proposal, Record, Score, Step, Unfinished
 from specreason_graph.record.summary import Summary, summarise
 from specreason_graph.strategy import Strategy
 
 R = TypeVar("R", bound=Record)
+LONGEST_TITLE = 240
+"""Most characters of a question as a title."""
 
 
 class Verified(Protocol):
@@ -55,11 +63,32 @@ class Verified(Protocol):
         """Whether there are no findings."""
 
 
+class StepMemory:
+    """The typed steps of a run that is shown again and again while it goes on."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Plain, Step | None]] = {}
+
+    def typed(self, plain: Plain) -> Step | None:
+        """Return a step; None where it is damaged. The same dictionary gives the same step."""
+        known = self._known.get(id(plain))
+        if known is None or known[0] is not plain:
+            known = self._known[id(plain)] = plain, _typed(Step, plain)
+        return known[1]
+
+
 class RunView:
     """Everything that a page shows of one run."""
 
-    def __init__(self, run: RecordedRun, verification: Verified | None = None) -> None:
-        self.run, self.verification = run, verification
+    def __init__(
+        self,
+        run: RecordedRun,
+        verification: Verified | None = None,
+        links: Links | None = None,
+        memory: StepMemory | None = None,
+    ) -> None:
+        self.run, self.verification, self.links = run, verification, links or Links()
+        self._memory = memory or StepMemory()
         self.findings = run.findings if verification is None else verification.findings
         self.manifest = _typed(Manifest, run.manifest)
         self.answer = _typed(Answer, run.result)
@@ -74,6 +103,67 @@ class RunView:
         """The question."""
         return self.run.question.strip() or "(the question cannot be read)"
 
+    @property
+    def title(self) -> str:
+        """The question in one line, cut where it is long."""
+        line = " ".join(self.question.split())
+        return line if len(line) <= LONGEST_TITLE else f"{line[:LONGEST_TITLE].rstrip()}…"
+
+    @property
+    def question_html(self) -> Markup | None:
+        """The question rendered; None where it has no markup."""
+        return rendered(visible(self.question))
+
+    @property
+    def answer_html(self) -> Markup | None:
+        """The answer rendered; None where it has no markup, or there is none."""
+        return rendered(visible(self.answer.text)) if self.answer else None
+
+    @property
+    def state(self) -> str:
+        """Where the run stands: ``finished``, ``waiting``, ``abandoned`` or ``unfinished``."""
+        if self.run.finished:
+            return "finished"
+        if self.run.abandoned:
+            return "abandoned"
+        return "waiting" if self.pending and self.pending[2] else "unfinished"
+
+    @cached_property
+    def decoders(self) -> Mapping[Engine, Decode]:
+        """How token ids are read, by role, where the tokenizer is at hand."""
+        return decoders(self.manifest)
+
+    def decoded(self, engine: Engine, ids: Sequence[int]) -> str | None:
+        """Return the text of token ids of a role; None where its tokenizer is not at hand."""
+        decode = self.decoders.get(engine)
+        return decode(ids) if decode and ids else None
+
+    @property
+    def judge_words(self) -> tuple[str, str] | None:
+        """The digit judge's instruction and the start of its reply; None where no digit is asked for."""
+        return judge_words(self.manifest) if self.manifest else None
+
+    @property
+    def gain(self) -> str:
+        """How fast the steps were against the base alone, in words; an estimate from the run's own figures."""
+        took, alone = self.summary.elapsed, self.summary.base_only_seconds
+        if not self.summary.proposals:
+            return "no step was drafted"
+        if not took or not alone or not math.isfinite(took) or not math.isfinite(alone):
+            return "not known: the base was not timed"
+        if alone >= took:
+            return f"{alone / took:.2f} times as fast as the base alone (estimate)"
+        return f"{took / alone:.2f} times as long as the base alone (estimate)"
+
+    @property
+    def against_base(self) -> list[tuple[str, str, float]]:
+        """The run and the base alone: kind, words, and share of the longer one; empty where that is not known."""
+        took, alone = self.summary.elapsed, self.summary.base_only_seconds
+        if not took or not alone or not math.isfinite(took + alone):
+            return []
+        rows = (("draft", "steps of this run", took), ("base", "the base alone, estimate", alone))
+        return [(kind, f"{label}: {duration(each)}", each / max(took, alone)) for kind, label, each in rows]
+
     @cached_property
     def steps(self) -> list[StepView]:
         """All steps, including those that cannot be read."""
@@ -82,8 +172,9 @@ class RunView:
             problems.setdefault(finding.step, []).append(finding.problem)
         found = self.verification.changes if self.verification else []
         changes = {each.step: each.problem for each in found}
-        typed = [_typed(Step, plain) for plain in self.run.trace]
+        typed = [self._memory.typed(plain) for plain in self.run.trace]
         gone = {position: step.index for step in typed if step for position in step.taken_back}
+        before = list(prompts_before(typed))
         return [
             StepView(
                 index,
@@ -92,6 +183,9 @@ class RunView:
                 change=changes.get(index, ""),
                 inherited=index < self.inherited,
                 gone_at=gone.get(index),
+                prompts=tuple(prompts_of(step, before[index], typed)) if step else (),
+                decoders=self.decoders,
+                shares_vocabulary=self.manifest is not None and self.manifest.shares_vocabulary,
             )
             for index, step in enumerate(typed)
         ]
@@ -124,6 +218,11 @@ class RunView:
         """The acceptance threshold of the run."""
         config = self.manifest.config if self.manifest else SpecReasonConfig()
         return config.judge_in_force.accepts_from
+
+    @property
+    def judge(self) -> str:
+        """Kind of the judge that decides."""
+        return self.manifest.config.judge_in_force.kind if self.manifest else "unknown"
 
     @cached_property
     def summary(self) -> Summary:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from markupsafe import Markup
+
+from specreason_graph.audit.show.markup import rendered
+from specreason_graph.audit.show.prompts import Prompt
 from specreason_graph.audit.show.text_diff import Segment, difference, unmarked
-from specreason_graph.record.records import Author, Decision, Proposal, Score, Step
+from specreason_graph.audit.show.tokens import Decode
+from specreason_graph.audit.show.visible import visible
+from specreason_graph.record.records import Author, Decision, Engine, Proposal, Score, Step
 
 CHART_HEIGHT = 30
 LINE = 90.0
+GIST = 64
+"""Most characters of a step in the outline."""
+MARKS = re.compile(r"(?m)[*`$]+|^\s*(?:#+|-) ")
+"""Marks of Markdown, which the outline leaves out."""
 
 
 class Version(NamedTuple):
@@ -28,6 +39,8 @@ class Version(NamedTuple):
     """The text in segments that are marked where they differ from the other version."""
     empty: str
     """Text to show where the version has no text."""
+    html: Markup | None
+    """The text rendered; None where it has no markup."""
 
 
 class DigitBar(NamedTuple):
@@ -52,20 +65,41 @@ class ScoreBar(NamedTuple):
     """Where the threshold is, likewise."""
 
 
+class TokenBar(NamedTuple):
+    """How likely a model finds one token."""
+
+    height: float
+    """Its probability, 0 to `CHART_HEIGHT`."""
+    title: str
+    """It in words."""
+    text: str | None
+    """Its text; None where no tokenizer is at hand."""
+
+    @property
+    def level(self) -> int:
+        """Its probability in fifths, 0 to 4."""
+        return min(4, int(5 * self.height / CHART_HEIGHT))
+
+
 class TokenChart(NamedTuple):
     """How likely a model finds each token of a proposal."""
 
     model: str
     """The model."""
-    heights: list[float]
-    """Probability of each token, 0 to `CHART_HEIGHT`."""
+    bars: list[TokenBar]
+    """One for each token."""
     lowest: float
     """The lowest probability, 0 to 1."""
 
     @property
     def width(self) -> int:
         """Width of the chart; a bar takes 4."""
-        return 4 * len(self.heights)
+        return 4 * len(self.bars)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the texts of the tokens are known."""
+        return all(each.text is not None for each in self.bars)
 
 
 @dataclass(frozen=True)
@@ -84,6 +118,20 @@ class StepView:
     """Whether the step was taken over from another run."""
     gone_at: int | None = None
     """Position of the later step that took it back; None where it stands."""
+    prompts: tuple[Prompt, ...] = ()
+    """What the prompts of its calls were put together from."""
+    decoders: Mapping[Engine, Decode] = field(default_factory=dict)
+    """How token ids are read, by the role whose they are."""
+    shares_vocabulary: bool = False
+    """Whether the draft's token ids are the base's, too."""
+
+    @property
+    def gist(self) -> str:
+        """The beginning of the text, for the outline."""
+        if self.step is None:
+            return "(cannot be read)"
+        line = " ".join(MARKS.sub("", self.step.text[: 3 * GIST]).split())
+        return f"{line[:GIST].rstrip()}…" if len(line) > GIST else line or "(ends the thinking)"
 
     @property
     def number(self) -> int:
@@ -126,7 +174,20 @@ class StepView:
     @cached_property
     def charts(self) -> list[TokenChart]:
         """How likely the models find the proposal, token by token."""
-        return [_token_chart(model, logprobs) for model, logprobs in self._logprobs.items()]
+        proposal = (self.step.discarded or self.step) if self.step else None
+        ids = proposal.token_ids if proposal else []
+        score = self.step.score if self.step else None
+        entropies = (score.draft_entropies if score else None) or []
+        return [
+            _token_chart(
+                model,
+                logprobs,
+                ids if model == "draft" or self.shares_vocabulary else [],
+                self.decoders.get("draft"),
+                entropies if model == "draft" else [],
+            )
+            for model, logprobs in self._logprobs.items()
+        ]
 
     @property
     def sums(self) -> list[tuple[str, float]]:
@@ -149,9 +210,19 @@ def score_bar_of(decision: Decision) -> ScoreBar:
     return ScoreBar(round(LINE / 2 * (1 + away), 1), LINE / 2)
 
 
-def _token_chart(model: str, logprobs: Sequence[float]) -> TokenChart:
+def _token_chart(
+    model: str, logprobs: Sequence[float], ids: Sequence[int], decode: Decode | None, entropies: Sequence[float]
+) -> TokenChart:
+    """Chart what a model told; ``ids``: the proposal's, where the model reads them as the draft does."""
     shares = [math.exp(min(0.0, each)) for each in logprobs]
-    return TokenChart(model, [round(share * CHART_HEIGHT, 1) for share in shares], min(shares))
+    is_same = len(ids) == len(shares)
+    bars = []
+    for at, share in enumerate(shares):
+        text = decode([ids[at]]) if decode and is_same else None
+        title = f"token {at + 1}{f', {text!r}' if text is not None else ''}{f', id {ids[at]}' if is_same else ''}"
+        more = f", entropy {entropies[at]:.2f} nats" if at < len(entropies) else ""
+        bars.append(TokenBar(round(share * CHART_HEIGHT, 1), f"{title}: {share:.1%}{more}", text))
+    return TokenChart(model, bars, min(shares))
 
 
 def digit_bars(score: Score, threshold: float) -> list[DigitBar]:
@@ -174,4 +245,4 @@ def _version(written: Step | Proposal, segments: list[Segment], *, same: bool = 
     if same and segments:
         title += ", word for word the same"
     empty = "(ends the thinking)" if written.closes_thinking else "(no text)"
-    return Version(title, written.author, kept, segments, empty)
+    return Version(title, written.author, kept, segments, empty, rendered(visible(written.text.rstrip())))

@@ -18,6 +18,7 @@ from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.read.serializer import StrictSerializer
+from specreason_graph.audit.show.place import links_between
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
 from specreason_graph.cli.options import JsonOption, path_option
@@ -133,8 +134,9 @@ def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
     index, kept = folder / "index.html", _kept(db)
     for name in (*names, index.name):  # before the first page is written
         check_target(folder / name, kept)
-    for run, found, name in zip(runs, checked, names, strict=True):
-        write_file(folder / name, render_run(run, found), kept)
+    links = links_between(runs, names)
+    for run, found, name, others in zip(runs, checked, names, links, strict=True):
+        write_file(folder / name, render_run(run, found, links=others), kept)
     write_file(index, render_index(list(zip(runs, names, strict=True))), kept)
     return index, _are_sound(runs, checked)
 
