@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from specreason_graph.cli import audit, bench, doctor, plan, serve, serve_pair, solve, terminal, tune
+from specreason_graph.cli import audit, bench, doctor, plan, serve, serve_pair, solve, terminal, tune, view
 from specreason_graph.errors import RecordError, SpecReasonError, UsageError
 
 TRACEBACK = "SPECREASON_TRACEBACK"
@@ -28,6 +28,7 @@ app.command("plan")(plan.plan)
 app.command("tune")(tune.tune)
 app.command("serve")(serve_pair.serve)
 app.command("serve-engines")(serve.serve_engines)
+app.command("view")(view.view)
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 
