@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from specreason_graph.config import Band, SpecReasonConfig
-from specreason_graph.engines.options import CallOptions, VLLMOptions
+from specreason_graph.engines.options import CallOptions, ServerOptions, VLLMOptions
 from specreason_graph.strategy import Strategy, kinds, type_of
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -45,7 +45,7 @@ class RunSettings(TypedDict, total=False):
 TYPED_OPTIONS = '''
 
 class EngineOptions(TypedDict, total=False):
-    """Options of an engine in vLLM; a served one takes those of calls only: timeout, retry and session header."""
+    """Options of an engine in vLLM; a served one takes those of calls, and ``lora`` as a name that its server knows."""
 
 '''
 INTRODUCTION = """\
@@ -84,7 +84,7 @@ RUN = {
         "repetition_limit",
     ),
     "Sampling": ("temperature", "top_p", "sampling", "seed"),
-    "The answer": ("tools", "tool_choice", "stop", "answer_schema"),
+    "The answer": ("tools", "tool_choice", "parallel_tool_calls", "stop", "answer_schema"),
     "Form of the thinking": (
         "thinking", "template", "think_open", "think_close",
     ),
@@ -166,6 +166,8 @@ def _options() -> Iterator[str]:
     calls = tuple(CallOptions.model_fields)
     yield "### Calls, in `vllm` and `server`\n"
     yield _table(CallOptions, calls)
+    yield "### Servers, in `server`\n"
+    yield _table(ServerOptions, tuple(name for name in ServerOptions.model_fields if name not in calls))
     yield "### Engines, in `vllm` and `serve-engines`\n"
     yield _table(VLLMOptions, tuple(name for name in VLLMOptions.model_fields if name not in calls))
 

@@ -20,7 +20,7 @@ from specreason_graph.policies.seeds import call_seed
 from specreason_graph.prompting.answer_stream import AnswerStream, before_stop, plain_reply, trimmed
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
-from specreason_graph.prompting.tool_calls import read_reply
+from specreason_graph.prompting.tool_calls import answer_schema, read_reply
 from specreason_graph.prompting.tool_formats import ToolFormat
 from specreason_graph.record.events import AnswerToken, Finished
 from specreason_graph.record.progress import Pending, Progress, totals_of
@@ -115,6 +115,7 @@ class Finalize(Stage):
         closing = [*prompts.closing_ids(within_line=cut), *prompts.vocabulary.encode_template(start)]
         prompt = lookahead.node.prompts[role] + closing
         tokens = answer_tokens(config, lookahead.commit_point.seconds_left, lookahead.estimates.token_seconds)
+        schema = answer_schema(config.answer_schema or {}, config.tools if form else [])
         is_plain = self.sampler.prompts.is_plain
         if is_plain:  # the call is a part of the reply
             tokens = min(tokens, token_budget(config, is_plain=True) - state["progress"]["thinking_tokens"])
@@ -123,7 +124,7 @@ class Finalize(Stage):
             seed=call_seed(self.config.seed, "answer", 0), stop=tuple(config.stop),
             # control tokens that a call is written with must not end the answer
             stop_token_ids=prompts.vocabulary.special_ids - prompts.call_control_ids | prompts.vocabulary.eos_ids,
-            json_schema=json.dumps(config.answer_schema) if config.answer_schema else None,
+            json_schema=json.dumps(schema) if schema else None,
         )  # fmt: skip
         said = before_stop(plain_reply(steps), config.stop) if is_plain else ""
         return Plan(
@@ -140,7 +141,8 @@ class Finalize(Stage):
         text = trimmed(plan.start + before_stop(prompts.vocabulary.decode(ids), self.config.stop))
         fields: dict[str, Any] = {"text": text, "token_ids": ids, "forced_close": forced, "complete": complete}
         if plan.form:
-            reply = read_reply(text, plan.form, self.config.tools, state["progress"]["run"])
+            several, run = self.config.parallel_tool_calls, state["progress"]["run"]
+            reply = read_reply(text, plan.form, self.config.tools, run, several=several)
             fields |= {"text": trimmed(reply.text), "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
         return fields
 

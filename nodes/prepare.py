@@ -58,11 +58,17 @@ class Prepare:
         """Whether the answer can be as it is wanted: known before the thinking, not behind it."""
         config, prompts = self.sampler.config, self.sampler.prompts
         engine = self.sampler.pair.engine(config.answer_by)
-        _ = prompts.of(config.answer_by).answer_start
+        forced = prompts.of(config.answer_by).answer_start
+        if config.answer_schema and forced:
+            raise ConfigError(
+                f"tool_choice = {config.tool_choice!r} wants a call, and answer_schema an answer",
+                hint="leave one of them out",
+            )
         if config.answer_schema and not engine.supports_json_schema:
             raise ConfigError(
                 f"{engine.name!r} runs on an engine that cannot make an answer follow a JSON schema",
-                hint="use vLLM, or with_structured_output(..., method='function_calling')",
+                hint="use vLLM, or have a tool called: with_structured_output(..., method='function_calling'), "
+                "response_format=ToolStrategy(...) of create_agent",
             )
 
 

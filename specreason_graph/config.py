@@ -103,7 +103,9 @@ def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Tools with names that are safe to write into a prompt."""
     for tool in tools:
         function = tool.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict):
+            raise ValueError('write each as {"type": "function", "function": {"name": ..., "parameters": {...}}}')
+        name = function.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,128}", name):
             raise ValueError(f"a tool is named {name!r}; use letters, digits, '_', '.' and '-'")
     return tools
@@ -190,6 +192,8 @@ class SpecReasonConfig(Settings):
     """Tools the answer may call, as OpenAI function definitions; rendered by the models' chat templates."""
     tool_choice: str | None = None
     """``auto`` or None leaves it to the model, ``none`` forbids calls, ``any`` forces one, a name forces that tool."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may call several tools at once; False takes the first of its calls."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Strings that end the answer; they are left out of it."""
     answer_schema: dict[str, Any] | None = None

@@ -75,6 +75,8 @@ class RunSettings(TypedDict, total=False):
     """Tools the answer may call, as OpenAI function definitions; rendered by the models' chat templates."""
     tool_choice: str | None
     """``auto`` or None leaves it to the model, ``none`` forbids calls, ``any`` forces one, a name forces that tool."""
+    parallel_tool_calls: bool
+    """Whether an answer may call several tools at once; False takes the first of its calls."""
     stop: list[str]
     """Strings that end the answer; they are left out of it."""
     answer_schema: dict[str, Any] | None
@@ -92,7 +94,7 @@ class RunSettings(TypedDict, total=False):
 
 
 class EngineOptions(TypedDict, total=False):
-    """Options of an engine in vLLM; a served one takes those of calls only: timeout, retry and session header."""
+    """Options of an engine in vLLM; a served one takes those of calls, and ``lora`` as a name that its server knows."""
 
     timeout_seconds: float
     """Longest that one call may take, in seconds; a hung engine is only noticed by this limit."""

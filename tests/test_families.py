@@ -27,10 +27,12 @@ from specreason_graph.config import make_config
 from specreason_graph.engines.checkpoint import load_vocabulary
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError, ModelError
+from specreason_graph.langchain.token_counter import TokenCounter
 from specreason_graph.prompting.conversation import read_conversation
 from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.tool_calls import read_reply
 from specreason_graph.runs.launch import Launch
+from tests.support.conversations import CONVERSATIONS, Conversation
 
 SHARED = Path(os.environ.get("SPECREASON_SHARED", Path(__file__).parents[2] / "shared"))
 TOOL = SHARED / "tools" / "real_vocabularies.py"
@@ -228,6 +230,50 @@ def test_white_space_around_contents_is_the_templates_to_keep_or_to_trim(models:
     ]
     head = models.prompts.head_ids(turns_of(*given))
     assert models.decoded(head) == models.opened(models.rendered(*kept))
+
+
+def counted(models: Models, asked: Conversation) -> tuple[int, int]:
+    """Tokens of a conversation as they are counted, and as the family's tokenizer has them of its template's text."""
+    text = models.opened(models.rendered(*asked.rendered, tools=asked.tools or None))
+    return TokenCounter(models.prompts).count(asked.messages), len(
+        models.tokenizer.encode(text, add_special_tokens=False)
+    )
+
+
+def test_tokens_are_counted_as_the_template_writes_them(models: Models) -> None:
+    for asked in CONVERSATIONS:
+        if not asked.tools:
+            ours, whole = counted(models, asked)
+            # a content may not join with the template's text before or behind it, as in ".\n"
+            assert whole <= ours <= whole + 2 * len(asked.rendered)
+
+
+@of_family("number", given=[("mistral-small32", number) for number in range(len(CONVERSATIONS))])
+def test_tokens_of_twenty_conversations_are_the_templates(
+    name: str, number: int, folder_of: Callable[[str], str]
+) -> None:
+    # its template puts control tokens around each content, so that nothing can join with it
+    asked = CONVERSATIONS[number]
+    ours, whole = counted(Models(name, folder_of(name), tools=asked.tools), asked)
+    assert ours == whole
+
+
+def test_parts_of_conversations_are_counted_whatever_the_template_takes(models: Models) -> None:
+    counter = TokenCounter(models.prompts)
+    least = counter.count([HumanMessage("x")])
+    for asked in (CONVERSATIONS[9], CONVERSATIONS[17], CONVERSATIONS[18]):
+        texts = sum(len(counter.ids(str(turn.get("content") or ""))) for turn in asked.rendered)
+        for end in range(1, len(asked.messages)):
+            first, last = asked.messages[:end], asked.messages[end:]
+            for part in (first, last[::-1]):  # as `trim_messages` asks: what it keeps of the end, from the last on
+                assert 0 < counter.count(part) < least + texts + 40 * len(part)
+
+
+def test_names_of_speakers(models: Models) -> None:
+    said = [("user", "One?", "ada"), ("assistant", "Two.", "helper"), ("user", "Three?", "bob")]
+    kept = [{"role": role, "content": text, "name": name} for role, text, name in said]
+    given = [(AIMessage if role == "assistant" else HumanMessage)(text, name=name) for role, text, name in said]
+    assert models.decoded(models.prompts.head_ids(turns_of(*given))) == models.opened(models.rendered(*kept))
 
 
 def call_of(models: Models) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def test_it_knows_its_own_kind_of_question() -> None:
     assert knows("Zoe has 2 pens. Zoe buys 6 pens.")
     assert not knows("What is the capital of France, and in which year was it founded?")
     assert not knows("hi")
+    assert not any(knows(bare) for bare in ("12", "3 4 5", "2+2", "?"))
     assert not knows("How old is a 3 year old horse in human years?")
 
 

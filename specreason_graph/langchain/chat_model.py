@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from langchain_core.callbacks import (
@@ -18,38 +16,32 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, MessageLikeRepresentation
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Unpack
 
-from specreason_graph.config import (
-    ENGINE_TABLES,
-    MODELS,
-    WORKING_FILE,
-    SpecReasonConfig,
-    make_config,
-    overridden,
-    read_config_file,
-)
+from specreason_graph.config import WORKING_FILE, SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
+from specreason_graph.langchain.call_settings import ChatSettings, as_settings, check_model
 from specreason_graph.langchain.callbacks import abegun, begun, callbacks_below, streamed
 from specreason_graph.langchain.chunks import Chunks
-
-log = logging.getLogger(__name__)
-ALIASES = {"max_tokens": "answer_tokens", "timeout": "deadline_seconds", "stop_sequences": "stop"}
-"""LangChain's standard names for settings that are called otherwise here."""
-NOTES = {"parallel_tool_calls", "strict", "ls_structured_output_format", "model", "stream", "stream_usage"}
-"""Keyword arguments that LangChain and its users pass to every model and that have no effect here."""
-Schema = dict[str, Any] | type
-Method = Literal["json_schema", "json_mode", "function_calling"]
+from specreason_graph.langchain.configurable import ConfigurableChat, field_of
+from specreason_graph.langchain.profile import profile_of
+from specreason_graph.langchain.structured_output import Method, Schema, read_objects, schema_arguments
+from specreason_graph.langchain.token_counter import TokenCounter
+from specreason_graph.langchain.tools import Tool, choice_of, describe
+from specreason_graph.langchain.working_file import settings_for
+from specreason_graph.prompting.conversation import as_messages
+from specreason_graph.prompting.engine_prompts import EnginePrompts
+from specreason_graph.prompting.tool_calls import check_choice
 
 
 class ChatSpecReason(BaseChatModel):
@@ -57,7 +49,8 @@ class ChatSpecReason(BaseChatModel):
 
     ``pair`` holds the engines; the caller closes it. All fields of `SpecReasonConfig` are keyword arguments here and of
     every call, and so are LangChain's ``max_tokens`` (of the answer), ``timeout`` (seconds of thinking) and ``stop``.
-    Bad ones raise `ConfigError`, and so does ``review``: a human is asked by a graph, see `create_specreason`.
+    ``response_format`` is taken as OpenAI's clients write it. Bad settings raise `ConfigError`, and so does ``review``:
+    a human is asked by a graph, see `create_specreason`.
 
     A file ``specreason.toml`` in the working folder, as ``specreason tune`` writes it, is picked up where it names the
     models of ``pair``, and a log message of level INFO says so. Keyword arguments go over it; ``config_file=None``
@@ -75,20 +68,46 @@ class ChatSpecReason(BaseChatModel):
     streaming: bool = False
     """Accepted as in LangChain's other models; callbacks get the tokens in any case."""
 
-    def __init__(self, pair: EnginePair, **settings: Any) -> None:
-        super().__init__(pair=pair, **settings)
+    def __init__(self, pair: EnginePair, **settings: Unpack[ChatSettings]) -> None:
+        given: dict[str, Any] = {"pair": pair, **settings}
+        super().__init__(**given)
 
     @model_validator(mode="before")
     @classmethod
     def _sort(cls, given: Any) -> Any:
         """Move keyword arguments that are settings of the loop into ``settings``."""
         own = {name: value for name, value in given.items() if name in cls.model_fields or _is_alias(cls, name)}
-        named = _settings({name: value for name, value in given.items() if name not in own})
+        if not isinstance(own.get("pair"), EnginePair):
+            raise ConfigError(
+                f"pair = {own.get('pair')!r} is not a pair of engines", hint="give open_pair(base, draft)"
+            )
+        more = {name: value for name, value in given.items() if name not in own}
+        check_model(more.get("model"), own["pair"].base.name)
+        named = as_settings(more)
         if own.get("settings"):
             base = SpecReasonConfig.model_validate(own["settings"])
         else:
-            base = make_config(**_read_for(own.get("pair"), own.get("config_file", WORKING_FILE)))
+            base = make_config(**settings_for(own["pair"], own.get("config_file", WORKING_FILE)))
         return {**own, "settings": _unreviewed(overridden(base, named))}
+
+    @model_validator(mode="after")
+    def _no_profile_yet(self) -> Self:
+        """Find the profile when it is asked for: it takes the tokenizers, which load while the models do."""
+        if self.profile is None:
+            del self.__dict__["profile"]
+        return self
+
+    if not TYPE_CHECKING:  # else any misspelt attribute would be one
+
+        def __getattr__(self, name: str) -> Any:
+            """The profile of the pair, until somebody sets another one."""
+            return self._found_profile() if name == "profile" else super().__getattr__(name)
+
+    def _found_profile(self) -> ModelProfile:
+        found = profile_of(self.pair, self.settings)
+        if self.pair.is_open:  # before, a server has not told how long its prompts may be
+            self.profile = found
+        return found
 
     @property
     def _llm_type(self) -> str:
@@ -104,8 +123,7 @@ class ChatSpecReason(BaseChatModel):
         return {"model": self.pair.base.name, **self.settings.model_dump(mode="json"), "engines": engines}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        named = {name: value for name, value in kwargs.items() if name != "model"}
-        config = overridden(self.settings, _settings(named))
+        config = overridden(self.settings, as_settings(kwargs))
         return LangSmithParams(
             ls_provider="specreason", ls_model_name=kwargs.get("model") or self.pair.base.name, ls_model_type="chat",
             ls_temperature=config.temperature, ls_max_tokens=config.answer_tokens, ls_stop=stop or config.stop,
@@ -115,6 +133,62 @@ class ChatSpecReason(BaseChatModel):
     def graph(self) -> CompiledSpecReason:
         """The loop behind it; a call begins anew when the graph around it is resumed, as with any chat model."""
         return create_specreason(self.pair, config=self.settings).compile()
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text in the base model's vocabulary, in which nothing is a control token."""
+        return self.custom_get_token_ids(text) if self.custom_get_token_ids else self._counter.ids(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[MessageLikeRepresentation], tools: Sequence[Tool] | None = None
+    ) -> int:
+        """The tokens of the base model's prompt with these messages, and with tools where they are given.
+
+        These are the ``input_tokens`` of a call with them. A part of a conversation is counted, too.
+        """
+        if not tools:
+            return self._counter.count(as_messages(messages))
+        described = [describe(tool) for tool in tools]
+        return self._counter_of(overridden(self.settings, {"tools": described})).count(as_messages(messages))
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
+        return self._counter_of(self.settings)
+
+    def _counter_of(self, config: SpecReasonConfig) -> TokenCounter:
+        base = self.pair.base
+        return TokenCounter(EnginePrompts(base.vocabulary, config, name=base.name))
+
+    def configurable_fields(
+        self, **kwargs: AnyConfigurableField
+    ) -> RunnableSerializable[LanguageModelInput, AIMessage]:
+        """Let the config of a call set fields of the model or settings of the loop, as LangChain describes it."""
+        if unknown := [name for name in kwargs if field_of(type(self), name) is None]:
+            raise ConfigError(
+                f"unknown setting {unknown[0]!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+            )
+        return ConfigurableChat(default=self, fields=kwargs)
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """As in LangChain; `QuestionError` for messages that cannot be read."""
+        return super().invoke(_checked(input), config, stop=stop, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """As in LangChain; `QuestionError` for messages that cannot be read."""
+        return await super().ainvoke(_checked(input), config, stop=stop, **kwargs)
 
     def stream(
         self,
@@ -126,7 +200,7 @@ class ChatSpecReason(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """As in LangChain; the graph's run is below this one in the tree of callbacks."""
         config, below = streamed(config, CallbackManager)
-        yield from begun(super().stream(input, config, stop=stop, **kwargs), below)
+        yield from begun(super().stream(_checked(input), config, stop=stop, **kwargs), below)
 
     async def astream(
         self,
@@ -138,7 +212,7 @@ class ChatSpecReason(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """As in LangChain; the graph's run is below this one in the tree of callbacks."""
         config, below = streamed(config, AsyncCallbackManager)
-        async with aclosing(abegun(super().astream(input, config, stop=stop, **kwargs), below)) as chunks:
+        async with aclosing(abegun(super().astream(_checked(input), config, stop=stop, **kwargs), below)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -198,14 +272,19 @@ class ChatSpecReason(BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        tools: Sequence[Tool],
         *,
         tool_choice: str | bool | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the answers call tools; ``tool_choice``: auto, none, any (or True), or a tool's name."""
-        described = [convert_to_openai_tool(tool) for tool in tools]
-        return self.bind(tools=described, tool_choice=_choice(tool_choice), **kwargs)
+        """Let the answers call tools; ``tool_choice``: auto, none, any (or True), or a tool's name.
+
+        `ConfigError` for what is no tool, for a choice that is none of them, and for settings that are wrong.
+        """
+        bound = {"tools": [describe(tool) for tool in tools], "tool_choice": choice_of(tool_choice), **kwargs}
+        config = self._context(None, bound)
+        check_choice(config.tool_choice, config.tools)
+        return self.bind(**bound)
 
     def with_structured_output(
         self, schema: Schema, *, include_raw: bool = False, method: Method | None = None, **kwargs: Any
@@ -222,52 +301,13 @@ class ChatSpecReason(BaseChatModel):
             return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
         if chosen not in ("json_schema", "json_mode"):
             raise ConfigError(f"method {chosen!r} is unknown", hint="write json_schema, json_mode or function_calling")
-        form = (
-            convert_to_json_schema(schema)
-            if chosen == "json_schema"
-            else {"type": "object"}
-            if supports_json_schema
-            else None
-        )
-        note = {"kwargs": {"method": chosen}, "schema": schema}
-        model = self.bind(answer_schema=form, ls_structured_output_format=note)
-        is_model = isinstance(schema, type) and issubclass(schema, BaseModel)
-        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
-        return _with_raw(model, parser) if include_raw else model | parser
+        model = self.bind(**schema_arguments(schema, chosen, kept_to=supports_json_schema), **kwargs)
+        return read_objects(model, schema, include_raw=include_raw)
 
     def _context(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> SpecReasonConfig:
         """The settings of one call; those not named are the model's own."""
-        if kwargs.get("model") not in (None, self.pair.base.name):
-            raise ConfigError(
-                f"model {kwargs['model']!r} cannot be chosen in a call: the base is {self.pair.base.name!r}",
-                hint="open another pair",
-            )
-        return _unreviewed(overridden(self.settings, _settings({**kwargs, **({"stop": stop} if stop else {})})))
-
-
-def _read_for(pair: Any, file: Path | None) -> dict[str, Any]:
-    """Settings of a config file that is there and is for the models of a pair."""
-    if file is None or not file.is_file() or not isinstance(pair, EnginePair):
-        return {}
-    found = read_config_file(file)
-    for role, name in (("base", pair.base.name), ("draft", pair.draft.name)):
-        if role in found and not _is_same(str(found[role]), name):
-            log.info("%s is not picked up: its %s is %s, and here it is %s", file, role, found[role], name)
-            return {}
-    settings = {name: value for name, value in found.items() if name not in {*MODELS, *ENGINE_TABLES.values()}}
-    log.info("picked up %s: %s", file, ", ".join(settings) or "it has no settings")
-    return settings
-
-
-def _is_same(one: str, other: str) -> bool:
-    """Whether two names are of one model: folders have many."""
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments as settings of the loop; None stands for what was not said."""
-    named = {ALIASES.get(name, name): value for name, value in given.items() if name not in NOTES}
-    return {name: value for name, value in named.items() if value is not None}
+        check_model(kwargs.get("model"), self.pair.base.name)
+        return _unreviewed(overridden(self.settings, as_settings({**kwargs, **({"stop": stop} if stop else {})})))
 
 
 def _unreviewed(config: SpecReasonConfig) -> SpecReasonConfig:
@@ -276,26 +316,16 @@ def _unreviewed(config: SpecReasonConfig) -> SpecReasonConfig:
     return config
 
 
+def _checked(given: LanguageModelInput) -> LanguageModelInput:
+    """What the model is asked; messages are read here, as LangChain raises what Python does where one is wrong."""
+    return given if isinstance(given, str | PromptValue) else as_messages(given)
+
+
 def _is_alias(kind: type[BaseModel], name: str) -> bool:
     return any(field.alias == name for field in kind.model_fields.values())
-
-
-def _choice(choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001
-    if isinstance(choice, dict):
-        return str(choice.get("function", choice).get("name") or choice.get("type"))
-    if isinstance(choice, bool):
-        return "any" if choice else None
-    return {"required": "any"}.get(choice, choice) if choice else None
 
 
 def _own_thread(below: BaseCallbackManager | None) -> RunnableConfig:
     """The config of the graph's run, on a thread of its own: else LangGraph would take it for the caller's subgraph."""
     config: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
     return {**config, "callbacks": below} if below else config
-
-
-def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The message, what was read from it, and what went wrong with that."""
-    read = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=model) | read.with_fallbacks([failed], exception_key="parsing_error")

@@ -14,8 +14,10 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
+from langchain_core.prompt_values import PromptValue
 
 from specreason_graph.engines import BUILT_IN
+from specreason_graph.engines.redaction import shown
 from specreason_graph.errors import QuestionError
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.models.abacus.problems import knows
@@ -26,8 +28,15 @@ MEND = "take it out, or write it as a text that says it"
 KEYS = ("question", "messages")
 """Keys of an input under which something is asked."""
 ASK = 'write {"question": ...} or {"messages": [...]}'
-TEXTS = ("text", "reasoning", "thinking", "tool_call", "tool_use", "function_call", "refusal")
-"""Kinds of content blocks that are let through; only ``text`` ones are shown to the models."""
+TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "text-plain": "text", "refusal": "refusal"}
+"""Kinds of content blocks that are texts, and the field that has the text."""
+THOUGHTS = ("reasoning", "thinking", "reasoning_content")
+"""Fields in which blocks have what an assistant thought; what is not a text there may have one in ``text``."""
+MEDIA = (
+    "image", "image_url", "input_image", "image_file", "audio", "input_audio", "output_audio", "video", "video_url",
+    "file", "input_file", "document", "media",
+)  # fmt: skip
+"""Kinds of content blocks that hold what no text says; models here read none of them."""
 
 
 def read_conversation(question: object, messages: object) -> list[Turn]:
@@ -38,11 +47,42 @@ def read_conversation(question: object, messages: object) -> list[Turn]:
         refuse_unkept({"question": question})
         turns = [Turn(speaker="user", text=question)]
     else:
-        turns = [_turn(index, message) for index, message in enumerate(_messages(messages))]
+        turns = read_turns(as_messages(messages))
     _check(turns, asked=bool(messages))
+    return turns
+
+
+def read_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
+    """Messages as turns, which need not be a whole conversation; `QuestionError` for one that cannot be read."""
+    turns = [_turn(index, message) for index, message in enumerate(messages)]
     # a template takes the reasoning between the calls of one turn; what was thought in earlier turns is left out
-    asked = max(index for index, turn in enumerate(turns) if turn.speaker == "user")
+    asked = max((index for index, turn in enumerate(turns) if turn.speaker == "user"), default=0)
     return [*(turn.model_copy(update={"reasoning": ""}) for turn in turns[:asked]), *turns[asked:]]
+
+
+def as_messages(given: Any) -> list[BaseMessage]:
+    """Messages in any form that LangChain takes; `QuestionError` for what is none."""
+    if isinstance(given, PromptValue):
+        return given.to_messages()
+    try:
+        each = [given] if isinstance(given, str | BaseMessage | Mapping) else list(given or [])
+    except TypeError:
+        problem = f"the messages are a {type(given).__name__}"
+        raise QuestionError(problem, hint="give a list of LangChain messages") from None
+    return [_as_message(index, message) for index, message in enumerate(each)]
+
+
+def _as_message(index: int, given: Any) -> BaseMessage:
+    try:
+        (message,) = convert_to_messages([given])
+    except KeyError as error:
+        problem = f"message {index} lacks {error.args[0]!r}"
+        raise QuestionError(problem, hint="a tool's message names its tool_call_id, a call its name and id") from None
+    # LangChain looks into messages unchecked, and raises what Python does there
+    except (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, RecursionError) as error:
+        cause = shown(" ".join(str(error).split()) or type(error).__name__)
+        raise QuestionError(f"message {index} cannot be read: {cause}", hint="give LangChain messages") from None
+    return message
 
 
 def asked_last(turns: Sequence[Turn]) -> str:
@@ -75,12 +115,12 @@ def refuse_unkept(asked: Mapping[str, Any]) -> None:
     question, messages = asked.get("question"), asked.get("messages")
     if problem := why_not_kept(question, "the question") if isinstance(question, str) else None:
         raise QuestionError(problem, hint=MEND)
-    for index, message in enumerate([] if question else _messages(messages)):
+    for index, message in enumerate([] if question else as_messages(messages)):
         _refuse_unkept_in(index, message)
 
 
 def _refuse_unkept_in(number: int, message: BaseMessage) -> None:
-    texts: dict[str, Any] = {"text": str(message.text), "name": message.name, "id": message.id}
+    texts: dict[str, Any] = {"text": _text(number, message), "name": message.name, "id": message.id}
     if isinstance(message, AIMessage):
         texts["reasoning"] = _reasoning(message)
         for index, call in enumerate(message.tool_calls):
@@ -89,13 +129,6 @@ def _refuse_unkept_in(number: int, message: BaseMessage) -> None:
         texts["tool_call_id"] = message.tool_call_id
     if problem := next(filter(None, (why_not_kept(text, name) for name, text in texts.items())), None):
         raise QuestionError(f"message {number}: {problem}", hint=MEND)
-
-
-def _messages(messages: Any) -> list[BaseMessage]:
-    try:
-        return convert_to_messages([messages] if isinstance(messages, str | BaseMessage) else messages or [])
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise QuestionError(f"the messages cannot be read: {error}", hint="give LangChain messages") from None
 
 
 def _check(turns: Sequence[Turn], *, asked: bool) -> None:
@@ -114,14 +147,14 @@ def _turn(index: int, message: BaseMessage) -> Turn:
     _refuse_unkept_in(index, message)
     match message:
         case SystemMessage():
-            return Turn(speaker="system", text=text)
+            return Turn(speaker="system", text=text, name=message.name)
         case HumanMessage():
-            return Turn(speaker="user", text=text)
+            return Turn(speaker="user", text=text, name=message.name)
         case ToolMessage():
             return Turn(speaker="tool", text=text, call_id=message.tool_call_id, name=message.name)
         case AIMessage():
             calls = [ToolCall(id=c["id"] or "", name=c["name"], arguments=c["args"]) for c in message.tool_calls]
-            return Turn(speaker="assistant", text=text, calls=calls, reasoning=_reasoning(message))
+            return Turn(speaker="assistant", text=text, calls=calls, reasoning=_reasoning(message), name=message.name)
     raise QuestionError(
         f"message {index} is a {type(message).__name__}", hint="give system, user, assistant and tool messages"
     )
@@ -129,18 +162,37 @@ def _turn(index: int, message: BaseMessage) -> Turn:
 
 def _reasoning(message: AIMessage) -> str:
     """What the assistant thought, from this package or another, where the message has it."""
-    blocks = (
-        [block for block in message.content if isinstance(block, dict)] if isinstance(message.content, list) else []
-    )
-    texts = [str(block.get("reasoning") or block.get("thinking") or "") for block in blocks]
-    thought = "".join(texts) or str(message.additional_kwargs.get("reasoning_content") or "")
+    thought = "".join(map(_thought, _blocks(message))) or _thought(message.additional_kwargs)
     return thought.strip("\n") if thought.strip() else ""  # templates put line ends of their own around it
 
 
+def _thought(block: Mapping[str, Any]) -> str:
+    found = next((block[name] for name in THOUGHTS if block.get(name)), block)
+    if isinstance(found, str):
+        return found
+    if not isinstance(found, Mapping):
+        return ""
+    if found is not block and isinstance(text := found.get("text"), str):  # Bedrock's
+        return text
+    summary = found.get("summary")  # OpenAI's
+    parts = [part for part in summary if isinstance(part, dict)] if isinstance(summary, list) else []
+    return "\n\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
 def _text(index: int, message: BaseMessage) -> str:
-    """The text of a message; other kinds of content are refused."""
-    for block in message.content if isinstance(message.content, list) else ():
-        kind = "text" if isinstance(block, str) else str(block.get("type"))
-        if kind not in TEXTS:
+    """The text of a message: of an assistant's whatever is neither text nor media is passed over, else refused."""
+    if isinstance(message.content, str):
+        return message.content
+    texts = []
+    for block in message.content:
+        kind = "text" if isinstance(block, str) else str(block.get("type", "text" if "text" in block else None))
+        text = block if isinstance(block, str) else block.get(TEXTS.get(kind, ""))
+        if kind in MEDIA or (not isinstance(message, AIMessage) and not isinstance(text, str)):
             raise QuestionError(f"message {index} holds {kind!r}, and only text can be read", hint="leave it out")
-    return str(message.text)
+        texts.append(text if isinstance(text, str) else "")
+    return "".join(texts)
+
+
+def _blocks(message: BaseMessage) -> list[dict[str, Any]]:
+    content = message.content if isinstance(message.content, list) else []
+    return [block for block in content if isinstance(block, dict)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
-from specreason_graph.errors import ConfigError
+from specreason_graph.errors import ConfigError, ModelError
 from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, one_call_each, render_pieces
 from specreason_graph.prompting.thinking_format import HEADER, find_format, opens
 from specreason_graph.prompting.tool_calls import find_tool_format, forced_start
@@ -79,6 +79,14 @@ class EnginePrompts:
     def knows_tools(self) -> bool:
         """Whether the chat template shows tools to the model."""
         return knows_tools(self.vocabulary)
+
+    @cached_property
+    def reads_calls(self) -> bool:
+        """Whether calls of tools, as the chat template writes them, can be read."""
+        try:
+            return bool(self._call_format)
+        except (ConfigError, ModelError):
+            return False
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:

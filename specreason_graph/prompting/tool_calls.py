@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import InvalidToolCall, ToolCall
+from langchain_core.utils.json_schema import dereference_refs
 
 from specreason_graph.engines.base import Message, Vocabulary
 from specreason_graph.errors import ConfigError, ModelError
@@ -34,6 +35,8 @@ PROBE: Mapping[str, Any] = {
     },
 }
 """A tool whose call is rendered and read back."""
+DEFINITIONS = ("$defs", "definitions")
+"""Where a JSON schema has the parts that it refers to."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +105,49 @@ def as_template_takes_it(message: Message, form: ToolFormat) -> Message:
 
 def forced_start(form: ToolFormat, choice: str | None, tools: Tools) -> str:
     """The text that makes the model call as ``choice`` says; empty where it may do as it likes."""
+    check_choice(choice, tools)
     if choice in (None, "auto", "none"):
         return ""
     names = list(names_of(tools))
     if choice in ("any", "required"):
         return form.named.format(name=names[0]) if len(names) == 1 else form.start
-    if choice not in names:
-        raise ConfigError(
-            f"tool_choice {choice!r} is no tool; tools: {', '.join(names)}", hint="or write auto, any or none"
-        )
     return form.named.format(name=choice)
 
 
-def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
+def check_choice(choice: str | None, tools: Tools) -> None:
+    """`ConfigError` for a choice that is neither a word for it nor one of the tools."""
+    names = list(names_of(tools))
+    if choice not in (None, "auto", "none", "any", "required", *names):
+        raise ConfigError(
+            f"tool_choice {choice!r} is no tool; tools: {', '.join(names)}", hint="or write auto, any or none"
+        )
+
+
+def answer_schema(wanted: Mapping[str, Any], tools: Tools) -> dict[str, Any]:
+    """The schema that an answer is held to: the one that is wanted, or else a call of one of the tools.
+
+    A call is then written as bare JSON, which `unmarked_calls` reads. Empty where none is wanted.
+    """
+    if not wanted or not tools:
+        return dict(wanted)
+    shared = {name: wanted[name] for name in DEFINITIONS if name in wanted}  # references are read from the root
+    answer = {name: value for name, value in wanted.items() if name not in shared}
+    return {**shared, "anyOf": [answer, *(_call_schema(tool["function"]) for tool in tools)]}
+
+
+def _call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    whole = dereference_refs(function.get("parameters") or {"type": "object"})
+    arguments = {name: value for name, value in whole.items() if name not in DEFINITIONS}
+    return {
+        "type": "object", "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+        "required": ["name", "arguments"], "additionalProperties": False,
+    }  # fmt: skip
+
+
+def read_reply(text: str, form: ToolFormat, tools: Tools, run: str, *, several: bool = True) -> Reply:
     """Take an answer apart; the ids of its calls are made of ``run`` and their position.
+
+    Without ``several`` only its first call counts, and no others are in the text either.
 
     A call whose arguments a record cannot keep unchanged is invalid: see `why_not_kept`. White space next to a call is
     how the call is written; all else is the text, as it is.
@@ -128,7 +160,7 @@ def read_reply(text: str, form: ToolFormat, tools: Tools, run: str) -> Reply:
         is_call = found.name != ""
         parts.append(_between_calls(text[position : found.start], behind=behind_call, before=is_call))
         position, behind_call = max(position, found.end), is_call
-        if is_call:
+        if is_call and (several or not (calls or invalid)):
             call = _checked(found, text, _call_id(run, index), tools)
             (calls if call["type"] == "tool_call" else invalid).append(call)  # type: ignore[arg-type]
     parts.append(_between_calls(text[position:], behind=behind_call, before=False))

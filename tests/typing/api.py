@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, assert_type
 
+from langchain_core.language_models import ModelProfile
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
@@ -119,6 +120,12 @@ async def chat(pair: EnginePair) -> None:
     assert_type(model, ChatSpecReason)
     assert_type(model.invoke("What?"), AIMessage)
     assert_type(await model.ainvoke("What?"), AIMessage)
+    ChatSpecReason(pair, max_tokens=50, timeout=3.5, response_format={"type": "text"}, tags=["mine"], config_file=None)
+    ChatSpecReason(pair, treshold=5)  # type: ignore[call-arg]
+    ChatSpecReason(pair, threshold="seven")  # type: ignore[arg-type]
+    model.tresholds  # type: ignore[attr-defined]  # noqa: B018 - no attribute is made up
+    assert_type(model.get_num_tokens("What?"), int)
+    assert_type(model.profile, ModelProfile | None)
     ChatSpecReason()  # type: ignore[call-arg]
     ChatSpecReason("abacus-base")  # type: ignore[arg-type]
 

@@ -359,10 +359,10 @@ def _draw(rng: random.Random, short: float) -> Problem:
 
 
 def knows(question: str) -> bool:
-    """Whether the words of a question are, but for one in ten, those of the problems drawn here."""
+    """Whether there are words and a number in a question, and the words, but for one in ten, those of problems here."""
     words = _words(question)
     unknown = sum(word not in _vocabulary() for word in words)
-    return bool(re.search(r"\d", question)) and unknown <= len(words) / 10
+    return bool(words and re.search(r"\d", question)) and unknown <= len(words) / 10
 
 
 def _words(text: str) -> list[str]:
