@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from specreason_graph import EnginePair, SpecReasonConfig, create_specreason, open_pair
 from specreason_graph.config import STRATEGIES, make_config
 from specreason_graph.engines.fake import FakeEngine
-from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.engines.options import ServerOptions, VLLMOptions
 from specreason_graph.errors import ConfigError, ModelError, QuestionError
 from specreason_graph.settings import EngineOptions, RunSettings
 from tests.support.scripts import stepwise
@@ -114,6 +114,6 @@ def test_settings_of_a_call_may_be_a_mapping() -> None:
 
 def test_typed_settings_are_those_that_are_checked() -> None:
     assert set(RunSettings.__annotations__) == {*SpecReasonConfig.model_fields, "strategy"}
-    assert set(EngineOptions.__annotations__) == set(VLLMOptions.model_fields)
+    assert set(EngineOptions.__annotations__) == set(VLLMOptions.model_fields) | set(ServerOptions.model_fields)
     for name in STRATEGIES:
         assert make_config(strategy=name)

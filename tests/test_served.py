@@ -250,6 +250,38 @@ def test_a_server_without_chosen_logprobs_is_asked_for_the_top_ones() -> None:
         assert pair.base.context == 512
 
 
+def test_an_adapter_is_named_as_its_server_knows_it() -> None:
+    asked: list[str] = []
+
+    class Adapting(Stub):
+        def do_GET(self) -> None:
+            adapter = {"id": "mine", "root": "/somewhere/mine", "parent": "abacus-base"}
+            self.answer({"data": [{"id": "abacus-base", "max_model_len": 512}, adapter], "version": "1"})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append(body["model"])
+            choice = {"index": 0, "finish_reason": "length", "token_ids": [5]}
+            top = {f"token_id:{token}": -1.0 for token in body.get("logprob_token_ids", [])}
+            self.answer({"choices": [{**choice, "logprobs": {"top_logprobs": [top]}}]})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Adapting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    where: Any = {"kind": "server", "base_url": f"http://127.0.0.1:{server.server_port}"}
+    with open_pair("abacus-base", base_options={"lora": "mine"}, **where) as pair:
+        assert set(asked) == {"mine"}
+        assert pair.base.context == 512  # a server tells the length of the model below only
+        assert pair.base.describe().options == {"lora": "mine"}  # a run is not resumed with another adapter
+    with open_pair("abacus-base", **where) as pair:
+        assert asked[-1] == "abacus-base"
+        assert pair.base.describe().options == {}
+    with (
+        pytest.raises(ConfigError, match=r"serves .*mine.*, not 'yours'; start it with --lora-modules NAME=FOLDER"),
+        open_pair("abacus-base", base_options={"lora": "yours"}, **where),
+    ):
+        pass
+
+
 def test_what_a_server_tells_of_its_speculation_is_kept() -> None:
     told = {"num_draft_tokens": 12, "num_accepted_draft_tokens": 5, "num_spec_tokens": 3}
     for given, options, counts in (

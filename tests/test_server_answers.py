@@ -346,12 +346,12 @@ MEMORY = """
 import asyncio, sys, tracemalloc
 from specreason_graph.engines import locate
 from specreason_graph.engines.base import Sampling
-from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.options import ServerOptions
 from specreason_graph.engines.server import ServerEngine
 from specreason_graph.errors import EngineAnswerError
 
 async def main():
-    engine = ServerEngine(sys.argv[1], locate("abacus-base"), CallOptions(retry_seconds=0), name="abacus-base")
+    engine = ServerEngine(sys.argv[1], locate("abacus-base"), ServerOptions(retry_seconds=0), name="abacus-base")
     async with engine:
         tracemalloc.start()
         for stream in (None, lambda _: None):

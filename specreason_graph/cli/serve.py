@@ -34,7 +34,8 @@ def serve_engines(
     if any(option.lora for option in chosen):
         raise ConfigError(
             "serve-engines does not serve LoRA adapters (option lora)",
-            hint="serve a merged model, or start vLLM yourself with --lora-modules",
+            hint="serve a merged model, or start vLLM yourself with --lora-modules NAME=FOLDER and name the adapter to "
+            "its callers: --option base.lora=NAME",
         )
     plan, chosen = plan_pair((base, draft), chosen), share_cores((base, draft), chosen)
     key = (os.environ.get("SPECREASON_API_KEY") or "").strip() or None  # clients strip it, too

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from specreason_graph.engines.base import Engine
 from specreason_graph.engines.checkpoint import check_found
-from specreason_graph.engines.options import CallOptions, VLLMOptions, make_options
+from specreason_graph.engines.options import ServerOptions, VLLMOptions, make_options
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus import FOLDER
@@ -44,7 +44,7 @@ def open_pair(
     ``abacus-draft``, which only solve arithmetic word problems. ``kind``: ``transformers`` (embedded, on a torch
     ``device``), ``vllm`` (in this process) or ``server`` (vLLM servers at ``base_url`` and ``draft_url``). Without
     ``draft_url`` the base model drafts for itself, and ``draft`` need not be named. ``base_options`` and
-    ``draft_options``: fields of `VLLMOptions`, or of `CallOptions` for servers.
+    ``draft_options``: fields of `VLLMOptions`, or of `ServerOptions` for servers.
 
     Raises `ConfigError` for arguments that are wrong or do not fit together, and for embedded models that do not fit in
     memory together; and `ModelError` for a model that cannot be found. One that cannot be loaded raises `ModelError`
@@ -167,7 +167,7 @@ def _served(
     require("server", "served", "httpx", "transformers")
     from specreason_graph.engines.server import ServerEngine
 
-    calls = [make_options(CallOptions, each) for each in options]
+    calls = [make_options(ServerOptions, each) for each in options]
     if not urls[0]:
         raise ConfigError("the server engine needs the URL of the base model", hint="give --base-url http://HOST:PORT")
     for model in models:  # its tokenizer and configuration are needed here

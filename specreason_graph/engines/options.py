@@ -56,6 +56,13 @@ class CallOptions(Record):
         return name
 
 
+class ServerOptions(CallOptions):
+    """What a served engine may be told; the rest its server was started with."""
+
+    lora: str | None = None
+    """Name of a LoRA adapter that the server was started with (``--lora-modules NAME=FOLDER``), used for every call."""
+
+
 class VLLMOptions(CallOptions):
     """Engine arguments of vLLM, with the meaning they have there; None lets this package or vLLM choose."""
 

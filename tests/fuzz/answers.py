@@ -35,7 +35,7 @@ from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.engines import locate
 from specreason_graph.engines.base import Sampling, continuations
-from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.options import ServerOptions
 from specreason_graph.engines.server import ServerEngine, engine
 from specreason_graph.engines.server.answers import Answer, Models, Version
 from specreason_graph.errors import ConfigError, EngineError, SpecReasonError
@@ -275,7 +275,7 @@ def check_logprobs(found: list[float] | None, wanted: int) -> None:
 def call_alone(change: Change, servers: list[Server]) -> str:
     """Make one call of each kind to a server that answers wrongly: what comes out fits the request, or is an error."""
     server = servers[change.role]
-    asked = ServerEngine(server.url, locate(server.model), CallOptions(retry_seconds=0), name=server.model)
+    asked = ServerEngine(server.url, locate(server.model), ServerOptions(retry_seconds=0), name=server.model)
     prompt = words().encode_template(f"{STRUCK}<think>\n")
     sampling = Sampling(max_tokens=MOST, stop=("\n\n",), stop_token_ids=words().special_ids, logprobs=2)
     seen: list[int] = []

@@ -138,6 +138,8 @@ class Card(Wire):
     """Its name there."""
     root: Name | None = None
     """Where it was loaded from."""
+    parent: Name | None = None
+    """The model that it adapts, where it is a LoRA adapter."""
     max_model_len: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     """Longest prompt plus output, in tokens."""
 

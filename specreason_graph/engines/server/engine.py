@@ -28,7 +28,7 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.likelihood import likelihood_of
-from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.options import ServerOptions
 from specreason_graph.engines.redaction import LogFilter
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.server.answers import (
@@ -70,25 +70,26 @@ class ServerEngine:
     """A model behind an OpenAI-compatible vLLM endpoint.
 
     ``url``: the server, with or without ``/v1``. ``model``: folder or hub name of the model that the server serves; its
-    tokenizer is loaded here. Opening the engine checks what the server supports.
+    tokenizer is loaded here. The option ``lora`` names an adapter of it that the server has. Opening the engine checks
+    what the server supports.
     """
 
     supports_json_schema = True
     max_concurrency = None
     order_dependent = False
 
-    def __init__(self, url: str, model: str, options: CallOptions | None = None, *, name: str | None = None) -> None:
+    def __init__(self, url: str, model: str, options: ServerOptions | None = None, *, name: str | None = None) -> None:
         self._address = Address.read(url)
         self.url = str(self._address)  # recorded and printed: no password in it
         self.name = f"{name or model} at {self.url}"
-        self.options = options or CallOptions()
+        self.options = options or ServerOptions()
         self._path, self._model = model, name or model
         self.vocabulary, self.recommended_sampling = load_vocabulary(model), recommended_sampling(model)
         self.context: int = load_config(model).max_position_embeddings
         self.served_name = ""
         self._version = "unknown"
         self._chosen = True
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] = {"lora": self.options.lora} if self.options.lora else {}
         self._users = 0
 
     async def generate(
@@ -204,8 +205,8 @@ class ServerEngine:
     async def _connect(self) -> None:
         """Check that the server serves the model, and find out what it supports; `ConfigError` where it cannot."""
         try:
-            card = await self._served_card()
-            self.served_name, self.context = card.id, card.max_model_len or self.context
+            card, longest = await self._served_card()
+            self.served_name, self.context = card.id, longest or self.context
             with suppress(EngineError):  # a router may not pass /version on
                 self._version = await self._served_version()
             await self._probe()
@@ -213,23 +214,28 @@ class ServerEngine:
             hint = error.hint or "check the URL and that the server runs"
             raise ConfigError(f"{self.url} cannot be used: {cause(error)}", hint=hint) from None
 
-    async def _served_card(self) -> Card:
-        """What the server tells of the model."""
+    async def _served_card(self) -> tuple[Card, int | None]:
+        """What the server tells of the model or adapter, and the longest prompt plus output."""
         raw = await self._call.request("GET", "/v1/models")
         try:
             served = read(Models, raw, self.name, self._redactor).data
         except EngineAnswerError as error:
             wrong = cause(error).removeprefix("answered what is no completion: ")
             raise ConfigError(f"{self.url} is no vLLM server: {wrong}", hint="check the URL") from None
-        card = next((card for card in served if {self._model, self._path} & {card.id, card.root}), None)
+        adapter = self.options.lora
+        wanted = {adapter} if adapter else {self._model, self._path}
+        card = next((card for card in served if wanted & {card.id, None if adapter else card.root}), None)
         if card is None:
             names = sorted({name for card in served for name in (card.id, card.root) if name})
             shown = self._redactor.text(", ".join(names)) or "nothing"
-            raise ConfigError(f"{self.url} serves {shown}, not {self._model!r}", hint="name the model it serves")
+            hint = "start it with --lora-modules NAME=FOLDER" if adapter else "name the model it serves"
+            raise ConfigError(f"{self.url} serves {shown}, not {adapter or self._model!r}", hint=hint)
         # it is sent back, recorded and printed
         if self._redactor.text(card.id, len(card.id)) != card.id:
             raise ConfigError(f"{self.url} serves a model under a name that cannot be used", hint="rename it there")
-        return card
+        # of an adapter vLLM tells no length: it has that of the model under it
+        lengths = (each.max_model_len for each in (card, *served) if each is card or each.id == card.parent)
+        return card, next(filter(None, lengths), None)
 
     async def _served_version(self) -> str:
         raw = await self._call.request("GET", "/version")
@@ -255,7 +261,7 @@ class ServerEngine:
             log.warning("%s does not count cached tokens: start it with --enable-prompt-tokens-details", self.name)
         if answer.speculation and (guesses := answer.speculation.num_spec_tokens):
             # A server does not return the rest of its speculative_config.
-            self._options = {"speculative": {"num_speculative_tokens": guesses}}
+            self._options |= {"speculative": {"num_speculative_tokens": guesses}}
 
     async def _probe_top(self, prompt: list[int]) -> Answer:
         hint = f"start the server with --max-logprobs {TOP} or more"
