@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
@@ -13,6 +13,7 @@ from langgraph.types import Command
 from typing_extensions import Unpack
 
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
+from specreason_graph.display import ShownOutcome
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.nested_call import NestedCall
@@ -85,6 +86,16 @@ class SpecReasonGraph(StateGraph[State, SpecReasonConfig, Question, Outcome]):
 class CompiledSpecReason(UnlimitedGraph):
     """The compiled loop."""
 
+    if not TYPE_CHECKING:  # type checkers know LangGraph's own signatures, which tell more
+
+        def invoke(self, *asked: Any, **more: Any) -> Any:
+            """Run, and return what the run ends with; notebooks show it as a table of the steps."""
+            return _shown(super().invoke(*asked, **more))
+
+        async def ainvoke(self, *asked: Any, **more: Any) -> Any:
+            """Run, and return what the run ends with; notebooks show it as a table of the steps."""
+            return _shown(await super().ainvoke(*asked, **more))
+
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
         more |= {"context": _checked_context(more.get("context"))}
@@ -151,6 +162,11 @@ def _checked_call(asked: Any, config: RunnableConfig | None, context: Any) -> Ne
 def _checked_context(context: Any) -> Any:
     """The settings of a call, from a mapping, too, which LangGraph would check in pydantic's words."""
     return make_config(**context) if isinstance(context, Mapping) else context
+
+
+def _shown(found: Any) -> Any:
+    """An outcome that notebooks can show; what other stream modes and versions give is as it is."""
+    return ShownOutcome(found) if isinstance(found, dict) and "trace" in found else found
 
 
 def _answer(outcome: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ They are read by the reader of the audits, and what it finds is verified: what i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -15,6 +16,7 @@ from specreason_graph.audit.check.state_check import with_writes_ahead
 from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.read.reader import afind_recorded, find_recorded
 from specreason_graph.audit.read.recorded import RecordedRun
+from specreason_graph.display import run_html
 from specreason_graph.errors import ThreadError
 from specreason_graph.policies.routing import Stage, next_stage
 from specreason_graph.record.records import Plain, Record, Step, StopReason
@@ -47,6 +49,10 @@ class FoundRun(Record):
     """What is wrong with its record, of which nothing is told then; None for a record that is as it was written."""
     updated: str
     """When the last checkpoint was written, ISO 8601."""
+
+    def _repr_html_(self) -> str:
+        about = f"<p>{escape(self.question)}</p>" + (f"<p>{escape(self.problem)}</p>" if self.problem else "")
+        return about + run_html([step.dump() for step in self.steps], self.answer or "", self.stop_reason or "")
 
 
 def find_runs(checkpointer: BaseCheckpointSaver[Any], thread_id: str) -> list[FoundRun]:
