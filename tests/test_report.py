@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from html import unescape
 from typing import Any, get_args
 
 import pytest
@@ -203,6 +204,21 @@ def test_durations_are_told_as_people_say_them(seconds: float, words: str) -> No
     assert duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "gist"),
+    [
+        ("8*2=16 and 2**3 = 8", "8*2=16 and 2**3 = 8"), ("**First**, `x`", "First, x"), ("- one\n- two", "one two"),
+        ("- 5\n= 7", "- 5 = 7"), ("## So\nx**y", "So x**y"), ("a " * 50, "a " * 31 + "a…"), ("", "(ends the thinking)"),
+        ("It costs $5.", "It costs $5."),
+    ],
+)  # fmt: skip
+def test_the_outline_shows_how_a_step_begins(run: RecordedRun, text: str, gist: str) -> None:
+    html = render_run(changed(run, trace=[{**run.trace[0], "text": text}]))
+    found = re.search(r'class="gist" dir="auto">(.*?)</span>', html, re.DOTALL)
+    assert found
+    assert unescape(found[1]) == gist
+
+
 def test_tokens_are_texts_where_the_tokenizer_is_at_hand(abacus: EnginePair) -> None:
     saver, question = InMemorySaver(), "Zoe has 25 boxes with 18 coins in each box. How many coins does Zoe have?"
     graph = create_specreason(abacus, seed=1, judge={"kind": "likelihood"}).compile(checkpointer=saver)
@@ -211,7 +227,7 @@ def test_tokens_are_texts_where_the_tokenizer_is_at_hand(abacus: EnginePair) -> 
     html = render_run(run)
     heats = re.findall(r'<p class="heat" dir="auto">(.*?)</p>', html, re.DOTALL)
     scored = [step.discarded or step for step in run.steps if step.score]
-    assert [Page(f"<p>{heat}</p>").words for heat in heats] == [each.text for each in scored]
+    assert [Page(f"<p>{heat}</p>").words for heat in heats] == [each.text.replace("\n", "↵") for each in scored]
     words = Page(html).words
     assert re.search(rf"{re.escape(question)}.*<think>", words, re.DOTALL), "the prompt as the chat template made it"
     other = {role: {**engine, "vocabulary": "0" * 64} for role, engine in run.manifest["engines"].items()}

@@ -22,8 +22,8 @@ CHART_HEIGHT = 30
 LINE = 90.0
 GIST = 64
 """Most characters of a step in the outline."""
-MARKS = re.compile(r"(?m)[*`$]+|^\s*(?:#+|-) ")
-"""Marks of Markdown, which the outline leaves out."""
+MARKS = re.compile(r"(?m)`+|^\s*(?:#+|-) (?=[^\W\d])|(?<![\w)])\*\*(?=[^\W\d])|(?<=[^\W\d.:!?])\*\*(?![\w(])")
+"""Marks of Markdown around words, which the outline leaves out; those in arithmetic stay."""
 
 
 class Version(NamedTuple):
