@@ -135,7 +135,7 @@ def serve(
     rounds = []
     with models.launch("").open_pair() as pair:
         for found in served.measure_server(pair, asked, repeats, checked_durability(durability)):
-            print(f"{found.way:14} {found.seconds:.2f} s", flush=True)
+            print(f"{found.way:14} {found.seconds:.2f} s, {found.cpu:.1f} CPU seconds", flush=True)
             rounds.append(found)
     print("", *served.lines(rounds), sep="\n")
 

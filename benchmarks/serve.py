@@ -40,6 +40,9 @@ class Round(Record):
     """One of `WAYS`."""
     seconds: float
     """From the first request to the last reply, in seconds."""
+    cpu: float
+    """CPU seconds meanwhile of this process, the engines' processes and the client; other work on a machine changes
+    it less than the seconds."""
     answers: list[str]
     """The replies, in the order of the questions."""
 
@@ -70,30 +73,42 @@ def _by_turns(pair: EnginePair, url: str, questions: Sequence[str], repeats: int
 def lines(rounds: Sequence[Round]) -> list[str]:
     """A line a way: its median, its range, and what it takes more than ``abatch``."""
     told, base = [], [each for each in rounds if each.way == "abatch"]
+    usual, usual_cpu = median(each.seconds for each in base), median(each.cpu for each in base)
     for way in WAYS:
         own = [each for each in rounds if each.way == way]
-        seconds = [each.seconds for each in own]
-        more = median(seconds) / median([each.seconds for each in base]) - 1
+        seconds, cpu = [each.seconds for each in own], median(each.cpu for each in own)
         pairs = [(mine, theirs) for each in own for mine, theirs in zip(each.answers, base[0].answers, strict=True)]
         same = sum(mine == theirs for mine, theirs in pairs) / len(pairs)
+        middle = median(seconds)
         told.append(
-            f"{way:14} {median(seconds):7.2f} s ({min(seconds):.2f} to {max(seconds):.2f})  {more:+.1%}"
-            f"  {len(own[0].answers) / median(seconds):.2f} replies a second, {same:.0%} of them those of abatch"
+            f"{way:14} {middle:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f}) {middle / usual - 1:+.1%}"
+            f"   {cpu:.1f} CPU seconds {cpu / usual_cpu - 1:+.1%}   {same:.0%} of the answers are those of abatch"
         )
     return told
 
 
 def _batch(pair: EnginePair, questions: Sequence[str]) -> Round:
     chat = ChatSpecReason(pair, temperature=0, config_file=None)
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), _cpu()
     replies = asyncio.run(chat.abatch(list(questions)))
-    return Round(way="abatch", seconds=time.perf_counter() - begun, answers=[str(reply.text) for reply in replies])
+    answers = [str(reply.text) for reply in replies]
+    return Round(way="abatch", seconds=time.perf_counter() - begun, cpu=_cpu() - before, answers=answers)
 
 
 def _from_client(url: str, model: str, questions: Sequence[str], way: str, *how: str) -> Round:
-    command = [sys.executable, "-m", "benchmarks.serve", url, model, *how]
+    command, before = [sys.executable, "-m", "benchmarks.serve", url, model, *how], _cpu()
     ended = subprocess.run(command, input=json.dumps(list(questions)), capture_output=True, text=True, check=True)  # noqa: S603 - this module
-    return Round(way=way, **json.loads(ended.stdout))
+    found = json.loads(ended.stdout)
+    return Round(way=way, **{**found, "cpu": found["cpu"] + _cpu() - before})
+
+
+def _cpu() -> float:
+    """CPU seconds so far of this process and of those that the engines run in."""
+    import psutil
+
+    here = psutil.Process()
+    times = [each.cpu_times() for each in (here, *here.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 @contextmanager
@@ -124,9 +139,10 @@ async def _ask_all(url: str, model: str, questions: Sequence[str], *, stream: bo
         return "".join([piece.choices[0].delta.content or "" async for piece in reply])
 
     async with AsyncOpenAI(base_url=url, api_key="none", timeout=3600, max_retries=0) as client:
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), time.process_time()
         answers = await asyncio.gather(*(ask(client, question) for question in questions))
-        return {"seconds": time.perf_counter() - begun, "answers": answers}
+        used = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - before}
+        return {**used, "answers": answers}
 
 
 if __name__ == "__main__":
