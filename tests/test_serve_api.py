@@ -162,6 +162,14 @@ def test_calls_are_streamed_and_forced(client: OpenAI) -> None:
     assert ask(client, tools=[STOCK], tool_choice="none").choices[0].message.tool_calls is None
 
 
+def test_of_several_calls_the_first_is_taken_where_one_is_wanted() -> None:
+    base = FakeEngine(lambda prompt: CALL * 2 if is_closed(prompt) else CLOSE, lambda _: 9, name="base")
+    with asking(EnginePair(FakeEngine(thinking), base)) as client:
+        for several in (True, False):
+            calls = ask(client, tools=[STOCK], parallel_tool_calls=several).choices[0].message.tool_calls
+            assert len(calls or ()) == 1 + several
+
+
 def test_a_call_that_cannot_be_read_is_text() -> None:
     written = '<tool_call>\n{"name": "jump", "arguments": {}}\n</tool_call>'
     base = FakeEngine(lambda prompt: written if is_closed(prompt) else CLOSE, lambda _: 9, name="base")
@@ -233,23 +241,24 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"extra_body": {"top_k": 5}}, "top_k", "unknown parameter top_k"),
     ({"messages": []}, "messages", "at least 1"),
     ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role", "'user'"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "needs tool_call_id"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "message 0 lacks 'tool_call_id'"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "valid string"),
-    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content", ""),
-    ({"messages": [{"role": "assistant", "content": "x"}]}, "", "the question is empty"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "", "only text can be read"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", "message 0"),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "the question is empty"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "only text can be read"),
     ({"temperature": 3}, "", "temperature = 3.0 is not allowed"),
     ({"seed": -1}, "", "seed = -1 is not allowed"),
     ({"extra_body": {"seed": True}}, "seed", "valid integer"),
     ({"stop": [""]}, "", "stop"),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ({"max_completion_tokens": 1}, "max_completion_tokens", "allow 2 or more"),
-    ({"tool_choice": "jump"}, "tool_choice", "'required'"),
+    ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+    ({"tools": [STOCK], "tool_choice": "jump"}, "", "tool_choice 'jump' is no tool; tools: stock"),
     ({"tools": [STOCK], "tool_choice": {"type": "function", "function": {"name": "jump"}}}, "", "is no tool"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "", "a tool is named 'a b'"),
     ({"tools": [{"type": "function", "function": [1]}]}, "tools.0.function", ""),
-    ({"tools": [STOCK], "parallel_tool_calls": False}, "parallel_tool_calls", "take the first"),
-    ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema is missing"),
+    ({"response_format": {"type": "json_schema"}}, "", "response_format = "),
+    ({"response_format": {"type": "grammar"}}, "", "is not understood"),
     ({"extra_body": {"specreason": {"treshold": 7}}}, "", "specreason.treshold cannot be chosen"),
     ({"extra_body": {"specreason": {"judge": {"kind": "reward", "url": "http://a"}}}}, "", "specreason.judge cannot"),
     ({"extra_body": {"specreason": {"threshold": 70}}}, "", "threshold = 70 is not allowed"),
@@ -367,8 +376,8 @@ def test_the_form_of_an_answer_is_asked_of_the_engine() -> None:
             sampling = writer.calls[-1].sampling
             assert sampling
             assert (json.loads(sampling.json_schema) if sampling.json_schema else None) == form
-        with pytest.raises(openai.BadRequestError, match="send tools or a schema"):
-            ask(client, response_format=schema, tools=[STOCK])
+        with pytest.raises(openai.BadRequestError, match="wants a call, and answer_schema an answer"):
+            ask(client, response_format=schema, tools=[STOCK], tool_choice="required")
 
 
 @pytest.mark.parametrize("most", [2, 7, 40, 100, 333])

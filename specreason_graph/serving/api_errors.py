@@ -15,6 +15,7 @@ from specreason_graph.errors import (
     EngineBusyError,
     EngineError,
     EngineTimeoutError,
+    QuestionError,
     QuestionTooLongError,
     RecordError,
     SpecReasonError,
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2
 """After how long a client should ask again that was refused for lack of room."""
 UNFORESEEN = "the server failed in a way that nobody foresaw; its log says how"
-UNNAMED = ("body", "str", "ForcedTool")
+UNNAMED = ("body", "str")
 """Parts of the place of an error that are names of types; others of them have brackets."""
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code for a conversation that does not fit; frameworks shorten theirs when they see it."""
@@ -76,6 +77,8 @@ def api_error(error: Exception) -> ApiError:
             return error
         case QuestionTooLongError() | ContextLimitError():
             return ApiError(400, str(error), code=TOO_LONG, param="messages")
+        case QuestionError():
+            return ApiError(400, str(error), param="messages")
         case RecordError():
             return ApiError(500, str(error))
         case UsageError():

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
 from specreason_graph.config import SpecReasonConfig, overridden
 from specreason_graph.errors import ConfigError
+from specreason_graph.langchain.call_settings import as_settings
+from specreason_graph.langchain.tools import choice_of
 from specreason_graph.serving.api_errors import ApiError
-from specreason_graph.serving.request_parts import (
-    ForcedTool,
-    Given,
-    GivenMessage,
-    ResponseFormat,
-    StreamOptions,
-    Tool,
-)
+from specreason_graph.serving.request_parts import Given, GivenMessage, StreamOptions, Tool
 
 OWN = (
     "answer_by", "answer_tokens", "deadline_seconds", "first_steps_by_base", "lookahead", "max_step_tokens",
@@ -75,11 +70,11 @@ class ChatRequest(Given):
     """Texts that end the answer."""
     tools: list[Tool] | None = None
     """Tools that the answer may call."""
-    tool_choice: Literal["none", "auto", "required"] | ForcedTool | None = None
+    tool_choice: str | dict[str, Any] | None = None
     """Which of them."""
     parallel_tool_calls: bool | None = None
     """Whether the answer may hold several calls."""
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
     """What the answer must be."""
     specreason: dict[str, Any] | None = None
     """Settings of the loop for this request, of those in `OWN`."""
@@ -94,15 +89,8 @@ class ChatRequest(Given):
             if name in REFUSED:
                 raise _refused(name, REFUSED[name])
             raise ApiError(400, f"unknown parameter {name}", param=name, code="unknown_parameter")
-        if self.tools and self.parallel_tool_calls is False:
-            raise _refused("parallel_tool_calls", "take the first call of a reply")
-        if self.tools and self.tool_choice != "none" and self.form:
-            raise _refused("response_format", "an answer that follows a schema calls no tools: send tools or a schema")
-
-    @property
-    def form(self) -> dict[str, Any] | None:
-        """The JSON schema that the answer must follow."""
-        return self.response_format.form if self.response_format else None
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise _refused("tool_choice", "there are no tools")
 
     @property
     def most_tokens(self) -> int | None:
@@ -120,16 +108,12 @@ class ChatRequest(Given):
             raise ConfigError(
                 f"specreason.{unknown[0]} cannot be chosen by a client", hint=f"known settings: {', '.join(OWN)}"
             )
-        named = {name: getattr(self, name) for name in ("temperature", "top_p", "seed")}
-        named |= {"answer_schema": self.form, "stop": [self.stop] if isinstance(self.stop, str) else self.stop}
+        names = ("temperature", "top_p", "seed", "parallel_tool_calls", "response_format")
+        named = as_settings({name: getattr(self, name) for name in names})
+        named |= {"stop": [self.stop] if isinstance(self.stop, str) else self.stop}
         if self.tools:
-            tools = [tool.model_dump(exclude_none=True) for tool in self.tools]
-            named |= {"tools": tools, "tool_choice": _chosen(self.tool_choice)}
+            named |= {"tools": [tool.plain() for tool in self.tools], "tool_choice": choice_of(self.tool_choice)}
         return overridden(config, own, {name: value for name, value in named.items() if value is not None})
-
-
-def _chosen(choice: str | ForcedTool | None) -> str | None:
-    return choice.function.name if isinstance(choice, ForcedTool) else {"required": "any"}.get(choice or "", choice)
 
 
 def _refused(name: str, fix: str) -> ApiError:
