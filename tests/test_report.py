@@ -16,6 +16,7 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.audit.show.labels import ENDINGS, PURPOSES, REASONS, STOPS, duration
+from specreason_graph.audit.show.place import Link, Links, links_between
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
 from specreason_graph.audit.show.timeline import draw_timeline
 from specreason_graph.record.records import Ending, Purpose, Reason, StopReason
@@ -171,6 +172,20 @@ def test_the_index_leads_to_each_run(run: RecordedRun) -> None:
     assert [link["href"] for link in page.all("a") if link["href"] != "#list"] == ["one.html", "two.html"]
     assert [row["data-tags"].split() for row in page.all("tr") if "data-item" in row] == [["human"], ["unfinished"]]
     assert "0 runs" in Page(render_index([])).words
+
+
+def test_pages_of_forks_and_their_parents_lead_to_each_other(run: RecordedRun) -> None:
+    child = forked(run)
+    old = changed(run, thread_id="old", manifest={**run.manifest, "run": "f" * 32})
+    found, parent, alone = links_between([child, old, run], ["child.html", "old.html", "run.html"])
+    assert (found.parent, found.forks) == ("old.html", ())
+    assert (parent.parent, parent.forks) == (None, (Link(child.run[:12], "child.html"),))
+    assert alone == Links()
+    page = Page(render_run(child, links=found))
+    assert page.all("a", href="old.html")
+    assert Page(render_run(old, links=parent)).all("a", href="child.html")
+    index = Page(render_index([(child, "child.html"), (old, "old.html")]))
+    assert [link["href"] for link in index.all("a")[1:]] == ["child.html", "old.html", "old.html"]
 
 
 def test_a_long_wait_is_cut_short_on_the_time_line(run: RecordedRun) -> None:

@@ -101,6 +101,17 @@ def thread_marks(checkpointer: BaseCheckpointSaver[Any]) -> dict[str, ThreadMark
     return dict(sorted(marks, key=lambda each: each[1].latest, reverse=True))
 
 
+def data_version(checkpointer: BaseCheckpointSaver[Any]) -> int | None:
+    """Return a number that is another one when somebody else has written into the database; None where none tells.
+
+    SQLite tells it without reading anything; it is that of this connection only.
+    """
+    if type(checkpointer).__name__ != "SqliteSaver":
+        return None
+    with cast("Any", checkpointer).cursor(transaction=False) as cursor:
+        return int(cursor.execute("pragma data_version").fetchone()[0])
+
+
 def key_of(config: RunnableConfig) -> Key:
     """Return the thread id, the namespace and the id of a checkpoint."""
     place = config["configurable"]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from specreason_graph.audit.read.follow import FollowedThread
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
-from specreason_graph.audit.read.saver import ThreadMark, open_database, thread_marks
+from specreason_graph.audit.read.saver import ThreadMark, data_version, open_database, thread_marks
 from specreason_graph.audit.show.page import fragment
 from specreason_graph.audit.show.parts import digest
 from specreason_graph.audit.show.place import Link, Links, Place
@@ -70,6 +70,7 @@ class Catalogue:
         self._marks: dict[str, ThreadMark] = {}
         self._wanted: dict[str, int] = {}
         self._stale = set[str]()
+        self._seen: tuple[int | None, frozenset[str]] | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -139,6 +140,7 @@ class Catalogue:
             self._stopped.wait(AFTER_FAILURE_SECONDS)
 
     def _watch_open(self, saver: BaseCheckpointSaver[Any]) -> None:
+        self._seen = None
         while not self._stopped.is_set():
             begun = time.monotonic()
             if self._wanted:
@@ -148,6 +150,9 @@ class Catalogue:
 
     def _look(self, saver: BaseCheckpointSaver[Any]) -> None:
         """Read the threads that have changed, first those that somebody looks at, then the latest ones."""
+        looked_at, version = frozenset(self._wanted), data_version(saver)
+        if self.is_whole and version is not None and self._seen == (version, looked_at):
+            return  # nobody has written, and nobody looks at anything else
         marks = thread_marks(saver)
         for thread in self._rows.keys() - marks.keys():
             self._forget(thread)
@@ -159,10 +164,11 @@ class Catalogue:
         begun, others = time.monotonic(), 0
         for thread in sorted(changed, key=lambda each: each not in self._wanted):
             if self._stopped.is_set() or (others and time.monotonic() - begun > LONGEST_LOOK_SECONDS):
+                self.is_whole = False
                 return  # what somebody looks at may have gone on meanwhile: the rest is read at the next look
             others += thread not in self._wanted
             self._read(saver, thread, marks[thread])
-        self.is_whole = True
+        self.is_whole, self._seen = True, (version, looked_at)
 
     def _read(self, saver: BaseCheckpointSaver[Any], thread: str, mark: ThreadMark) -> None:
         followed = self._runs[thread][0] if thread in self._runs else FollowedThread(thread)
