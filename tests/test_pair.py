@@ -15,6 +15,7 @@ import pytest
 
 from specreason_graph import EnginePair
 from specreason_graph.engines.fake import FakeEngine
+from tests.support.waiting import until
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
 
@@ -94,6 +95,33 @@ def test_closing_leaves_no_thread_and_the_pair_opens_again() -> None:
         assert threading.active_count() == before
         assert log.count("base opened") == log.count("draft opened") == times
         assert log.count("base closed") == log.count("draft closed") == times
+
+
+def test_a_pair_tells_what_is_still_loading() -> None:
+    log: list[str] = []
+    may_open, broken = threading.Event(), [OSError("no memory")]
+
+    async def waits() -> None:
+        await asyncio.to_thread(may_open.wait, 5)
+        if broken:
+            raise broken.pop()
+
+    pair = EnginePair(Door(log, "draft", waits), Door(log, "base"))
+    assert pair.loading == ["base", "draft"]
+    for ended in (OSError, None):
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(pair.run, where)
+            until(lambda: pair.loading == ["draft"])
+            may_open.set()
+            assert isinstance(opening.exception(5), ended or type(None))
+        may_open.clear()
+    assert pair.loading == []
+    pair.close()
+    assert pair.loading == ["base", "draft"]
+    both = Door(log, "both")
+    with EnginePair(both, both) as one:
+        assert one.loading == []
+    assert one.loading == ["base"]
 
 
 def test_one_engine_in_both_roles_is_opened_and_closed_once() -> None:

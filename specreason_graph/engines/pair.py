@@ -321,6 +321,7 @@ class EnginePair:
 
     async def _enter(self) -> None:
         """Open both engines side by side; when one cannot be opened, the other is closed again."""
+        self._ready.clear()
         async with AsyncExitStack() as opened:
             tasks = [asyncio.create_task(self._enter_one(opened, engine)) for engine in self._engines()]
             try:

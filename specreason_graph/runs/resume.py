@@ -40,10 +40,13 @@ class Run:
             check_resumed(values["manifest"], values["trace"], sampler, accept_changes=accept_changes)
 
     @classmethod
-    def start(cls, store: RunStore, launch: Launch, pair: EnginePair) -> Run:
-        """A new run, kept before its first step; `QuestionError` when the question does not fit the models."""
+    def start(cls, store: RunStore, launch: Launch, pair: EnginePair, thread: str | None = None) -> Run:
+        """A new run, kept before its first step; `QuestionError` when the question does not fit the models.
+
+        ``thread``: its thread id; a new one where none is given.
+        """
         launch.check_fits(pair)
-        return cls(store, store.add(launch), pair)
+        return cls(store, store.add(launch, thread), pair)
 
     def advance(self) -> Iterator[Step]:
         """Work to the end; yields each step as it is committed."""

@@ -23,8 +23,8 @@ from specreason_graph.engines.checkpoint import eos_ids, load_tokenizer, unloada
 from specreason_graph.engines.transformers.kv_caches import CachePool, SequenceCache
 from specreason_graph.engines.transformers.memory import cpu_dtype
 from specreason_graph.engines.transformers.pipe import Load
-from specreason_graph.errors import ModelError
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.errors import ModelError
 from specreason_graph.record.manifest import EngineDescription
 
 if TYPE_CHECKING:
