@@ -15,7 +15,6 @@ import pytest
 
 from specreason_graph import EnginePair
 from specreason_graph.engines.fake import FakeEngine
-from tests.support.waiting import until
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
 
@@ -111,7 +110,10 @@ def test_a_pair_tells_what_is_still_loading() -> None:
     for ended in (OSError, None):
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(pair.run, where)
-            until(lambda: pair.loading == ["draft"])
+            ends = time.monotonic() + 5
+            while pair.loading != ["draft"]:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
             may_open.set()
             assert isinstance(opening.exception(5), ended or type(None))
         may_open.clear()

@@ -14,6 +14,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -175,12 +176,12 @@ class TerminalStream:
         """Do nothing: what is written is flushed."""
 
 
-class _ErrorHandler(logging.StreamHandler[TextIO]):
+class _ErrorHandler(logging.Handler):
     """Writes to standard error as it is at the moment: above what changes on a screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        with suppress(OutputClosed, SpecReasonError):
+            echo_text(self.format(record), err=True)
 
 
 class _CleanFormatter(logging.Formatter):
