@@ -39,6 +39,8 @@ def path_option(*names: str, text: str, part: str | None = None, variable: str |
 def _path(given: str | Path) -> Path:
     if not str(given).strip():
         raise typer.BadParameter("it is empty; name a file, or leave the option out")
+    if "://" in str(given):  # a folder `postgresql:` would be made
+        raise typer.BadParameter("it is an address; name a file")
     return Path(given)
 
 

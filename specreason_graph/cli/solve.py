@@ -218,6 +218,8 @@ def _check_kept(file: Path, thread: str) -> None:
     hint = "check the thread id and --db; `specreason runs list` shows what is kept"
     if not file.exists():
         raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
+    if not file.is_file():  # SQLite would wait at a pipe
+        raise ThreadError(f"no run {thread!r} in {file}: it is no file", hint=hint)
     try:
         read_launch(file, thread)
     except RecordError:
