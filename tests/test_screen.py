@@ -124,7 +124,17 @@ def test_an_interrupt_says_at_once_how_to_go_on(instant: str, tmp_path: Path) ->
         assert "The answer is 42" in terminal.text
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0, 3.0, 4.0])
+def test_an_interrupt_while_the_command_still_imports_has_an_answer(tmp_path: Path) -> None:
+    where = {"XDG_DATA_HOME": str(tmp_path)}
+    with Terminal.running([sys.executable, "-m", "specreason_graph", "solve", "--example"], env=where) as terminal:
+        terminal.wait_for(lambda text: "starting" in text)
+        terminal.interrupt()
+        assert terminal.wait(10) == 130
+        assert "interrupted: nothing was begun" in terminal.text
+        assert "Traceback" not in terminal.text
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0, 3.0, 4.0])
 def test_an_interrupt_at_any_instant_has_an_answer(seconds: float, tmp_path: Path) -> None:
     with Terminal.running(solving(tmp_path), env={"SLOW_TOKEN": "0.02", "SLOW_OPEN": "0.5"}) as terminal:
         terminal.wait_for(lambda text: text != "")

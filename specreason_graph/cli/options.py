@@ -116,14 +116,15 @@ JudgeOption = Annotated[
     str | None,
     typer.Option(
         "--judge", metavar="KIND", rich_help_panel=SETTINGS, show_default=DEFAULT_KINDS["judge"],
-        help=f"Who says what a step is worth: {', '.join(kinds('judge'))}.", autocompletion=lambda: kinds("judge"),
+        help="Who says what a step is worth: digit, likelihood, confidence, cascade, ...; `specreason settings judge` "
+        "lists all.", autocompletion=lambda: kinds("judge"),
     ),
 ]  # fmt: skip
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="NAME=VALUE", rich_help_panel=SETTINGS, autocompletion=lambda: _names(SpecReasonConfig),
-        help="Any other setting; repeatable. docs/settings.md lists them, and so does `specreason settings`.",
+        help="Any other setting; repeatable. `specreason settings` lists them.",
     ),
 ]  # fmt: skip
 TaskArgument = Annotated[
