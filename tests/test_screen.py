@@ -176,6 +176,7 @@ def drawn(tty: Tty, shown: Any) -> str:
         ("[1]: http://there\nsee", "[1]: http://there"),
         ("&amp; &lt;", "&amp; &lt;"),
         ("see [here](http://there)", "see here (http://there)"),
+        ("![a plot](http://there/plot.png)", "!a plot (http://there/plot.png)"),
         ("a **bold** and *soft* word", "a bold and soft word"),
         ("# Title\n\ntext", "Title"),
         ("| a | b |\n|---|---|\n| 1 | 2 |", "1"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, RootModel, computed_field
 
 from specreason_graph.audit.ask.advice import Advice, advise
 from specreason_graph.audit.ask.diff import ComparedSteps, Side
@@ -35,17 +35,27 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RunUsage(Summary):
     """What a run took."""
 
-    acceptance: Share
-    """Share of the proposals that were accepted; 0 when there were none."""
-    seconds: float
-    """Seconds spent in engine calls."""
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def acceptance(self) -> float:
+        """Share of the proposals that were accepted; 0 when there were none."""
+        return super().acceptance
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in engine calls."""
+        return super().seconds
 
 
 class Gain(Advice):
     """Seconds of a run's steps against the base alone; all but its own seconds are estimates."""
 
-    gain: float
-    """Seconds of the base alone for each second of the run; above 1 speculation was faster."""
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def gain(self) -> float:
+        """Seconds of the base alone for each second of the run; above 1 speculation was faster."""
+        return super().gain
 
 
 class RunDocument(Record):
@@ -169,8 +179,11 @@ class AnchoredFinding(Record):
 class Verified(Verification):
     """Whether a record is as it was written: `audit verify`."""
 
-    ok: bool
-    """Whether nothing was found."""
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return super().ok
 
 
 class ComparedRuns(Record):
@@ -180,9 +193,9 @@ class ComparedRuns(Record):
     """Whether both are the same to the last token."""
     first_divergence: int | None
     """Position of the first step that differs; null where none does."""
-    run: Side
+    first: Side
     """The first run."""
-    other_run: Side
+    second: Side
     """The second run."""
     rows: list[ComparedSteps]
     """The steps of both, side by side, as positions."""
@@ -191,8 +204,11 @@ class ComparedRuns(Record):
 class Recomputed(Replay):
     """Decisions computed again from the record: ``audit replay``."""
 
-    ok: bool
-    """Whether all came out as recorded."""
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether all came out as recorded."""
+        return super().ok
 
 
 class RescoredRun(Record):
@@ -202,7 +218,7 @@ class RescoredRun(Record):
     """What came out, step by step."""
     drift: float
     """Largest change of a number."""
-    flipped: list[int]
+    flipped_steps: list[int]
     """Positions of the steps whose decision would change."""
     changed_engines: list[Engine]
     """Engines that are not the recorded ones."""
@@ -211,17 +227,24 @@ class RescoredRun(Record):
 class RerunRun(Rerun):
     """A run that was done again: ``audit replay --how regenerate``."""
 
-    ok: bool
-    """Whether it came out the same."""
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether it came out the same."""
+        return super().ok
 
 
 class OtherPolicy(WhatIf):
     """What another policy would have decided: ``audit whatif THREAD``."""
 
-    first_divergence: int | None
-    """Position of the first step that would change; null where none would."""
     unasked: Unasked | None = None
     """What is known of the steps that a sampling judge was not asked about."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def first_divergence(self) -> int | None:
+        """Position of the first step that would change; null where none would."""
+        return super().first_divergence
 
 
 class Written(Record):
@@ -299,8 +322,8 @@ def _fields(thread: str, values: Plain) -> dict[str, Any]:
     return {
         "thread": thread, "question": manifest["question"], "answer": values["answer"] or None,
         "stop_reason": values["stop_reason"] or None, "steps": steps, "result": answer,
-        "usage": RunUsage(**dict(summary), acceptance=summary.acceptance, seconds=summary.seconds),
-        "advice": Gain(**dict(advice), gain=advice.gain) if advice else None,
+        "usage": RunUsage(**dict(summary)),
+        "advice": Gain(**dict(advice)) if advice else None,
         "engines": {role: EngineDescription.load(each) for role, each in manifest["engines"].items()},
         "config": manifest["config"],
     }  # fmt: skip

@@ -30,6 +30,8 @@ STYLES = {
 }  # fmt: skip
 """Colours of the sixteen that each terminal has its own shades for, so that light and dark themes can be read."""
 FRAMES_A_SECOND = 8
+NOT_READ = ["escape", "entity", "reference", "image"]
+"""Rules of Markdown by which characters would vanish."""
 
 
 def is_screen(*, err: bool = False) -> bool:
@@ -146,7 +148,7 @@ def _parsed(text: str) -> list[Any]:
         finally:
             del state.scanDelims
 
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["escape", "entity", "reference"])
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(NOT_READ)
     parser.inline.ruler.at("emphasis", between_words)
     tokens = parser.parse(text)
     for each in (child for token in tokens for child in token.children or ()):

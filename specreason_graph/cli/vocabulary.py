@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 KEYS: dict[str, dict[str, str]] = {
     "Changed": {"recorded": "was_accepted", "would_be": "would_be_accepted"},
+    "CheckResult": {"advice": "recommendation"},
     "ComparedSteps": {"one": "step", "other": "other_step"},
     "Comparison": {
         "one": "strategy", "other": "other_strategy", "pairs": "pair_count", "same": "same_count",
@@ -21,17 +22,24 @@ KEYS: dict[str, dict[str, str]] = {
     },
     "Described": {"hardware": "machine", "base": "base_model", "draft": "draft_model"},
     "Estimate": {"lost": "lost_share"},
+    "Measured": {"logprobs": "logprob_seconds", "likelihood": "likelihood_seconds"},
     "OtherPolicy": {"steps": "step_count"},
     "Outcome": {
         "questions": "question_count", "right": "right_count", "base_right": "base_right_count", "lost": "lost_count",
         "gained": "gained_count",
     },
+    "PairCosts": {
+        "base": "base_token_seconds", "draft": "draft_token_seconds", "base_together": "base_together_seconds",
+        "draft_together": "draft_together_seconds", "score": "score_seconds",
+    },
+    "PlanDocument": {"advice": "recommendation"},
     "Point": {"same": "same_count", "runs": "run_count"},
     "Policy": {"judge": "judge_settings"},
     "Pruned": {"thread_id": "thread", "runs": "run_names", "checkpoints": "checkpoint_count"},
     "Recomputed": {"steps": "step_count", "decisions": "decision_count"},
     "RerunRun": {"steps": "step_count", "tokens": "token_count"},
     "Rescored": {"recorded": "recorded_number", "now": "number"},
+    "RiskBound": {"questions": "question_count", "lost": "lost_share"},
     "Row": {
         "strategy": "strategy_settings", "runs": "run_count", "questions": "question_count", "accepted": "acceptance",
         "right": "right_interval", "faster": "faster_interval",
@@ -42,7 +50,8 @@ KEYS: dict[str, dict[str, str]] = {
     },
     "Side": {"thread_id": "thread", "steps": "step_count"},
     "Suggestion": {"runs": "run_count"},
-    "Tuned": {"questions": "question_count", "base_right": "base_right_count"},
+    "Tried": {"let_in": "let_in_steps"},
+    "Tuned": {"questions": "question_count", "base_right": "base_right_count", "costs": "pair_costs"},
     "Unasked": {"sure": "sure_count", "sampled": "sampled_count", "rejected": "rejected_count"},
     "Verified": {"thread_id": "thread"},
 }  # fmt: skip
@@ -57,18 +66,23 @@ def with_keys(model: BaseModel) -> dict[str, Any]:
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of what `with_keys` gives for a model."""
-    # Of how it is read, and not of how it is written: records leave empty fields out by a serializer of their own.
-    found = model.model_json_schema(by_alias=False)
-    for each in (found, *found.get("$defs", {}).values()):
+    found, read = (model.model_json_schema(mode=mode, by_alias=False) for mode in ("serialization", "validation"))
+    # Records that leave empty fields out write themselves: how they are read tells what they hold.
+    parts = {**read.get("$defs", {}), **{name: each for name, each in found.get("$defs", {}).items() if _is_told(each)}}
+    whole = found if _is_told(found) else read
+    for each in (whole, *parts.values()):
         keys = KEYS.get(each.get("title", ""), {})
-        for part in ("properties", "required"):
-            if part in each:
-                old = each[part]
-                each[part] = (
-                    {keys.get(name, name): value for name, value in old.items()}
-                    if isinstance(old, dict) else [keys.get(name, name) for name in old]
-                )  # fmt: skip
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+        if "properties" in each:
+            each["properties"] = {keys.get(name, name): value for name, value in each["properties"].items()}
+        if "required" in each:
+            each["required"] = [keys.get(name, name) for name in each["required"]]
+    whole |= {"$defs": parts} if parts else {}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _is_told(part: Mapping[str, Any]) -> bool:
+    """Whether a schema says more than that there is an object."""
+    return "properties" in part or part.get("type") != "object"
 
 
 def _renamed(value: Any, dumped: Any) -> Any:

@@ -121,7 +121,7 @@ def verify_(
         signature=_signature(signature), anchor=kept,
     )  # fmt: skip
     if as_json:
-        say(Verified(**dict(found), ok=found.ok))
+        say(Verified(**dict(found)))
     else:
         _show_verification(found)
     return 0 if found.ok else 1
@@ -145,7 +145,7 @@ def diff(
     if as_json:
         say(
             ComparedRuns(
-                same=found.same, first_divergence=found.first_divergence, run=found.one, other_run=found.other,
+                same=found.same, first_divergence=found.first_divergence, first=found.one, second=found.other,
                 rows=found.rows,
             )
         )  # fmt: skip

@@ -116,7 +116,7 @@ def _own(db: str | None) -> Path:
 def _recorded(run: RecordedRun, *, as_json: bool) -> int:
     found = recompute(run)
     if as_json:
-        say(Recomputed(**dict(found), ok=found.ok))
+        say(Recomputed(**dict(found)))
     else:
         state = "all as recorded" if found.ok else f"{len(found.differences)} differences"
         echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
@@ -127,11 +127,8 @@ def _recorded(run: RecordedRun, *, as_json: bool) -> int:
 def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     found = rescore(run, pair)
     if as_json:
-        say(
-            RescoredRun(
-                scores=found.steps, drift=found.drift, flipped=found.flipped, changed_engines=found.changed_engines
-            )
-        )  # fmt: skip
+        changed = {"flipped_steps": found.flipped, "changed_engines": found.changed_engines}
+        say(RescoredRun(scores=found.steps, drift=found.drift, **changed))
     else:
         for step in found.steps:
             flipped = "  the decision would change" if step.flipped else ""
@@ -144,7 +141,7 @@ def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
 def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     found = rerun(run, pair)
     if as_json:
-        say(RerunRun(**dict(found), ok=found.ok))
+        say(RerunRun(**dict(found)))
     elif found.difference is None:
         echo(f"{found.steps} steps and the answer, {found.tokens} tokens: the same to the last token")
     else:

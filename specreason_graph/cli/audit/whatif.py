@@ -58,7 +58,7 @@ def whatif(
     )  # fmt: skip
     if as_json:
         bound = unasked([one], confidence=confidence)
-        say(OtherPolicy(**dict(found), first_divergence=found.first_divergence, unasked=bound))
+        say(OtherPolicy(**dict(found), unasked=bound))
         return
     for change in found.changed:
         would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
