@@ -83,14 +83,13 @@ class RunDocument(Record):
     """The settings in force, fields of `SpecReasonConfig`."""
 
 
-class BatchDocument(RunDocument, Sparse):
+class BatchDocument(RunDocument):
     """One run of many: a line of ``solve -f FILE.jsonl --json``."""
 
-    without_empty: ClassVar = ("error",)
     id: str | int
     """Names the question in its file."""
     error: str | None = None
-    """Why it is not finished; left out when it is."""
+    """Why it is not finished; null when it is."""
 
 
 class BatchLine(Sparse):
