@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,8 +26,11 @@ CSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m")
 
 
+ASKED = [*SLOW, "solve", "How much fruit is there?", "--base", "tree", "--draft", "twig"]
+
+
 def solving(tmp_path: Path, *more: str) -> list[str]:
-    return [*SLOW, "solve", "How much fruit is there?", "--db", str(tmp_path / "runs.sqlite"), *more]
+    return [*ASKED, "--db", str(tmp_path / "runs.sqlite"), *more]
 
 
 class Tty(io.StringIO):
@@ -40,9 +42,8 @@ class Tty(io.StringIO):
         return True
 
 
-@pytest.fixture
-def tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
-    """Standard output of this process as a terminal of 80 columns."""
+def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Tty:
+    """Make standard output of this process a terminal of 80 columns, until the test ends."""
     out = Tty()
     monkeypatch.setattr(sys, "stdout", out)
     for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "80"), ("LINES", "50")):
@@ -59,7 +60,7 @@ def joined(text: str) -> str:
 def test_a_step_is_seen_while_it_is_written_and_then_kept_or_struck_through(width: int, tmp_path: Path) -> None:
     slow = {"SLOW_TOKEN": "0.01", "SLOW_OPEN": "1"}
     with Terminal.running(solving(tmp_path, "--lookahead", "0"), width=width, env=slow) as terminal:
-        terminal.wait_for(lambda text: "loading base abacus-base and draft abacus-draft" in text)
+        terminal.wait_for(lambda text: "loading base tree and draft twig" in text)
         beginning = DRAFTED.format(0)[:25]
         terminal.wait_for(lambda text: beginning in text)
         assert "window of the kitchen" not in terminal.text  # it is being written
@@ -87,7 +88,9 @@ def test_the_end_has_the_answer_laid_out_and_the_verdict_before_the_costs(tmp_pa
         assert " • apples" in text
         assert "print(6 * 7)" in text
         assert "```" not in text
-        assert text.index("answered") < text.index("peculation was") < text.index("purpose")
+        verdict = re.search(r"speculation (was|took)", text)
+        assert verdict
+        assert text.index("answered") < verdict.start() < text.index("purpose")
 
 
 def test_no_colours_where_none_are_wanted(tmp_path: Path) -> None:
@@ -110,14 +113,14 @@ def test_an_interrupt_says_at_once_how_to_go_on(instant: str, tmp_path: Path) ->
         pressed = time.monotonic()
         terminal.interrupt()
         terminal.wait_for(lambda text: "interrupted" in text, seconds=5)
-        assert time.monotonic() - pressed < 1.5
+        assert time.monotonic() - pressed < 2
         assert terminal.wait(5) == 130
-        assert time.monotonic() - pressed < 3
-        said = joined(terminal.text[terminal.text.index("interrupted") :])
+        assert time.monotonic() - pressed < 5
+        said = terminal.text[terminal.text.index("interrupted") :].replace("\n", "")  # the terminal cuts long lines
     if instant == "loading":
-        assert "the models were still loading; nothing was begun; give the same command again" in said
+        assert said == "interrupted: the models were still loading; nothing was begun; give the same command again"
         return
-    command = re.search(r"go on with: specreason (resume \S+ --db \S+)", said.replace("/ ", "/"))
+    command = re.search(r"go on with: specreason (resume \S+ --db \S+)", said)
     assert command, said
     with Terminal.running([*SLOW, *shlex.split(command[1])]) as terminal:
         assert terminal.wait() == 0, terminal.text
@@ -145,7 +148,8 @@ def test_an_interrupt_at_any_instant_has_an_answer(seconds: float, tmp_path: Pat
         assert "Traceback" not in terminal.text
 
 
-def test_nothing_that_is_drawn_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tty: Tty) -> None:
+def test_nothing_that_is_drawn_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tty = as_terminal(monkeypatch)
     monkeypatch.setattr(Launch, "open_pair", lambda _: hostile_pair())
     asked = ["solve", f"What of {HOSTILE}?", "--base", FORGED, "--draft", FORGED, "--db", str(tmp_path / "a.db")]
     assert run(asked) == 0
@@ -159,11 +163,6 @@ def test_nothing_that_is_drawn_steers_the_terminal(monkeypatch: pytest.MonkeyPat
             view.show(event)
             time.sleep(0.3)
     assert steering(CSI.sub("", tty.getvalue()).replace("\r", "")) == set()
-
-
-def drawn(tty: Tty, shown: Any) -> str:
-    Screen().print(shown)
-    return CSI.sub("", tty.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -182,12 +181,15 @@ def drawn(tty: Tty, shown: Any) -> str:
         ("| a | b |\n|---|---|\n| 1 | 2 |", "1"),
     ],
 )
-def test_markdown_loses_nothing_of_what_is_none(text: str, kept: str, tty: Tty) -> None:
-    found = drawn(tty, markdown(text))
-    assert kept in "\n".join(line.rstrip() for line in found.splitlines())
+def test_markdown_loses_nothing_of_what_is_none(text: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tty = as_terminal(monkeypatch)
+    Screen().print(markdown(text))
+    shown = CSI.sub("", tty.getvalue())
+    assert kept in "\n".join(line.rstrip() for line in shown.splitlines())
 
 
-def test_a_step_that_is_begun_again_is_shown_anew(tty: Tty) -> None:
+def test_a_step_that_is_begun_again_is_shown_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    tty = as_terminal(monkeypatch)
     view = ScreenView(Screen())
     with view.working():
         for start, text in ((0, "first try"), (0, "second"), (6, " try")):
@@ -207,7 +209,7 @@ def test_a_step_that_is_begun_again_is_shown_anew(tty: Tty) -> None:
 
 def test_a_run_that_is_not_kept_leaves_nothing_behind(tmp_path: Path) -> None:
     slow = {"SLOW_TOKEN": "0.01", "XDG_DATA_HOME": str(tmp_path)}
-    with Terminal.running([*SLOW, "solve", "How much fruit?", "--no-keep"], env=slow) as terminal:
+    with Terminal.running([*ASKED, "--no-keep"], env=slow) as terminal:
         terminal.wait_for(lambda text: "Step 1" in text)
         assert "not kept" in terminal.text
         terminal.interrupt()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from specreason_graph.cli.screen import stop_drawing
 from specreason_graph.cli.terminal import echo
 from specreason_graph.errors import ThreadError
 from specreason_graph.runs.store import default_database, read_launch
@@ -26,12 +29,26 @@ _said: list[str] = []
 
 @contextmanager
 def on_interrupt(advice: str | Callable[[], str]) -> Iterator[None]:
-    """Say at Ctrl-C how to go on, unless something inside has; ``advice`` is asked for at that moment."""
+    """Say at Ctrl-C how to go on, and then raise `Interrupted`; ``advice`` is asked for at that moment.
+
+    It is said in the handler of the signal: what is under way ends in its own time behind that.
+    """
+
+    def handle(*_: object) -> None:
+        stop_drawing()
+        say(advice if isinstance(advice, str) else advice())
+        sys.unraisablehook = lambda _: None  # objects that were being made complain of it
+        raise Interrupted
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread, where no Ctrl-C comes
+        yield
+        return
     try:
         yield
-    except KeyboardInterrupt:
-        say(advice if isinstance(advice, str) else advice())
-        raise Interrupted from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def say(advice: str = "") -> None:

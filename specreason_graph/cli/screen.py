@@ -43,6 +43,16 @@ def is_screen(*, err: bool = False) -> bool:
         return False
 
 
+_drawn: list[Live] = []
+"""What changes on a screen at the moment."""
+
+
+def stop_drawing() -> None:
+    """Take away what changes, so that a line can be printed from wherever the program is."""
+    for live in _drawn:
+        live.stop()
+
+
 class Screen:
     """A terminal: prints what Rich lays out, and keeps something that changes below it while `changing` is open."""
 
@@ -73,8 +83,12 @@ class Screen:
             Cleaned(shown, self._width), console=self._console, transient=True, refresh_per_second=FRAMES_A_SECOND,
             redirect_stdout=False, redirect_stderr=to_terminal, vertical_overflow="crop",
         )  # fmt: skip
-        with live:
-            yield live
+        _drawn.append(live)
+        try:
+            with live:
+                yield live
+        finally:
+            _drawn.remove(live)
 
 
 class Cleaned:

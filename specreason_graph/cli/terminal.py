@@ -196,6 +196,8 @@ def _part(part: object) -> str:
     if not isinstance(part, Coloured):
         return _line(str(part))
     text = _line(part.text)
+    if os.environ.get("TERM") == "dumb":
+        return text
     colour = None if os.environ.get("NO_COLOR") else part.colour
     return typer.style(text, fg=colour, dim=part.dim or None)
 

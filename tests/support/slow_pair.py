@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 from specreason_graph import EnginePair
@@ -24,26 +26,26 @@ WRITTEN = "Step {}: the base knows that there are no plums in the basket, and co
 ANSWER = "The answer is **42**, as 6*7*1 = 42 and \\boxed{42}.\n\n* apples\n* pears\n\n```python\nprint(6 * 7)\n```\n"
 
 
-def begun(prompt: str) -> str:
+def thought(prompt: str) -> str:
     """The thinking so far, as far as a prompt holds it."""
     return prompt.split("<think>", 1)[-1]
 
 
 def draft(prompt: str) -> str:
-    count = begun(prompt).count("Step ")
+    count = thought(prompt).count("Step ")
     return f"{DRAFTED.format(count)}\n\n" if count < STEPS else CLOSE
 
 
 def base(prompt: str) -> str:
-    if "</think>" in begun(prompt):
+    if "</think>" in thought(prompt):
         return ANSWER
-    count = begun(prompt).count("Step ")
+    count = thought(prompt).count("Step ")
     return f"{WRITTEN.format(count)}\n\n" if count < STEPS else CLOSE
 
 
 def score(prompt: str) -> int:
     """The second step of the draft is bad."""
-    return 2 if begun(prompt).count("Step ") == 2 else 9
+    return 2 if thought(prompt).count("Step ") == 2 else 9
 
 
 class SlowEngine(FakeEngine):
@@ -52,12 +54,13 @@ class SlowEngine(FakeEngine):
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_token: TokenCallback | None = None
     ) -> Completion:
-        made = await super().generate(prompt_ids, sampling)
+        made, begun = await super().generate(prompt_ids, sampling), time.perf_counter()
         for token in made.generations[0].token_ids:
             await asyncio.sleep(float(os.environ.get("SLOW_TOKEN", "0.002")))
             if on_token:
                 on_token(token)
-        return made
+        took = made.usage.model_copy(update={"seconds": time.perf_counter() - begun})
+        return replace(made, usage=took)
 
     async def __aenter__(self) -> Self:
         await asyncio.sleep(float(os.environ.get("SLOW_OPEN", "0")))
