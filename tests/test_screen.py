@@ -183,7 +183,7 @@ def test_nothing_that_is_drawn_steers_the_terminal(monkeypatch: pytest.MonkeyPat
 )
 def test_markdown_loses_nothing_of_what_is_none(text: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tty = as_terminal(monkeypatch)
-    Screen().print(markdown(text))
+    Screen().put(markdown(text))
     shown = CSI.sub("", tty.getvalue())
     assert kept in "\n".join(line.rstrip() for line in shown.splitlines())
 

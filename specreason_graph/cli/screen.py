@@ -69,7 +69,7 @@ class Screen:
         """Lines of the terminal."""
         return self._console.height
 
-    def print(self, shown: RenderableType = "") -> None:
+    def put(self, shown: RenderableType = "") -> None:
         """Print something above what changes."""
         self._console.print(Cleaned(shown), width=self._width)
 
@@ -137,7 +137,7 @@ def markdown(text: str) -> RenderableType:
             yield Padding(Text(str(self.text).rstrip()), (0, 0, 0, 4))
 
     class LeftHeading(Heading):
-        LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")  # type: ignore[assignment]
+        LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
 
     class Answer(Markdown):
         elements = {  # noqa: RUF012 - as in the base class

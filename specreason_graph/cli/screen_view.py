@@ -81,21 +81,21 @@ class ScreenView:
         same = len(set(lines.values())) == 1
         for role, line in lines.items():
             if role == "base" or not same:
-                self._screen.print(Text(f"thinking {'' if same else f'of the {role} '}{line}", "quiet"))
-        self._screen.print()
+                self._screen.put(Text(f"thinking {'' if same else f'of the {role} '}{line}", "quiet"))
+        self._screen.put()
 
     def step(self, committed: Step) -> None:
         """Print a step, wrapped at words; a proposal that it takes the place of stands struck through before it."""
         self._under_way.begin(committed.index + 1)
-        self._screen.print(_rows(committed))
+        self._screen.put(_rows(committed))
 
     def answer(self, answer: Answer) -> None:
         """Print the answer, laid out where it is Markdown."""
         self._under_way.end()
-        self._screen.print()
+        self._screen.put()
         if answer.text:
-            self._screen.print(markdown(answer.text))
-            self._screen.print()
+            self._screen.put(markdown(answer.text))
+            self._screen.put()
 
     def closing(
         self, answer: Answer, reason: StopReason, totals: Summary, advice: Advice | None = None
@@ -106,14 +106,14 @@ class ScreenView:
         cut = "" if answer.complete else " (the answer ran into its token limit)"
         back = f", {totals.taken_back} taken back" if totals.taken_back else ""
         share = f"{totals.accepted} of {totals.proposals} proposals accepted ({totals.acceptance:.0%}){back}"
-        self._screen.print(Text.assemble((f"{reason}{cut}", "bold"), f"   {totals.steps} steps, {share}"))
+        self._screen.put(Text.assemble((f"{reason}{cut}", "bold"), f"   {totals.steps} steps, {share}"))
         for number, sentence in enumerate(advice.sentences if advice else ()):
             verdict = "good" if advice and advice.gain >= 1 else "bad"
-            self._screen.print(Text(sentence[:1].upper() + sentence[1:], verdict if number == 0 else ""))
-        self._screen.print()
-        self._screen.print(_costs(totals))
+            self._screen.put(Text(sentence[:1].upper() + sentence[1:], verdict if number == 0 else ""))
+        self._screen.put()
+        self._screen.put(_costs(totals))
         for line in _waste(totals):
-            self._screen.print(Text(line, "quiet"))
+            self._screen.put(Text(line, "quiet"))
 
 
 class UnderWay:
@@ -122,7 +122,8 @@ class UnderWay:
     def __init__(self, lines: int) -> None:
         self.answer = ""
         """The answer so far."""
-        self._lines, self._spinner = lines, None
+        self._lines = lines
+        self._spinner: Any = None
         self.begin(0)
 
     def begin(self, index: int) -> None:
@@ -203,7 +204,7 @@ def _rows(committed: Step) -> Table:
     table, number = _grid(), str(committed.index + 1)
     old, label = committed.discarded, REASONS[committed.decision.reason].note
     score = "" if committed.score is None else f"{committed.decision.number:.1f}"
-    shows_old = bool(old) and label.endswith(": ") and old.text != committed.text
+    shows_old = old is not None and label.endswith(": ") and old.text != committed.text
     if old and shows_old:
         told = _told(score, label.removesuffix(": "))
         rejected = Text.assemble((printable(old.text).strip(), "gone"), (told, "quiet"))

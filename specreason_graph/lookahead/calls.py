@@ -43,8 +43,9 @@ class InFlightCall:
     @contextmanager
     def heard_by(self, listener: TokenCallback | None) -> Iterator[None]:
         """Pass on what was written so far and, while the context is open, what is written then."""
-        for token in self.tokens if listener else ():
-            listener(token)
+        if listener:
+            for token in self.tokens:
+                listener(token)
         self.listener = listener
         try:
             yield
