@@ -29,7 +29,7 @@ def answer_file(
     concurrency: int,
     as_json: bool,
     kept: tuple[Path, ...] = (),
-    keys: QuestionKeys,
+    keys: QuestionKeys = QuestionKeys(),  # noqa: B008 - it is frozen
 ) -> None:
     """Answer all questions of a file; exit with code 1 when one has failed.
 

@@ -192,7 +192,7 @@ def _named(source: str) -> Iterator[None]:
 
 def answer_all(
     questions: Sequence[Asked], database: Path, report: Report, concurrency: int = DEFAULT_CONCURRENCY,
-    *, opened: Callable[[Launch], AbstractContextManager[EnginePair]] = Launch.open_pair,
+    *, opened: Callable[[Launch], AbstractContextManager[EnginePair]] = lambda launch: launch.open_pair(),
 ) -> None:  # fmt: skip
     """Have the questions answered, so many at once, and report each result as it comes: first those that are kept.
 
