@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import typer
 
@@ -14,7 +14,7 @@ from specreason_graph.cli.documents import BatchDocument, BatchLine, batch_docum
 from specreason_graph.cli.loading import opened
 from specreason_graph.cli.terminal import clear_line, echo, echo_json, to_json
 from specreason_graph.engines import EnginePair
-from specreason_graph.errors import EngineError, QuestionError, UsageError
+from specreason_graph.errors import QuestionError, UsageError
 from specreason_graph.files import is_stream, open_lines, write_errors
 from specreason_graph.runs.batch import QuestionKeys, Result, answer_all, read_questions
 from specreason_graph.runs.launch import Launch
@@ -66,25 +66,17 @@ def _whole(result: Result) -> BatchDocument | BatchLine:
     if "manifest" not in result.values:
         return _short(result)
     found = batch_document(result.asked.id, result.asked.thread, result.values)
-    return found.model_copy(update=_end(result)) if result.error else found
+    return found.model_copy(update=result.end) if result.error else found
 
 
 def _short(result: Result) -> BatchLine:
     """Return a result in short, with what the run took in both engines."""
     totals = result.summary
     return BatchLine(
-        id=result.asked.id, thread=result.asked.thread, question=result.asked.launch.question, **_end(result),
+        id=result.asked.id, thread=result.asked.thread, question=result.asked.launch.question, **result.end,
         step_count=totals.steps, acceptance=totals.acceptance, token_count=totals.work.generated_tokens,
         seconds=totals.seconds,
     )  # fmt: skip
-
-
-def _end(result: Result) -> dict[str, Any]:
-    """Return the answer and why the thinking ended, or the error."""
-    if result.error is None:
-        return {name: result.values[name] for name in ("answer", "stop_reason")}
-    failed = isinstance(result.error, EngineError)
-    return {"error": str(result.error), **({"stop_reason": "engine_error"} if failed else {})}
 
 
 @contextmanager

@@ -37,7 +37,8 @@ class Waiting:
     """Something that is waited for, drawn anew all the time."""
 
     def __init__(self) -> None:
-        self._begun, self._spinner = time.monotonic(), None
+        self._begun = time.monotonic()
+        self._spinner: Any = None
 
     @property
     def line(self) -> str:

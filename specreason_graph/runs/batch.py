@@ -25,6 +25,7 @@ from specreason_graph.config import make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import (
     ConfigError,
+    EngineError,
     QuestionError,
     RecordError,
     SpecReasonError,
@@ -101,6 +102,14 @@ class Result:
     """The state of its run as checkpointed last; empty when nothing was."""
     error: SpecReasonError | None = None
     """Why it is not finished; None when it is."""
+
+    @property
+    def end(self) -> Plain:
+        """The answer and why the thinking ended, or the error."""
+        if not self.error:
+            return {name: self.values[name] for name in ("answer", "stop_reason")}
+        failed = {"error": str(self.error)}
+        return failed | ({"stop_reason": "engine_error"} if isinstance(self.error, EngineError) else {})
 
     @property
     def summary(self) -> Summary:
