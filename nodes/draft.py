@@ -19,7 +19,7 @@ class Draft(Stage):
     async def __call__(self, _: State, lookahead: Lookahead, /) -> dict[str, Any]:
         """Put a proposal into ``pending``, and whether it can be scored; the trace is not touched."""
         try:
-            proposals = await lookahead.draft()
+            proposals = await lookahead.draft(self.step_stream(lookahead, "draft"))
         except EngineError as error:
             # one engine in both roles: it would fail as the base, too
             if self.pair.draft is self.pair.base or not self.config.continue_without_draft:

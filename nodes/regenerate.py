@@ -27,7 +27,7 @@ class Regenerate(Stage):
         if decision.taken_back:
             lookahead.go_back(state, decision.taken_back)
             emit(RolledBack(index=lookahead.node.index, steps=decision.taken_back))
-        written = await lookahead.regenerate()
+        written = await lookahead.regenerate(self.step_stream(lookahead, "base"))
         if self.sampler.prompts.is_plain and lookahead.node.index == 0 and written.ending == "special_token":
             self._check_speaks(written)
         step, changes = commit(self, state, lookahead, written, decision, await lookahead.probe())

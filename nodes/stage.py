@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextvars
 from dataclasses import dataclass
 from typing import Any
 
 from langgraph.config import get_stream_writer
 
 from specreason_graph.config import SpecReasonConfig
+from specreason_graph.engines.base import TokenCallback
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
-from specreason_graph.record.events import Event
+from specreason_graph.prompting.answer_stream import AnswerStream
+from specreason_graph.record.events import Event, StepToken
+from specreason_graph.record.records import Engine
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import State
 
@@ -41,6 +45,21 @@ class Stage:
     def config(self) -> SpecReasonConfig:
         """Settings of the run."""
         return self.sampler.config
+
+    def step_stream(self, lookahead: Lookahead, author: Engine) -> TokenCallback | None:
+        """What takes the tokens of the next step and emits its text; None where nobody asked for that."""
+        if not lookahead.streams:
+            return None
+        context = contextvars.copy_context()  # the engine's calls know nothing of this run
+        prompts, index, start = self.sampler.prompts.of(author), lookahead.node.index, 0
+
+        def piece(text: str) -> None:
+            nonlocal start
+            context.run(emit, StepToken(index=index, author=author, start=start, text=text))
+            start += len(text)
+
+        hidden = prompts.vocabulary.special_ids | prompts.vocabulary.eos_ids | prompts.call_ids
+        return AnswerStream(prompts.vocabulary, piece, (), hidden).token
 
 
 def emit(event: Event) -> None:

@@ -69,6 +69,8 @@ ENGINE_TABLES = {"base": "base_options", "draft": "draft_options"}
 """Tables of engine options in a config file, by role."""
 CONFIG_KEY = "specreason"
 """Key of ``config["configurable"]`` under which a call's own settings are looked for."""
+STREAM_KEY = "specreason_stream_steps"
+"""Key of ``config["configurable"]``: with true there a run also emits the text of each step while it is written."""
 
 Whole = Annotated[int, Field(lt=2**31)]
 Count = Annotated[Whole, Field(ge=1)]

@@ -15,7 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._loop import AsyncPregelLoop
 from langgraph.runtime import get_runtime
 
-from specreason_graph.config import CONFIG_KEY, SpecReasonConfig, overridden
+from specreason_graph.config import CONFIG_KEY, STREAM_KEY, SpecReasonConfig, overridden
 from specreason_graph.engines.base import SESSION
 from specreason_graph.engines.pair import CALLS, CANCELLING, EnginePair, StreamCalls
 from specreason_graph.errors import ConfigError
@@ -63,15 +63,17 @@ class StageRunner:
         if not manifest.get("thinking"):  # a run of schema version 4 and before: all models thought between tags
             recorded = {**recorded, "thinking": "tags"}
         settings = SpecReasonConfig.model_validate(recorded).model_dump_json()
-        return lambda: self._run(stage, settings, state)
+        streams = configurable.get(STREAM_KEY) is True
+        return lambda: self._run(stage, settings, state, streams=streams)
 
-    async def _run(self, kind: type[Stage], settings: str, state: State) -> dict[str, Any]:
+    async def _run(self, kind: type[Stage], settings: str, state: State, *, streams: bool) -> dict[str, Any]:
         """Do a stage's work; when it ends the run, or the run is left, nothing goes on behind it."""
         progress = Progress.load(state["progress"])
         try:
             # made here and not in the caller, whose event loop must not wait for a tokenizer to load
             stage = kind(self._sampler(settings), self._registry, self._signer)
             lookahead = self._registry.find(state, stage.sampler, accept_changes=self._accept_changes)
+            lookahead.streams = streams
             changes = await stage(state, lookahead)
         except DeadlinePassed as late:
             # What is pending stays: `finalize` puts it into the record of the answer.

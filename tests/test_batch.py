@@ -84,8 +84,8 @@ def test_results_come_in_the_order_they_are_finished(monkeypatch: pytest.MonkeyP
     use(monkeypatch, Thinking(delay=0.02))
     results = answered(thinking(tmp_path, 12, 8, 4, 1), tmp_path / "runs.sqlite")
     assert [result.asked.id for result in results] == [4, 3, 2, 1]
-    assert [result.line()["steps"] for result in results] == [2, 5, 9, 13]
-    assert {result.line()["answer"] for result in results} == {"Done."}
+    assert [result.summary.steps for result in results] == [2, 5, 9, 13]
+    assert {result.values["answer"] for result in results} == {"Done."}
 
 
 def together(count: int) -> Callable[[str], Any]:
@@ -128,11 +128,11 @@ def test_what_is_finished_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tm
     use(monkeypatch, None)
     again = answered(thinking(tmp_path, 3, 2), database)
     assert len(engine.calls) == asked > 0
-    assert sorted(result.line()["thread"] for result in again) == sorted(result.line()["thread"] for result in first)
-    assert [result.line()["steps"] for result in again] == [4, 3]
+    assert sorted(result.asked.thread for result in again) == sorted(result.asked.thread for result in first)
+    assert [result.summary.steps for result in again] == [4, 3]
     use(monkeypatch, engine)
     (_, more) = answered(thinking(tmp_path, 3, 5), database)
-    assert more.line()["steps"] == 6
+    assert more.summary.steps == 6
     assert all("Think 5" in engine.vocabulary.decode(call.prompt_ids) for call in engine.calls[asked:])
 
 
@@ -160,7 +160,7 @@ def test_a_failure_stops_nothing_else_and_goes_on_later(
     assert "the judge is ill" in lines[2]["error"]
     assert "2 done, 1 failed, 3 in all; run the same command again for the rest" in output.err
     before, asked = kept(database, questions), len(engine.calls)
-    assert len(before[1]) == lines[2]["steps"] > 0
+    assert len(before[1]) == lines[2]["step_count"] > 0
     broken.clear()
     assert run([*arguments, "--json"]) == 0
     documents = {line["id"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
@@ -191,7 +191,7 @@ def test_an_interrupt_says_that_it_can_go_on(
     assert steps[0] == 2
     assert 0 < max(steps[1:]) < 10
     use(monkeypatch, Thinking())
-    assert [result.line()["steps"] for result in answered(questions, database)] == [2, 10, 10]
+    assert [result.summary.steps for result in answered(questions, database)] == [2, 10, 10]
 
 
 def test_kill_and_go_on(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -234,10 +234,21 @@ def test_the_command_answers_into_a_file(here: Callable[..., Any], tmp_path: Pat
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [parse_answer(line["answer"]) for line in lines] == [line["id"] for line in lines]
     assert list(lines[0]) == [
-        "id", "thread", "question", "answer", "stop_reason", "steps", "acceptance", "tokens", "seconds"
+        "id", "thread", "question", "answer", "stop_reason", "step_count", "acceptance", "token_count", "seconds"
     ]  # fmt: skip
     shown = here("resume", lines[0]["thread"], "--json")
     assert json.loads(shown.stdout)["answer"] == lines[0]["answer"]
+
+
+def test_a_published_data_set_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use(monkeypatch, Thinking())
+    rows = ({"problem": f"Think {count}", "answer": "7", "level": count, "unique_id": f"p{count}"} for count in (1, 2))
+    file, output = written(tmp_path, *rows), tmp_path / "answers.jsonl"
+    keys = ["--question-key", "problem", "--id-key", "unique_id"]
+    where = ["--db", str(tmp_path / "runs.sqlite"), "-o", str(output)]
+    assert run(["solve", "-f", str(file), "--base", "fake", "--draft", "fake", *keys, *where]) == 0
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert sorted((line["id"], line["step_count"]) for line in lines) == [("p1", 2), ("p2", 3)]
 
 
 def test_settings_of_a_line_are_put_over_those_of_the_command(tmp_path: Path) -> None:
@@ -273,8 +284,13 @@ GOOD = '{"question": "q"}'
 BAD = [
     ("{", "line 2: it is not JSON: "),
     ('["q"]', """line 2: '["q"]' is not allowed; write {"question": "..."}"""),
-    ('{"qestion": "q"}', "line 2: unknown key 'qestion'; known keys: question, id, settings; take it out"),
-    ('{"id": 4}', "line 2: there is no question"),
+    ('{"qestion": "q"}', "line 2: unknown key 'qestion'; write 'question', or take it out"),
+    ('{"question": "q", "setings": {}}', "line 2: unknown key 'setings'; write 'settings', or take it out"),
+    ('{"id": 4}', "line 2: there is no 'question'"),
+    (
+        '{"problem": "q", "id": 4}',
+        "line 2: there is no 'question'; name another key with --question-key; it has problem",
+    ),
     ('{"question": 4}', "line 2: question = 4 is not allowed; write a text"),
     ('{"question": " "}', "line 2: question = ' ' is not allowed; write a text that is not empty"),
     ('{"question": "\\ud800"}', r"line 2: question = '\ud800' is not allowed"),
@@ -314,7 +330,7 @@ def test_bad_lines_are_named_before_anything_is_loaded(
         (["-f", "good.jsonl", "--base", "m", "-o", "no/where"], "cannot write no/where: No such file"),
         (["-f", "good.jsonl", "--concurrency", "0"], "'--concurrency': Input should be greater than or equal to 1"),
         (["-f", "good.jsonl", "q"], "a question and a file are given"),
-        (["-o", "here", "q"], "--concurrency and --output are for many questions; give -f FILE.jsonl"),
+        (["-o", "here", "q"], "--id-key are for many questions; give -f FILE.jsonl"),
     ],
 )
 def test_bad_use_of_the_command(

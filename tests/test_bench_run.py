@@ -60,7 +60,7 @@ def test_strategies_side_by_side(here: Command) -> None:
     again = here("bench", "run", "abacus", "--count", "3", "--part", "2", *GREEDY, *LIKELY)
     assert again.stdout == done.stdout
     more = here("bench", "run", "abacus", "--count", "4", "--part", "2", *GREEDY, *LIKELY, "--only", "--json")
-    assert {row["strategy"]["name"]: row["runs"] for row in json.loads(more.stdout)["rows"]} == {
+    assert {row["strategy_settings"]["name"]: row["run_count"] for row in json.loads(more.stdout)["rows"]} == {
         "base": 4, "draft": 3, "likelihood": 4,
     }  # fmt: skip
     other = here("bench", "run", "abacus", "--count", "3", "--part", "2", *GREEDY, "--set", "max_steps=9")
@@ -268,6 +268,6 @@ def test_two_files_are_compared(here: Command) -> None:
     assert "the second is 2.00 times as fast" in done.stdout
     assert "measured apart" in done.stdout
     (found,) = json.loads(here("bench", "compare", "a.jsonl", "b.jsonl", "--json").stdout)
-    assert (found["pairs"], found["only_one"], found["right_p"]) == (20, 0, 1.0)
+    assert (found["pair_count"], found["only_one"], found["right_p"]) == (20, 0, 1.0)
     for wrong in (["a.jsonl"], ["a.jsonl", "b.jsonl", "--strategy", "none"], ["missing.jsonl"]):
         assert here("bench", "compare", *wrong).returncode == 2

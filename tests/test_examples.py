@@ -38,12 +38,12 @@ def test_the_readme_shows_what_its_first_command_prints(
 
 
 def lasting(output: str) -> list[str]:
-    """Lines without what differs between runs and processors: thread, scores, seconds, wasted speculation.
+    """Lines without what differs between runs and machines: thread, file, scores, seconds, wasted speculation.
 
     A call finds in the cache what the base has begun ahead of it, which is a matter of time, too. So is the
     advice: whether speculation gained or lost, and whether another setting would have done better.
     """
-    lines = [re.sub(r"^thread \S+|\d+\.\d+( s)?\b", "", line) for line in output.strip().splitlines()]
+    lines = [re.sub(r"^thread \S+|^kept in .*|\d+\.\d+( s)?\b", "", line) for line in output.strip().splitlines()]
     lines = [re.sub(r"\d+ cached", "", line) for line in lines]
     lines = [re.sub(r"(steps took\b).*", r"\1", line) for line in lines if not line.strip().startswith("better:")]
     return [" ".join(line.split()) for line in lines if "wasted speculation" not in line]

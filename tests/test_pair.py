@@ -96,6 +96,36 @@ def test_closing_leaves_no_thread_and_the_pair_opens_again() -> None:
         assert log.count("base closed") == log.count("draft closed") == times
 
 
+def test_a_pair_tells_what_is_still_loading() -> None:
+    log: list[str] = []
+    may_open, broken = threading.Event(), [OSError("no memory")]
+
+    async def waits() -> None:
+        await asyncio.to_thread(may_open.wait, 5)
+        if broken:
+            raise broken.pop()
+
+    pair = EnginePair(Door(log, "draft", waits), Door(log, "base"))
+    assert pair.loading == ["base", "draft"]
+    for ended in (OSError, None):
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(pair.run, where)
+            ends = time.monotonic() + 5
+            while pair.loading != ["draft"]:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            may_open.set()
+            assert isinstance(opening.exception(5), ended or type(None))
+        may_open.clear()
+    assert pair.loading == []
+    pair.close()
+    assert pair.loading == ["base", "draft"]
+    both = Door(log, "both")
+    with EnginePair(both, both) as one:
+        assert one.loading == []
+    assert one.loading == ["base"]
+
+
 def test_one_engine_in_both_roles_is_opened_and_closed_once() -> None:
     log: list[str] = []
     engine = Door(log, "both")

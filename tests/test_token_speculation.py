@@ -14,7 +14,7 @@ from specreason_graph import create_specreason
 from specreason_graph.audit.check.verify import verify
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.show.report import render_run
-from specreason_graph.cli.document import document
+from specreason_graph.cli.documents import run_document
 from specreason_graph.cli.live_view import LiveView
 from specreason_graph.engines.base import Sampling, speculation_of
 from specreason_graph.engines.vllm.scheduler import attach_counts, counting
@@ -64,7 +64,7 @@ def test_counts_are_kept_and_shown_only_where_there_are_any(
     guessed = totals.work.speculated_tokens
     assert guessed in (0, 5 * by_base)
     assert totals.work.speculated_accepted == guessed // 5 * 2
-    told = [cost["usage"]["speculated_tokens"] for cost in document("t", values)["usage"]["costs"]]
+    told = [cost.usage.speculated_tokens for cost in run_document("t", values).usage.costs]
     assert sum(told) == guessed
     LiveView().closing(answer, values["stop_reason"], totals)
     line = f"  token-level speculation: {guessed // 5 * 2} of {guessed} tokens accepted\n"

@@ -17,9 +17,9 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.config import make_config
 from specreason_graph.engines.base import Engine, Sampling
 from specreason_graph.engines.transformers.kv_caches import CachePool
-from specreason_graph.engines.transformers.model import Model, branch
+from specreason_graph.engines.transformers.model import Model, branch, check_device, check_dtype
 from specreason_graph.engines.transformers.pipe import Load
-from specreason_graph.errors import ContextLimitError, EngineError
+from specreason_graph.errors import ContextLimitError, EngineError, ModelError
 from specreason_graph.judging.digit import DigitJudge, DigitQuestion
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import held_out
@@ -271,3 +271,26 @@ def test_recommended_sampling_is_used_when_asked_and_recorded(tmp_path: Path) ->
         "top_k": 5,
         "repetition_penalty": 3.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", r"device 'gpu' is unknown; write cpu, cuda"), ("cpu:x", "device 'cpu:x' is unknown"),
+        ("cuda:99", "device 'cuda:99' is not there"), ("xpu", "device 'xpu' is not there"),
+    ],
+)  # fmt: skip
+def test_a_device_that_torch_has_not_got_is_named(device: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        check_device(device)
+    assert "folder" not in str(caught.value)
+
+
+def test_a_device_and_a_number_format_that_are_there_pass() -> None:
+    for device in (None, "cpu", "cpu:0"):
+        check_device(device)
+    for dtype in (None, "auto", "float32", "bfloat16"):
+        check_dtype(dtype)
+    for dtype in ("float99", "int8", "Tensor", "int64"):
+        with pytest.raises(ModelError, match=f"dtype '{dtype}' is unknown; write float32"):
+            check_dtype(dtype)

@@ -193,10 +193,10 @@ def test_tuning_the_built_in_pair_can_be_killed_anywhere(
     found = here(*command)
     assert "picked up specreason.toml" in found.stderr  # its own choice of before is no setting of the user
     again = json.loads(found.stdout)
-    for key in ("questions", "base_right", "task"):
+    for key in ("question_count", "base_right_count", "task"):
         assert again[key] == told[key]
     assert [each["candidate"] for each in again["outcomes"]] == [each["candidate"] for each in told["outcomes"]]
-    assert [each["right"] for each in again["outcomes"]] == [each["right"] for each in told["outcomes"]]
+    assert [each["right_count"] for each in again["outcomes"]] == [each["right_count"] for each in told["outcomes"]]
     assert "collected" not in here(*command).stderr
 
     other = here("tune", "abacus-short", "--questions", "6", "--set", "temperature=0.5")

@@ -6,15 +6,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import typer
 
-from specreason_graph.cli.document import document
+from specreason_graph.cli.documents import BatchDocument, BatchLine, batch_document, told
+from specreason_graph.cli.loading import opened
 from specreason_graph.cli.terminal import clear_line, echo, echo_json, to_json
+from specreason_graph.engines import EnginePair
 from specreason_graph.errors import QuestionError, UsageError
 from specreason_graph.files import is_stream, open_lines, write_errors
-from specreason_graph.runs.batch import Result, answer_all, read_questions
+from specreason_graph.runs.batch import QuestionKeys, Result, answer_all, read_questions
 from specreason_graph.runs.launch import Launch
 
 
@@ -27,20 +29,22 @@ def answer_file(
     concurrency: int,
     as_json: bool,
     kept: tuple[Path, ...] = (),
+    keys: QuestionKeys = QuestionKeys(),  # noqa: B008 - it is frozen
 ) -> None:
     """Answer all questions of a file; exit with code 1 when one has failed.
 
-    ``output`` is none of the other files: the questions, the database, and what is in ``kept``.
+    ``keys``: where question and id are in a line. ``output`` is none of the other files: the questions, the database,
+    and what is in ``kept``.
     """
     try:
-        questions = read_questions(file, launch)
+        questions = read_questions(file, launch, keys)
     except RecursionError:
         raise QuestionError(f"a line of {file} is nested too deeply", hint='write {"question": "..."}') from None
     with _opened(output, (file, database, *kept)) as out, ProgressBar(len(questions)) as progress:
 
         def report(result: Result) -> None:
             progress.make_room()
-            line = _whole(result) if as_json else result.line()
+            line = told(_whole(result) if as_json else _short(result))
             if out is None or output is None:
                 echo_json(line)
             else:
@@ -52,16 +56,27 @@ def answer_file(
                     out.flush()  # a killed command keeps the lines of all finished runs
             progress.count(failed=result.error is not None)
 
-        answer_all(questions, database, report, concurrency)
+        answer_all(questions, database, report, concurrency, opened=progress.opened)
     if progress.failed:
         raise typer.Exit(1)
 
 
-def _whole(result: Result) -> dict[str, Any]:
+def _whole(result: Result) -> BatchDocument | BatchLine:
     """Return the document that ``solve --json`` prints, with the question's id; short for a run that never began."""
     if "manifest" not in result.values:
-        return result.line()
-    return {"id": result.asked.id, **document(result.asked.thread, result.values), **result.end}
+        return _short(result)
+    found = batch_document(result.asked.id, result.asked.thread, result.values)
+    return found.model_copy(update=result.end) if result.error else found
+
+
+def _short(result: Result) -> BatchLine:
+    """Return a result in short, with what the run took in both engines."""
+    totals = result.summary
+    return BatchLine(
+        id=result.asked.id, thread=result.asked.thread, question=result.asked.launch.question, **result.end,
+        step_count=totals.steps, acceptance=totals.acceptance, token_count=totals.work.generated_tokens,
+        seconds=totals.seconds,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -99,6 +114,14 @@ class ProgressBar:
     def counted(self) -> int:
         """Number of questions that are done or have failed."""
         return self.done + self.failed
+
+    @contextmanager
+    def opened(self, launch: Launch) -> Iterator[EnginePair]:
+        """The pair of a launch; while it loads that is shown in the place of the bar."""
+        self.make_room()
+        with opened(launch, interrupted="run the same command again") as pair:
+            self._bar.render_progress()
+            yield pair
 
     def make_room(self) -> None:
         """Clear the bar before a line is printed on standard output, which may be the same terminal."""

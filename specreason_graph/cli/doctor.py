@@ -10,8 +10,11 @@ import typer
 
 from specreason_graph.cli import options
 from specreason_graph.cli.diagnosis import CheckResult, Diagnosis, memory, verdict
+from specreason_graph.cli.documents import Checks, say
+from specreason_graph.cli.interrupt import AGAIN
+from specreason_graph.cli.loading import Checking, opened, shown
 from specreason_graph.cli.own_questions import read_own_questions, try_own_questions
-from specreason_graph.cli.terminal import Coloured, echo, echo_json, echo_text
+from specreason_graph.cli.terminal import Coloured, echo, echo_text
 from specreason_graph.config import make_config
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failed": typer.colors.RED}
@@ -35,14 +38,14 @@ def doctor(
     launch = models.launch("", config, options.with_judge(judge, options.parse_settings(more)))
     asked = read_own_questions(file) if file else []
     plan = launch.plan_memory()  # before the engines take the memory that the plan divides
-    with launch.open_pair() as pair:
+    with opened(launch, interrupted=AGAIN) as pair, shown(Checking()):
         settings = make_config(**launch.settings)
         results = ([] if plan is None else memory(plan)) + pair.run(Diagnosis(pair, settings).results)
         if not any(result.name == "stopped" for result in results):
             results += try_own_questions(pair, settings, asked) if asked else []
             results.append(verdict(results))
     if as_json:
-        echo_json([result.dump() for result in results])
+        say(Checks(results))
     else:
         for result in results:
             _show(result)

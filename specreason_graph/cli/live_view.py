@@ -1,11 +1,14 @@
-"""The view of a run on a terminal, made from the events that the run emits."""
+"""The view of a run as lines of text, made from the events that the run emits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
 
 import typer
 
+from specreason_graph.audit.ask.advice import Advice
 from specreason_graph.audit.show.labels import REASONS
 from specreason_graph.cli.terminal import Coloured, echo, echo_text, visible
 from specreason_graph.cli.terminal import printable as printable
@@ -14,14 +17,18 @@ from specreason_graph.record.manifest import ThinkingFormat
 from specreason_graph.record.records import Answer, Engine, Step, StopReason
 from specreason_graph.record.summary import Summary, seconds_of
 
-COLOURS = {"draft": typer.colors.GREEN, "base": typer.colors.YELLOW, "human": typer.colors.CYAN}
+ENDS_THINKING = "(ends the thinking)"
+"""Stands for the text of a step that has none."""
+COLOURS = {"draft": typer.colors.GREEN, "base": typer.colors.MAGENTA, "human": typer.colors.CYAN}
 
 
 class LiveView:
-    """Prints events: call ``show(read_event(part))`` for each part of a graph's ``custom`` stream."""
+    """Prints events as lines: call ``show(read_event(part))`` for each part of a graph's ``custom`` stream."""
+
+    streams: ClassVar[bool] = False
+    """Whether it shows steps while they are written, so that it is worth to ask for `StepToken`."""
 
     def __init__(self) -> None:
-        self.finished = False
         self._answering = self._is_plain = False
 
     def show(self, event: Event | None) -> None:
@@ -35,8 +42,20 @@ class LiveView:
                 echo_text(event.text if self._answering else f"\n{event.text}", end="")
                 self._answering = True
             case Finished():
-                echo_text(f"\n{event.answer.text}\n" if self._is_plain else "\n" * self._answering)
+                self.answer(event.answer)
                 self.closing(event.answer, event.stop_reason, event.summary)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work goes on while the context is open."""
+        yield
+
+    def answer(self, answer: Answer) -> None:
+        """Print the answer, or end the line of one that was printed token by token."""
+        if self._answering:
+            echo_text("\n")
+        else:
+            echo_text(f"\n{answer.text}\n" if answer.text else "")
 
     def head(self, thinking: Mapping[Engine, ThinkingFormat]) -> None:
         """Print how each model thinks, once where both do it in the same way."""
@@ -53,13 +72,14 @@ class LiveView:
         score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
         seconds = seconds_of(committed)
         author = Coloured(f"{committed.author:5}", COLOURS[committed.author])
-        text = visible(committed.text) or "(ends the thinking)"
+        text = visible(committed.text) or ENDS_THINKING
         figures = f"{score} {len(committed.token_ids):4} tok {seconds:6.2f} s"
         echo(f"{committed.index + 1:3} ", author, f" {figures}  {text}", _note(committed))
 
-    def closing(self, answer: Answer, reason: StopReason, totals: Summary) -> None:
-        """Print the stop reason, the acceptance, and the costs by model and purpose."""
-        self.finished = True
+    def closing(
+        self, answer: Answer, reason: StopReason, totals: Summary, advice: Advice | None = None
+    ) -> None:  # fmt: skip
+        """Print the stop reason, the acceptance, the costs by model and purpose, and what speculation brought."""
         echo(f"{reason}{'' if answer.complete else ' (the answer ran into its token limit)'}")
         share = f"accepted {totals.accepted} of {totals.proposals} proposals ({totals.acceptance:.0%})"
         back = f", {totals.taken_back} of them taken back" if totals.taken_back else ""
@@ -77,6 +97,8 @@ class LiveView:
         if (wasted := totals.wasted).calls:
             figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
             echo(f"  wasted speculation: {figures}")
+        for sentence in advice.sentences if advice else ():
+            echo(f"  {sentence}")
 
 
 def describe_format(form: ThinkingFormat) -> str:
@@ -86,14 +108,21 @@ def describe_format(form: ThinkingFormat) -> str:
 
 
 def _note(committed: Step) -> Coloured | str:
+    note = note_of(committed)
+    return Coloured(f"   [{note}]", dim=True) if note else ""
+
+
+def note_of(committed: Step, *, rejected: bool = True) -> str:
+    """What is to be told of a step besides its text; ``rejected``: also of a proposal that it takes the place of."""
     note = REASONS[committed.decision.reason].note
     if committed.decision.writer:
         note += f" ({visible(committed.decision.writer)})"
     if committed.discarded and note.endswith(": "):
         same = committed.discarded.text == committed.text
-        note += "the base writes the same" if same else visible(committed.discarded.text)
+        text = "the base writes the same" if same else visible(committed.discarded.text)
+        note = f"{note}{text}" if rejected else ""
     if gone := ", ".join(str(position + 1) for position in committed.taken_back):
         note = f"takes the place of {gone}; {note}"
     if committed.alternatives:
         note = f"best of {len(committed.alternatives) + 1}; {note}".rstrip("; ")
-    return Coloured(f"   [{note}]", dim=True) if note else ""
+    return note

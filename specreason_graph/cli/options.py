@@ -5,58 +5,137 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic import BaseModel
 
 from specreason_graph.cli.terminal import echo
 from specreason_graph.config import DEFAULT_KINDS, ENGINE_TABLES, SpecReasonConfig, working_file
+from specreason_graph.engines import KINDS
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.errors import ConfigError, QuestionError
 from specreason_graph.prompting.conversation import refuse_unkept
-from specreason_graph.runs.launch import Launch, check_found, make_launch, with_callers_word
+from specreason_graph.runs.launch import BUILT_IN, Launch, check_found, make_launch, with_callers_word
+from specreason_graph.strategy import kinds
+
+MODELS, SETTINGS, KEEPING, OUTPUT, BATCH = "Models", "Settings", "Keeping", "Output", "Many questions"
+"""Parts of a command's help."""
+DATABASE_VARIABLE = "SPECREASON_DB"
+"""Environment variable that names the database where no option does."""
 
 
-def path_option(*names: str, text: str) -> Any:
-    """Return an option for a path; an empty one is refused, because `Path` would take it for the current folder."""
-    return typer.Option(*names, parser=_path, metavar="PATH", help=text)
+def path_option(*names: str, text: str, part: str | None = None, variable: str | None = None) -> Any:
+    """Return an option for a path; an empty one is refused, because `Path` would take it for the current folder.
+
+    ``part``: of the command's help. ``variable``: an environment variable that gives the path where no option does.
+    """
+    return typer.Option(*names, parser=_path, metavar="PATH", help=text, rich_help_panel=part, envvar=variable)
 
 
 def _path(given: str | Path) -> Path:
     if not str(given).strip():
         raise typer.BadParameter("it is empty; name a file, or leave the option out")
+    if "://" in str(given):  # a folder `postgresql:` would be made
+        raise typer.BadParameter("it is an address; name a file")
     return Path(given)
 
 
-BaseOption = Annotated[str | None, typer.Option("--base", help="Base model: built-in name, folder or hub name.")]
-DraftOption = Annotated[str | None, typer.Option("--draft", help="Draft model: built-in name, folder or hub name.")]
-EngineOption = Annotated[str | None, typer.Option("--engine", help="Kind of engine: transformers, vllm or server.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="Torch device, as in cpu or cuda:0.")]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Number format, as in float32 or bfloat16.")]
-BaseUrlOption = Annotated[str | None, typer.Option("--base-url", help="URL of the base model's vLLM server.")]
-DraftUrlOption = Annotated[str | None, typer.Option("--draft-url", help="URL of the draft model's vLLM server.")]
+def choice_option(
+    *names: str, choices: Sequence[str], text: str, default: str | None = None, part: str | None = None
+) -> Any:
+    """Return an option with choices that help and completion show; who uses the value says what is allowed."""
+    return typer.Option(
+        *names, metavar=f"[{'|'.join(choices)}]", help=text, rich_help_panel=part, show_default=default or True,
+        autocompletion=lambda: list(choices),
+    )  # fmt: skip
+
+
+def setting_option(*names: str, setting: str, text: str, default: str | None = None) -> Any:
+    """Return an option for a setting, whose default is the setting's own; ``default`` says what that means."""
+    own = SpecReasonConfig.model_fields[setting].default
+    shown = default or (f"{own:g}" if isinstance(own, float) else str(own))
+    return typer.Option(*names, metavar="NUMBER", help=text, show_default=shown, rich_help_panel=SETTINGS)
+
+
+def _model(*names: str, text: str, default: str | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, show_default=default or True, rich_help_panel=MODELS, metavar=metavar)
+
+
+BaseOption = Annotated[
+    str | None,
+    _model("--base", text="Base model: built-in name, folder or hub name.", default=BUILT_IN["base"], metavar="MODEL"),
+]
+DraftOption = Annotated[
+    str | None,
+    _model(
+        "--draft", text="Draft model: built-in name, folder or hub name.", default=BUILT_IN["draft"], metavar="MODEL"
+    ),
+]
+EngineOption = Annotated[
+    str | None, choice_option("--engine", choices=KINDS, text="Kind of engine.", default=KINDS[0], part=MODELS)
+]
+DeviceOption = Annotated[
+    str | None,
+    _model(
+        "--device", text="Torch device, as in cpu or cuda:0.", default="the GPU where there is one", metavar="DEVICE"
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    _model(
+        "--dtype", text="Number format, as in float32 or bfloat16.", default="by model and device", metavar="FORMAT"
+    ),
+]
+BaseUrlOption = Annotated[str | None, _model("--base-url", text="URL of the base model's vLLM server.", metavar="URL")]
+DraftUrlOption = Annotated[
+    str | None, _model("--draft-url", text="URL of the draft model's vLLM server.", metavar="URL")
+]
 EngineSetOption = Annotated[
     list[str] | None,
-    typer.Option("--option", metavar="[ROLE.]NAME=VALUE", help="Engine option, as in base.tensor_parallel=2."),
+    _model("--option", metavar="[ROLE.]NAME=VALUE", text="Engine option, as in base.tensor_parallel=2; repeatable."),
 ]
-ConfigOption = Annotated[Path | None, path_option("--config", text="TOML or JSON file with settings and model names.")]
-DatabaseOption = Annotated[Path | None, path_option("--db", text="SQLite file that keeps the runs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+ConfigOption = Annotated[
+    Path | None,
+    path_option("--config", text="TOML or JSON file with settings and model names.", part=SETTINGS),
+]
+DatabaseOption = Annotated[
+    Path | None,
+    path_option(
+        "--db", part=KEEPING, variable=DATABASE_VARIABLE,
+        text="SQLite file that keeps the runs; if not given, that of `specreason runs path`.",
+    ),
+]  # fmt: skip
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)
+]
 JudgeOption = Annotated[
     str | None,
     typer.Option(
-        "--judge", metavar="KIND", help="Who says what a step is worth: digit, likelihood, confidence, cascade, ..."
+        "--judge", metavar="KIND", rich_help_panel=SETTINGS, show_default=DEFAULT_KINDS["judge"],
+        help="Who says what a step is worth: digit, likelihood, confidence, cascade, ...; `specreason settings judge` "
+        "lists all.", autocompletion=lambda: kinds("judge"),
     ),
-]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")]
+]  # fmt: skip
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", rich_help_panel=SETTINGS, autocompletion=lambda: _names(SpecReasonConfig),
+        help="Any other setting; repeatable. `specreason settings` lists them.",
+    ),
+]  # fmt: skip
 TaskArgument = Annotated[
     str, typer.Argument(help="A JSONL file with one question per line, or abacus, or abacus-short.")
 ]
-QuestionKeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Key of the question in a line.")]
-AnswerKeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.")]
+QuestionKeyOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Key of the question in a line.", show_default="question")
+]
+AnswerKeyOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Key of the right answer in a line.", show_default="answer")
+]
 ChoicesKeyOption = Annotated[
     str | None, typer.Option(metavar="KEY[,KEY...]", help="Key of the choices, or several keys of one each.")
 ]
@@ -67,6 +146,10 @@ TemplateOption = Annotated[
 GraderOption = Annotated[
     str | None, typer.Option(help="math, number, exact, choice, agreement or MODULE:FUNCTION; chosen if not given.")
 ]
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return [f"{name}=" for name in model.model_fields]
 
 
 @dataclass(frozen=True)

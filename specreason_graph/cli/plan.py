@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from specreason_graph.cli import options
-from specreason_graph.cli.terminal import echo, echo_json
+from specreason_graph.cli.documents import say
+from specreason_graph.cli.terminal import echo
 
 if TYPE_CHECKING:
     from specreason_graph.planning.plan import Plan, PlanRow
@@ -69,7 +70,9 @@ def plan(
     strategies = [each for each in map(parse_strategy, strategy or COMPARED) if each.name != "base"]
     found = make_plan(described, _profile(db, strategies), strategies, concurrency or [1], acceptance)
     if as_json:
-        echo_json({**found.dump(), "described": described.model_dump(mode="json"), "published": published()})
+        from specreason_graph.cli.plan_document import PlanDocument
+
+        say(PlanDocument(**dict(found), described=described, published=published()))
         return
     for line in _lines(found):
         echo(line)

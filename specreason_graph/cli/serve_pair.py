@@ -9,6 +9,8 @@ import typer
 
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.run import check_libraries
+from specreason_graph.cli.loading import opened
+from specreason_graph.cli.screen import is_screen
 from specreason_graph.cli.terminal import echo
 from specreason_graph.config import make_config
 from specreason_graph.errors import ConfigError
@@ -75,8 +77,9 @@ def serve(
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/v1"
-        echo(f"loading {launch.base} and {launch.draft}", err=True)
-        with launch.open_pair() as pair:
+        if not is_screen(err=True):  # there it is shown all the time
+            echo(f"loading {launch.base} and {launch.draft}", err=True)
+        with opened(launch) as pair:
             app = create_app(pair, config=make_config(**launch.settings), options=chosen)
             kept = f"runs are kept in {file}" if file else "runs are not kept"
             run(app, listening, partial(echo, f"ready: {url}   model {model_name or pair.base.name}   {kept}"))

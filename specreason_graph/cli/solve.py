@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from pathlib import Path
@@ -10,19 +11,25 @@ from typing import Annotated
 import typer
 
 from specreason_graph.audit.ask.advice import advise
+from specreason_graph.audit.read.reader import find_recorded
+from specreason_graph.audit.read.saver import ReadOnly, open_database
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
-from specreason_graph.cli.document import document, recorded
-from specreason_graph.cli.live_view import LiveView
-from specreason_graph.cli.terminal import echo, echo_json, echo_text
-from specreason_graph.errors import EngineError, QuestionError, ThreadError
+from specreason_graph.cli.documents import recorded, run_document, say
+from specreason_graph.cli.interrupt import how_to_go_on, on_interrupt, resume_command
+from specreason_graph.cli.loading import StepsSoFar, opened, shown
+from specreason_graph.cli.screen_view import make_view
+from specreason_graph.cli.terminal import echo, echo_text
+from specreason_graph.config import ANSWER_TOKENS
+from specreason_graph.errors import EngineError, QuestionError, RecordError, SpecReasonError, ThreadError, UsageError
 from specreason_graph.models.abacus.problems import held_out
+from specreason_graph.record.events import Finished
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.summary import summarise
-from specreason_graph.runs.batch import DEFAULT_CONCURRENCY
+from specreason_graph.runs.batch import DEFAULT_CONCURRENCY, QuestionKeys
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.resume import Run
-from specreason_graph.runs.store import RunStore, default_database, read_launch
+from specreason_graph.runs.store import RunStore, default_database, new_thread, read_launch
 
 
 @options.takes_models
@@ -42,74 +49,141 @@ def solve(
     ] = False,
     threshold: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER", help="Number from which a proposal is accepted; 0 to 9 for the digit."),
+        options.setting_option(
+            setting="threshold", text="Number from which a proposal is accepted.",
+            default="the judge's own: 7 of 0 to 9 for the digit",
+        ),
     ] = None,
     judge: options.JudgeOption = None,
-    seed: Annotated[str | None, typer.Option(metavar="NUMBER", help="Seed of all sampling.")] = None,
+    seed: Annotated[str | None, options.setting_option(setting="seed", text="Seed of all sampling.")] = None,
     temperature: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Sampling temperature; 0 is greedy.")
+        str | None, options.setting_option(setting="temperature", text="Sampling temperature; 0 is greedy.")
     ] = None,
     top_p: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Nucleus sampling: probability mass to keep, up to 1.")
+        str | None,
+        options.setting_option(setting="top_p", text="Nucleus sampling: probability mass to keep, up to 1."),
     ] = None,
     first_steps_by_base: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Steps at the start that the base model writes.")
+        str | None,
+        options.setting_option(setting="first_steps_by_base", text="Steps at the start that the base model writes."),
     ] = None,
-    max_steps: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most steps of a run.")] = None,
-    thinking_tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most tokens of the thinking.")] = None,
-    answer_tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most tokens of the answer.")] = None,
+    max_steps: Annotated[str | None, options.setting_option(setting="max_steps", text="Most steps of a run.")] = None,
+    thinking_tokens: Annotated[
+        str | None, options.setting_option(setting="thinking_tokens", text="Most tokens of the thinking.")
+    ] = None,
+    answer_tokens: Annotated[
+        str | None,
+        options.setting_option(
+            setting="answer_tokens", text="Most tokens of the answer.", default=f"{ANSWER_TOKENS} behind a thinking"
+        ),
+    ] = None,
     deadline_seconds: Annotated[
-        str | None, typer.Option("--deadline", metavar="NUMBER", help="Seconds within which the answer must be there.")
+        str | None,
+        options.setting_option(
+            "--deadline", setting="deadline_seconds", text="Seconds within which the answer must be there.",
+            default="no deadline",
+        ),
     ] = None,
     lookahead: Annotated[
         str | None,
-        typer.Option(
-            metavar="NUMBER", help="Steps to draft ahead of the score; chosen by the acceptance if not given."
+        options.setting_option(
+            setting="lookahead", text="Steps to draft ahead of the score.", default="by acceptance and load"
         ),
     ] = None,
     proposals: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Versions that the draft writes of a step; the best is used.")
+        str | None,
+        options.setting_option(setting="proposals", text="Versions that the draft writes of a step; the best is used."),
     ] = None,
     speculation_control: Annotated[
-        bool | None, typer.Option(help="Let the base model write all steps while drafting does not pay.")
-    ] = None,
+        bool,
+        typer.Option(
+            "--speculation-control", help="Let the base model write all steps while drafting does not pay.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = False,
+    no_speculation_control: Annotated[
+        bool,
+        typer.Option(
+            "--no-speculation-control", help="Ask the draft in any case. This is the default.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = False,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,
+    no_keep: Annotated[
+        bool,
+        typer.Option(
+            "--no-keep", help="Keep nothing: the run cannot be resumed or audited.", rich_help_panel=options.KEEPING
+        ),
+    ] = False,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Questions of a .jsonl file at the same time; {DEFAULT_CONCURRENCY} if not given."),
+        typer.Option(
+            min=1, help="Questions at the same time.", show_default=str(DEFAULT_CONCURRENCY),
+            rich_help_panel=options.BATCH,
+        ),
     ] = None,
     output: Annotated[
-        Path | None, options.path_option("-o", "--output", text="File for the results of a .jsonl file.")
+        Path | None, options.path_option("-o", "--output", text="File for the results.", part=options.BATCH)
+    ] = None,
+    question_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Key of the question in a line.", show_default="question",
+            rich_help_panel=options.BATCH,
+        ),
+    ] = None,
+    id_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Key of a line's id; lines without one are numbered.", show_default="id",
+            rich_help_panel=options.BATCH,
+        ),
     ] = None,
     as_json: options.JsonOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """Think about a question step by step and answer it, or answer many questions from a .jsonl file."""
     # Numbers arrive as text and go through make_config like all settings, so that their errors read the same.
     settings = {
         "threshold": threshold, "seed": seed, "temperature": temperature, "top_p": top_p,
         "first_steps_by_base": first_steps_by_base, "max_steps": max_steps,
         "thinking_tokens": thinking_tokens, "answer_tokens": answer_tokens, "deadline_seconds": deadline_seconds,
-        "lookahead": lookahead, "proposals": proposals, "speculation_control": speculation_control,
+        "lookahead": lookahead, "proposals": proposals,
+        "speculation_control": _one_of(speculation_control, no_speculation_control),
         **options.with_judge(judge, options.parse_settings(more)),
     }  # fmt: skip
     if example and (question or file):
         raise QuestionError("--example and a question are given", hint="give one of them")
     if file and file.suffix == ".jsonl" and question is None:
+        if no_keep:
+            raise UsageError("--no-keep is for one question: many are kept until all are answered", hint="leave it out")
         launch, limit = models.launch("", config, settings), concurrency or DEFAULT_CONCURRENCY
         answer_file(
             file, launch, db or default_database(), output, concurrency=limit, as_json=as_json,
-            kept=(config,) if config else (),
+            kept=(config,) if config else (), keys=QuestionKeys(question_key or "question", id_key or "id"),
         )  # fmt: skip
         return
-    if concurrency or output:
-        raise QuestionError("--concurrency and --output are for many questions", hint="give -f FILE.jsonl")
+    if concurrency or output or question_key or id_key:
+        raise QuestionError(
+            "--concurrency, --output, --question-key and --id-key are for many questions", hint="give -f FILE.jsonl"
+        )
+    if no_keep and db and not os.environ.get(options.DATABASE_VARIABLE):
+        raise UsageError("--no-keep and --db are given", hint="give one of them")
     asked = random.choice(held_out()).question if example else options.read_question(question, file)
     launch = models.launch(asked, config, settings)
     launch.check_unattended()  # before the models are loaded
-    with RunStore.open(db or default_database()) as store, launch.open_pair() as pair:
-        work(Run.start(store, launch, pair), launch, as_json=as_json, show_question=example)
+    place, thread = None if no_keep else db or default_database(), new_thread()
+    with on_interrupt(lambda: how_to_go_on(place, thread)), RunStore.open(place) as store, opened(launch) as pair:
+        run = Run.start(store, launch, pair, thread)
+        work(run, launch, as_json=as_json, show_question=example, file=place)
+
+
+def _one_of(wanted: bool, unwanted: bool) -> bool | None:  # noqa: FBT001 - two flags
+    """What a flag and its opposite say; None where neither is given."""
+    if wanted and unwanted:
+        raise UsageError("--speculation-control and --no-speculation-control are given", hint="give one of them")
+    return wanted if wanted or unwanted else None
 
 
 @options.takes_models
@@ -131,59 +205,108 @@ def resume(
     """
     file = db or default_database()
     _check_kept(file, thread)  # before the file is opened, which would make one
-    with RunStore.open(file) as store:
+    go_on = f"go on with: {resume_command(file, thread)}"
+    with on_interrupt(go_on), RunStore.open(file) as store:
         launch = models.over(store.launch(thread))
-        with launch.open_pair() as pair:
+        with opened(launch, interrupted=go_on) as pair:
             run = Run(store, thread, pair, accept_changes=accept_changes)
-            work(run, launch, as_json=as_json, show_question=True)
+            work(run, launch, as_json=as_json, show_question=True, file=file)
 
 
 def _check_kept(file: Path, thread: str) -> None:
     """Raise `ThreadError` where a file does not hold a run, or not as it was written, and leave the file as it is."""
-    hint = "check the thread id and --db"
+    hint = "check the thread id and --db; `specreason runs list` shows what is kept"
+    if not file.exists():
+        raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
+    if not file.is_file():  # SQLite would wait at a pipe
+        raise ThreadError(f"no run {thread!r} in {file}: it is no file", hint=hint)
     try:
-        if not file.exists():
-            raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
         read_launch(file, thread)
-    except (sqlite3.Error, OSError) as error:
+    except RecordError:
+        raise
+    except (sqlite3.Error, OSError, ThreadError) as error:
+        _check_not_anothers(file, thread)
+        if isinstance(error, ThreadError) or "no such table" in str(error):
+            raise ThreadError(f"no run {thread!r} in {file}", hint=hint) from None
         raise ThreadError(f"no run {thread!r} can be read from {file}: {error}", hint=hint) from None
 
 
-def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool) -> None:
-    """Advance a run to its end and show it; when an engine fails, the run can be resumed."""
+def _check_not_anothers(file: Path, thread: str) -> None:
+    """Raise `ThreadError` where the thread is that of another graph, which nothing but that graph can go on with."""
     try:
-        if as_json:
-            _write_document(run)
-        else:
-            _show(run, launch, show_question=show_question)
+        with open_database(str(file)) as saver:
+            checkpoints = any(True for _ in ReadOnly(saver).checkpoints(thread))
+            runs = find_recorded(saver, thread) if checkpoints else []
+    except SpecReasonError:
+        return
+    if runs:
+        where = f"in its node {runs[0].namespace}" if runs[0].namespace else "at its root"
+        raise ThreadError(
+            f"thread {thread!r} is of a graph of your own, with a run {where}: only that graph can go on with it",
+            hint=f"invoke it with None and thread_id {thread!r}; `specreason audit show {thread}` shows the run",
+        )
+    if checkpoints:
+        raise ThreadError(
+            f"thread {thread!r} is of another graph, without a run of specreason", hint="check the thread id and --db"
+        )
+
+
+def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool, file: Path | None) -> None:
+    """Advance a run to its end and show it; when an engine fails, the run can be resumed.
+
+    ``file``: where it is kept; None where it is not.
+    """
+    try:
+        with on_interrupt(lambda: how_to_go_on(file, run.thread)):
+            if as_json:
+                _write_document(run, file)
+            else:
+                _show(run, launch, file, show_question=show_question)
     except EngineError as error:
         if as_json and "manifest" in run.values:  # with --json, standard output is one document also after a failure
-            echo_json({**document(run.thread, run.values), "stop_reason": "engine_error"})
-        error.hint = f"{error.hint}; " * bool(error.hint) + f"resume it later with: specreason resume {run.thread}"
+            say(run_document(run.thread, run.values).model_copy(update={"stop_reason": "engine_error"}))
+        if file:
+            later = f"resume it later with: {resume_command(file, run.thread)}"
+            error.hint = f"{error.hint}; {later}" if error.hint else later
         raise
 
 
-def _write_document(run: Run) -> None:
+def _write_document(run: Run, file: Path | None) -> None:
     echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
-    for _ in run.advance():
-        pass
-    echo_json(document(run.thread, run.values))
+    echo(where_kept(file), err=True)
+    with shown(progress := StepsSoFar(len(run.steps))):
+        for step in run.advance():
+            progress.steps = step.index + 1
+    say(run_document(run.thread, run.values))
 
 
-def _show(run: Run, launch: Launch, *, show_question: bool) -> None:
+def _show(run: Run, launch: Launch, file: Path | None, *, show_question: bool) -> None:
     echo(f"thread {run.thread}   base {launch.base}   draft {launch.draft}")
+    echo(where_kept(file))
     echo()
     if show_question:
         echo_text(f"{launch.question}\n")
-    view = LiveView()
+    view, was_finished = make_view(), run.answer is not None
     if run.values.get("manifest"):  # of a run that is resumed
         view.head(Manifest.load(run.values["manifest"]).thinking)
     for step in run.steps:
         view.step(step)
-    for event in run.events():
-        view.show(event)
-    if run.answer and not view.finished:  # the run was finished before, so that it emitted no events
-        echo_text(f"\n{run.answer.text}\n")
-        view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer))
-    for sentence in advice.sentences if (advice := advise(recorded(run.thread, run.values))) else ():
-        echo(f"  {sentence}")
+    with view.working():
+        for event in run.events(stream=view.streams):
+            if isinstance(event, Finished):
+                view.answer(event.answer)
+            else:
+                view.show(event)
+    if run.answer:
+        if was_finished:  # it emitted no events
+            view.answer(run.answer)
+        advice = advise(recorded(run.thread, run.values))
+        view.closing(run.answer, run.values["stop_reason"], summarise(run.steps, run.answer), advice)
+
+
+def where_kept(file: Path | None) -> str:
+    """Where a run is kept, for people."""
+    if file is None:
+        return "not kept"
+    home = Path.home()
+    return f"kept in {Path('~', file.relative_to(home)) if file.is_relative_to(home) else file}"

@@ -2,6 +2,7 @@
 
 Commands print with `echo` (one line), `echo_text` (a text with lines of its own) and `echo_json` (a document). Nothing
 in them can move the cursor, clear the screen, set a title, hide text or turn its direction; colours are put on later.
+`screen` lays out and draws what changes; it cleans with `printable`, and writes through `TerminalStream`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -126,7 +128,7 @@ def to_json(document: Any, *, is_ascii: bool = False, indent: int | None = None)
 
 def log_to_stderr() -> None:
     """Send log messages and warnings to standard error, cleaned; standard output is for results only."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ErrorHandler()
     handler.setFormatter(_CleanFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.captureWarnings(capture=True)
@@ -143,6 +145,45 @@ def close_quietly() -> None:
             _turn_away(stream)
 
 
+class TerminalStream:
+    """Standard output, or standard error if ``err``, for what draws by itself and has cleaned its texts.
+
+    It keeps the stream that was there when it was made, and shows what the stream cannot encode by its code.
+    """
+
+    def __init__(self, *, err: bool) -> None:
+        self._stream = sys.stderr if err else sys.stdout
+
+    @property
+    def encoding(self) -> str:
+        """The stream's encoding, by which a drawing chooses its characters."""
+        return _encoding(self._stream)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor of the stream."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Write a text as it is."""
+        _write_to(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: what is written is flushed."""
+
+
+class _ErrorHandler(logging.Handler):
+    """Writes to standard error as it is at the moment: above what changes on a screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OutputClosed, SpecReasonError):
+            echo_text(self.format(record), err=True)
+
+
 class _CleanFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the base class
         return _line(super().formatMessage(record))
@@ -155,7 +196,10 @@ def _part(part: object) -> str:
     if not isinstance(part, Coloured):
         return _line(str(part))
     text = _line(part.text)
-    return typer.style(text, fg=part.colour, dim=part.dim or None) if "NO_COLOR" not in os.environ else text
+    if os.environ.get("TERM") == "dumb":
+        return text
+    colour = None if os.environ.get("NO_COLOR") else part.colour
+    return typer.style(text, fg=colour, dim=part.dim or None)
 
 
 def _line(text: str) -> str:
@@ -180,7 +224,10 @@ def _plain(value: Any, levels: int) -> Any:
 
 
 def _write(text: str, *, err: bool) -> None:
-    stream = sys.stderr if err else sys.stdout
+    _write_to(sys.stderr if err else sys.stdout, text)
+
+
+def _write_to(stream: TextIO | None, text: str) -> None:
     if stream is None:  # it was closed by who started the command
         return
     encoding = _encoding(stream)

@@ -12,7 +12,8 @@ from specreason_graph.audit.show.labels import duration
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.progress import reporting
 from specreason_graph.cli.bench.run import check_libraries
-from specreason_graph.cli.terminal import echo, echo_json, echo_text
+from specreason_graph.cli.documents import say
+from specreason_graph.cli.terminal import echo, echo_text
 from specreason_graph.config import WORKING_FILE, SpecReasonConfig
 from specreason_graph.errors import ConfigError
 from specreason_graph.files import write_file
@@ -87,7 +88,7 @@ def tune(
     page = folder / "tune.html"
     write_file(page, render_tuning(tuned, text))
     if as_json:
-        echo_json(tuned.dump())
+        say(tuned)
         return
     _show(tuned)
     if kept:

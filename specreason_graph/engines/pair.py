@@ -197,6 +197,7 @@ class EnginePair:
         self._thread = LoopThread(self._close)
         self._gate = asyncio.Lock()
         self._open = False
+        self._ready: list[Engine] = []
 
     @cached_property
     def shares_vocabulary(self) -> bool:
@@ -244,6 +245,12 @@ class EnginePair:
     def is_open(self) -> bool:
         """Whether the engines are ready."""
         return self._open and not self._thread.was_left
+
+    @property
+    def loading(self) -> list[Role]:
+        """The roles whose engines are not ready yet, base first; one engine in both roles counts as the base."""
+        roles: dict[Engine, Role] = {self.draft: "draft", self.base: "base"}
+        return [roles[engine] for engine in self._engines() if engine not in self._ready]
 
     def describe(self) -> dict[Role, EngineDescription]:
         """Describe both engines, which must be open."""
@@ -314,8 +321,9 @@ class EnginePair:
 
     async def _enter(self) -> None:
         """Open both engines side by side; when one cannot be opened, the other is closed again."""
+        self._ready.clear()
         async with AsyncExitStack() as opened:
-            tasks = [asyncio.create_task(opened.enter_async_context(engine)) for engine in self._engines()]
+            tasks = [asyncio.create_task(self._enter_one(opened, engine)) for engine in self._engines()]
             try:
                 await asyncio.gather(*tasks)
             except BaseException:
@@ -324,8 +332,13 @@ class EnginePair:
                 raise
             opened.pop_all()
 
+    async def _enter_one(self, opened: AsyncExitStack, engine: Engine) -> None:
+        await opened.enter_async_context(engine)
+        self._ready.append(engine)
+
     async def _close(self) -> None:
         await _cancel_others()
+        self._ready.clear()
         if self._open:
             self._open = False
             await asyncio.gather(*(engine.__aexit__(None, None, None) for engine in self._engines()))

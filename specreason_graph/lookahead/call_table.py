@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from specreason_graph.engines.base import TokenCallback
 from specreason_graph.lookahead.calls import InFlightCall, consume_exception, usage_of
 from specreason_graph.lookahead.commit_point import CommitPoint
 from specreason_graph.lookahead.step_sampler import ENGINES, StepSampler
@@ -22,11 +23,13 @@ class CallTable:
 
     def __init__(self, sampler: StepSampler, commit_point: CommitPoint) -> None:
         self._sampler, self._commit_point = sampler, commit_point
+        self.streams = False
+        """Whether engines are to tell of each token of a step; asked for only where somebody shows it."""
 
     def draft_at(self, node: SpeculationNode) -> InFlightCall:
         """Start what the draft writes at a node, unless it has been."""
         count = proposals_in_force(self._sampler.config, self._commit_point.slo_ratio)
-        return self._start(node, "draft", (), lambda: self._sampler.draft(node, count))
+        return self._start(node, "draft", (), lambda call: self._sampler.draft(node, count, self._told(call)))
 
     def score_at(self, node: SpeculationNode, proposal: Proposal) -> InFlightCall:
         """Start what the base thinks of a proposal; a judge may ask for the base's own version of it."""
@@ -38,16 +41,16 @@ class CallTable:
                 return written
 
         return self._start(
-            node, "score", tuple(proposal.token_ids), lambda: self._sampler.score(node, proposal, regenerated)
+            node, "score", tuple(proposal.token_ids), lambda _: self._sampler.score(node, proposal, regenerated)
         )
 
     def regenerate_at(self, node: SpeculationNode) -> InFlightCall:
         """Start what the base writes there."""
-        return self._start(node, "regenerate", (), lambda: self._sampler.regenerate(node))
+        return self._start(node, "regenerate", (), lambda call: self._sampler.regenerate(node, self._told(call)))
 
     def probe_at(self, node: SpeculationNode) -> InFlightCall:
         """Start what the base would answer there."""
-        return self._start(node, "probe", (), lambda: self._sampler.probe(node))
+        return self._start(node, "probe", (), lambda _: self._sampler.probe(node))
 
     def give_up(self, node: SpeculationNode, blame: int) -> None:
         """Stop all work at a node and behind it; it is charged to the step with number ``blame``."""
@@ -71,7 +74,7 @@ class CallTable:
 
     def _start(
         self, node: SpeculationNode, purpose: Purpose, about: tuple[int, ...],
-        work: Callable[[], Coroutine[Any, Any, T]],
+        work: Callable[[InFlightCall], Coroutine[Any, Any, T]],
     ) -> InFlightCall:  # fmt: skip
         """Start a call at a node, unless it has been; one that failed ahead of time is made again."""
         key = (purpose, *about)
@@ -84,11 +87,16 @@ class CallTable:
         call.task.add_done_callback(consume_exception)  # asyncio would log an exception that nobody fetched
         return call
 
-    async def _timed(self, call: InFlightCall, work: Callable[[], Coroutine[Any, Any, T]], node: SpeculationNode) -> T:
+    def _told(self, call: InFlightCall) -> TokenCallback | None:
+        return call.token if self.streams else None
+
+    async def _timed(
+        self, call: InFlightCall, work: Callable[[InFlightCall], Coroutine[Any, Any, T]], node: SpeculationNode
+    ) -> T:
         asked = time.perf_counter()
         async with self._sampler.pair.slot(call.engine, self._commit_point.priority(node)):
             call.begun = time.perf_counter()
-            outcome = await work()
+            outcome = await work(call)
         seconds, tokens = time.perf_counter() - asked, usage_of(outcome).generated_tokens
         self._commit_point.estimates.took(call.purpose, seconds, tokens)
         return outcome

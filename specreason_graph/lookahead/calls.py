@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from specreason_graph.engines.base import TokenCallback
 from specreason_graph.record.records import Cost, Engine, Purpose, Usage
 
 
@@ -26,6 +29,28 @@ class InFlightCall:
     """Whether a stage took its outcome, so that its cost is in the evidence."""
     begun: float | None = None
     """When the engine took it, on the clock of `time.perf_counter`; None while it waits for a slot."""
+    tokens: list[int] = field(default_factory=list)
+    """What the engine has written so far, where that is asked for."""
+    listener: TokenCallback | None = None
+    """Takes each further token."""
+
+    def token(self, token: int) -> None:
+        """Take note of a token that was written."""
+        self.tokens.append(token)
+        if self.listener:
+            self.listener(token)
+
+    @contextmanager
+    def heard_by(self, listener: TokenCallback | None) -> Iterator[None]:
+        """Pass on what was written so far and, while the context is open, what is written then."""
+        if listener:
+            for token in self.tokens:
+                listener(token)
+        self.listener = listener
+        try:
+            yield
+        finally:
+            self.listener = None
 
     @property
     def is_usable(self) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from specreason_graph.engines.base import TokenCallback
 from specreason_graph.engines.pair import StreamCalls
 from specreason_graph.lookahead.call_table import CallTable
 from specreason_graph.lookahead.calls import InFlightCall
@@ -75,10 +76,19 @@ class Lookahead:
         same = self._head is not None or self.node.text == (trace[-1]["text"].strip() if trace else "")
         return here and same and self._loop is asyncio.get_running_loop()
 
-    async def draft(self) -> list[Proposal]:
-        """The draft's next step, in as many versions as the settings want."""
+    @property
+    def streams(self) -> bool:
+        """Whether the text of steps is told while it is written."""
+        return self._calls.streams
+
+    @streams.setter
+    def streams(self, wanted: bool) -> None:
+        self._calls.streams = wanted
+
+    async def draft(self, listener: TokenCallback | None = None) -> list[Proposal]:
+        """The draft's next step, in as many versions as the settings want; ``listener`` gets the first one's tokens."""
         self._prefetcher.start(self.node)
-        proposals: list[Proposal] = await self._outcome(self._calls.draft_at(self.node))
+        proposals: list[Proposal] = await self._outcome(self._calls.draft_at(self.node), listener)
         return proposals
 
     async def score(self, proposal: Proposal) -> Score:
@@ -86,11 +96,11 @@ class Lookahead:
         score: Score = await self._outcome(self._calls.score_at(self.node, proposal))
         return score
 
-    async def regenerate(self) -> Proposal:
+    async def regenerate(self, listener: TokenCallback | None = None) -> Proposal:
         """The next step as the base writes it."""
         self.node.decided = True  # the prefetcher may still wait for a score, which no longer matters
         self._prefetcher.start(self.node)
-        written: Proposal = await self._outcome(self._calls.regenerate_at(self.node))
+        written: Proposal = await self._outcome(self._calls.regenerate_at(self.node), listener)
         return written
 
     async def probe(self) -> ProbedAnswer | None:
@@ -184,12 +194,13 @@ class Lookahead:
             task.cancel()
         return [task for task in tasks if not task.done()]
 
-    async def _outcome(self, call: InFlightCall) -> Any:
+    async def _outcome(self, call: InFlightCall, listener: TokenCallback | None = None) -> Any:
         """The outcome of a call, which from now on is evidence."""
         try:
             async with asyncio.timeout(self.commit_point.thinking_seconds_left) as limit:
-                # who stops waiting does not stop the call: others may need it
-                outcome = await asyncio.shield(call.task)
+                with call.heard_by(listener):
+                    # who stops waiting does not stop the call: others may need it
+                    outcome = await asyncio.shield(call.task)
         except TimeoutError:
             if not limit.expired():
                 raise

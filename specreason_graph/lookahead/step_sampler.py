@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Self
 
 from specreason_graph.config import SpecReasonConfig
-from specreason_graph.engines.base import Engine, Generation, Sampling, Vocabulary, continuations
+from specreason_graph.engines.base import Engine, Generation, Sampling, TokenCallback, Vocabulary, continuations
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.judging.asking import Asking, View, kept
@@ -87,13 +87,15 @@ class StepSampler:
             _ = self.digit.digit_ids  # raises now what would otherwise end the run at its first score
         return self.prompts.check(turns)
 
-    async def draft(self, node: SpeculationNode, count: int) -> list[Proposal]:
+    async def draft(
+        self, node: SpeculationNode, count: int, on_token: TokenCallback | None = None
+    ) -> list[Proposal]:  # fmt: skip
         """Let the draft model write a step, in ``count`` versions of which those that are the same are given once."""
-        return await self._write("draft", node, count)
+        return await self._write("draft", node, count, on_token)
 
-    async def regenerate(self, node: SpeculationNode) -> Proposal:
+    async def regenerate(self, node: SpeculationNode, on_token: TokenCallback | None = None) -> Proposal:
         """Let the base model write it."""
-        (written,) = await self._write("regenerate", node, 1)
+        (written,) = await self._write("regenerate", node, 1, on_token)
         return written
 
     async def score(
@@ -172,7 +174,9 @@ class StepSampler:
         """Whether the settings have the draft asked at a node."""
         return node.index >= self.config.first_steps_by_base and handover(self.config, node.trail) is None
 
-    async def _write(self, purpose: Purpose, node: SpeculationNode, count: int) -> list[Proposal]:
+    async def _write(
+        self, purpose: Purpose, node: SpeculationNode, count: int, on_token: TokenCallback | None
+    ) -> list[Proposal]:  # fmt: skip
         role = ENGINES[purpose]
         limits = [self.config.max_step_tokens, node.tokens_left]
         if self.prompts.is_plain:  # the reply keeps to its limit to the token; a thinking may end behind it
@@ -181,7 +185,7 @@ class StepSampler:
             self.pair.engine(role), self.prompts.of(role), role, node.prompts[role], count=count,
             limit=max(1, min(limits)), seed=call_seed(self.config.seed, purpose, node.index),
             endings=self.prompts.endings(), within=node.block,
-            logprobs=logprobs_wanted(self.config) if role == "draft" else None,
+            logprobs=logprobs_wanted(self.config) if role == "draft" else None, on_token=on_token,
         )  # fmt: skip
 
 
@@ -213,6 +217,7 @@ async def write_steps(
     within: str = "",
     count: int = 1,
     logprobs: int | None = None,
+    on_token: TokenCallback | None = None,
 ) -> list[Proposal]:
     """Let ``engine`` write ``count`` versions of one step, of at most ``limit`` tokens, behind ``prompt``.
 
@@ -221,14 +226,15 @@ async def write_steps(
     at the limit; a tag or a character that the limit cuts in two is left to the next step. ``endings`` are texts that
     end it as well, by the name of the ending. Version ``i`` is drawn
     with ``seed + i``; of versions that are token for token the same the first is given. The first one's usage holds
-    the prompt and the time of the call that all began with.
+    the prompt and the time of the call that all began with. ``on_token`` gets the tokens of the first version as they
+    come, also those that are left to the next step.
     """
     config, vocabulary = prompts.config, prompts.vocabulary
     sampling = Sampling(
         max_tokens=limit, seed=seed, n=count, logprobs=logprobs, **sampling_of(engine, config),
         stop=(BLANK_LINE, *endings), stop_token_ids=vocabulary.special_ids | vocabulary.eos_ids | prompts.call_ids,
     )  # fmt: skip
-    begun = await continuations(engine, prompt, sampling)
+    begun = await continuations(engine, prompt, sampling, on_token)
 
     def is_whole(ids: list[int]) -> bool:
         if len(ids) >= limit:
@@ -244,7 +250,7 @@ async def write_steps(
                 break
             # a seed of its own for each further call: the same one would draw the same words again
             left = replace(sampling, n=1, max_tokens=limit - len(written), seed=seed + number + count * calls)
-            part = await continuations(engine, [*prompt, *written], left)
+            part = await continuations(engine, [*prompt, *written], left, None if number else on_token)
             generation, usage, calls = part.generations[0], usage + part.usage, calls + 1
             written, told = written + generation.token_ids, [*told, generation]
         text = text_behind(prompt[-1:], ids, vocabulary.decode)

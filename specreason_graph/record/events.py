@@ -30,6 +30,21 @@ class Started(Record):
         return self.thinking["base"].kind == "none"
 
 
+class StepToken(Record):
+    """A piece of a step that is being written; emitted for callers that ask, and what becomes of it is told later."""
+
+    event: Literal["step_token"] = "step_token"
+    """Names the event."""
+    index: int
+    """Position the step would have in the trace, from 0."""
+    author: Engine
+    """Who writes it."""
+    start: int
+    """Characters of the step before the piece; 0 where the step is begun, or begun again."""
+    text: str
+    """The piece; what ends the step is left out."""
+
+
 class Drafted(Record):
     """The draft model wrote a step that nobody has scored yet."""
 
@@ -116,7 +131,7 @@ class Finished(Record):
     """What the run took."""
 
 
-Event = Started | Drafted | Scored | Rejected | RolledBack | Accepted | Regenerated | AnswerToken | Finished
+Event = Started | StepToken | Drafted | Scored | Rejected | RolledBack | Accepted | Regenerated | AnswerToken | Finished
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,44 @@ from specreason_graph.json_values import INTEGERS, why_not_kept
 from specreason_graph.prompting.conversation import check_known
 from specreason_graph.record.records import Answer, Plain, Record, Step
 from specreason_graph.record.state import Question
-from specreason_graph.record.summary import summarise
+from specreason_graph.record.summary import Summary, summarise
 from specreason_graph.runs.find import aread_values, read_values
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.lock import exclusive
 from specreason_graph.runs.store import RunStore
 
-KEYS = ("question", "id", "settings")
-"""What a line may hold."""
+SETTINGS_KEY = "settings"
+"""Key of a line's own settings."""
+LIKE = 0.75
+"""How much a key has to be like one that is known to be taken for a misspelt one, 0 to 1."""
+ASK = 'write {"question": "..."}'
+"""The fix of a bad line."""
 DEFAULT_CONCURRENCY = 8
 """Questions worked on at once where nobody says how many."""
+
+
+@dataclass(frozen=True)
+class QuestionKeys:
+    """Under which keys of a line question and id are looked for."""
+
+    question: str = "question"
+    """That of the question."""
+    id: str = "id"
+    """That of the id, which a line may lack."""
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """`QuestionError` for a key that is almost one of those that are read; others are passed over.
+
+        Published data sets hold more than questions. A misspelt key must not be passed over with the rest.
+        """
+        missing = [each for each in (self.question, SETTINGS_KEY) if each not in found]
+        for key in found.keys() - {self.id}:
+            if close := get_close_matches(key.lower(), missing, cutoff=LIKE):
+                raise QuestionError(f"unknown key {key!r}", hint=f"write {close[0]!r}, or take it out")
+        if self.question not in found:
+            texts = [key for key, value in found.items() if isinstance(value, str)]
+            hint = f"name another key with --question-key; it has {', '.join(texts[:8])}" if texts else ASK
+            raise QuestionError(f"there is no {self.question!r}", hint=hint)
 
 
 class Asked(Record):
@@ -82,33 +111,30 @@ class Result:
         failed = {"error": str(self.error)}
         return failed | ({"stop_reason": "engine_error"} if isinstance(self.error, EngineError) else {})
 
-    def line(self) -> Plain:
-        """The result in short, with what the run took in both engines."""
+    @property
+    def summary(self) -> Summary:
+        """What the run took in both engines."""
         answer = self.values.get("result")
         steps = [Step.load(step) for step in self.values.get("trace", ())]
-        summary = summarise(steps, Answer.load(answer) if answer else None)
-        return {
-            "id": self.asked.id, "thread": self.asked.thread, "question": self.asked.launch.question, **self.end,
-            "steps": summary.steps, "acceptance": summary.acceptance,
-            "tokens": sum(cost.usage.generated_tokens for cost in summary.costs), "seconds": summary.seconds,
-        }  # fmt: skip
+        return summarise(steps, Answer.load(answer) if answer else None)
 
 
 Report = Callable[[Result], None]
 """Takes each result as soon as it is there."""
 
 
-def read_questions(file: Path, launch: Launch) -> list[Asked]:
+def read_questions(file: Path, launch: Launch, keys: QuestionKeys = QuestionKeys()) -> list[Asked]:
     """The questions of a file with a JSON object a line, launched like ``launch`` but for settings of their own.
 
-    Empty lines are passed over. The first bad line raises `QuestionError` or `ConfigError`.
+    Empty lines are passed over, and so are keys besides ``keys`` and ``settings``. The first bad line raises
+    `QuestionError` or `ConfigError`.
     """
     asked: dict[str, Asked] = {}
     for number, text in enumerate(_read(file).split("\n"), 1):  # JSON texts may hold the other ends of lines
         if text.strip():
             source = f"{file}, line {number}"
             with _named(source):
-                one = _ask(source, number, _parse(text), launch)
+                one = _ask(source, number, _parse(text), launch, keys)
                 if other := asked.get(str(one.id)):
                     raise QuestionError(f"id {one.id!r} is that of {other.source} too", hint="give each another")
                 asked[str(one.id)] = one
@@ -126,7 +152,7 @@ def _read(file: Path) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    hint = 'write {"question": "..."}'
+    hint = ASK
     try:
         found = json.loads(text)
     except RecursionError:
@@ -135,32 +161,28 @@ def _parse(text: str) -> dict[str, Any]:
         raise QuestionError(f"it is not JSON: {error}", hint=hint) from None
     if not isinstance(found, dict):
         raise QuestionError(f"{text.strip()[:40]!r} is not allowed", hint=hint)
-    for key in found:
-        if key not in KEYS:
-            raise QuestionError(f"unknown key {key!r}; known keys: {', '.join(KEYS)}", hint="take it out")
     return found
 
 
-def _ask(source: str, number: int, found: dict[str, Any], launch: Launch) -> Asked:
-    name, settings = found.get("id", number), found.get("settings", {})
+def _ask(source: str, number: int, found: dict[str, Any], launch: Launch, keys: QuestionKeys) -> Asked:
+    keys.check(found)
+    name, settings = found.get(keys.id, number), found.get(SETTINGS_KEY, {})
     if not _is_text(name) and not (type(name) is int and name in INTEGERS):
         raise QuestionError(f"id = {name!r} is not allowed", hint="write a text or a whole number, or leave it out")
     if not isinstance(settings, dict):
         raise ConfigError(f"settings = {settings!r} is not allowed", hint='write them as {"NAME": VALUE}')
     config = overridden(make_config(**launch.settings), settings)
-    settled = {"question": _question(found), "settings": config.model_dump(mode="json")}
+    settled = {"question": _question(found, keys.question), "settings": config.model_dump(mode="json")}
     asked = Asked(source=source, id=name, launch=launch.model_copy(update=settled))
     asked.launch.check_unattended()
     check_known(asked.launch.base, asked.launch.question)
     return asked
 
 
-def _question(found: dict[str, Any]) -> str:
-    if "question" not in found:
-        raise QuestionError("there is no question", hint='write {"question": "..."}')
-    if not _is_text(found["question"]):
-        raise QuestionError(f"question = {found['question']!r} is not allowed", hint="write a text that is not empty")
-    return str(found["question"])
+def _question(found: dict[str, Any], key: str) -> str:
+    if not _is_text(found[key]):
+        raise QuestionError(f"{key} = {found[key]!r} is not allowed", hint="write a text that is not empty")
+    return str(found[key])
 
 
 def _is_text(value: object) -> bool:
@@ -178,12 +200,13 @@ def _named(source: str) -> Iterator[None]:
 
 
 def answer_all(
-    questions: Sequence[Asked], database: Path, report: Report, concurrency: int = DEFAULT_CONCURRENCY
-) -> None:
+    questions: Sequence[Asked], database: Path, report: Report, concurrency: int = DEFAULT_CONCURRENCY,
+    *, opened: Callable[[Launch], AbstractContextManager[EnginePair]] = lambda launch: launch.open_pair(),
+) -> None:  # fmt: skip
     """Have the questions answered, so many at once, and report each result as it comes: first those that are kept.
 
     A question that fails is reported and does not stop the others. However this ends, nothing kept is lost: it may be
-    called again. The engines are only loaded when something is left to do.
+    called again. The engines are only loaded when something is left to do, by ``opened``.
     """
     left = []
     with RunStore.open(database) as store, exclusive(database):
@@ -198,7 +221,7 @@ def answer_all(
             else:
                 left.append(asked)
         if left:
-            with left[0].launch.open_pair() as pair:
+            with opened(left[0].launch) as pair:
                 for asked in left:
                     with _named(asked.source):
                         asked.launch.check_fits(pair)

@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from specreason_graph.config import STREAM_KEY
 from specreason_graph.engines import EnginePair
 from specreason_graph.lookahead.resumed import check_resumed
 from specreason_graph.lookahead.step_sampler import StepSampler
@@ -39,10 +40,13 @@ class Run:
             check_resumed(values["manifest"], values["trace"], sampler, accept_changes=accept_changes)
 
     @classmethod
-    def start(cls, store: RunStore, launch: Launch, pair: EnginePair) -> Run:
-        """A new run, kept before its first step; `QuestionError` when the question does not fit the models."""
+    def start(cls, store: RunStore, launch: Launch, pair: EnginePair, thread: str | None = None) -> Run:
+        """A new run, kept before its first step; `QuestionError` when the question does not fit the models.
+
+        ``thread``: its thread id; a new one where none is given.
+        """
         launch.check_fits(pair)
-        return cls(store, store.add(launch), pair)
+        return cls(store, store.add(launch, thread), pair)
 
     def advance(self) -> Iterator[Step]:
         """Work to the end; yields each step as it is committed."""
@@ -50,13 +54,17 @@ class Run:
             if isinstance(event, Accepted | Regenerated):
                 yield event.step
 
-    def events(self) -> Iterator[Event]:
-        """Work to the end, and tell what happens; a step is emitted once it is kept, and none that was kept before."""
+    def events(self, *, stream: bool = False) -> Iterator[Event]:
+        """Work to the end, and tell what happens; a step is emitted once it is kept, and none that was kept before.
+
+        ``stream``: whether its text is emitted while it is written, too.
+        """
         kept = len(self.steps)  # a step whose superstep was cut by a kill is emitted by LangGraph again
         started = self._saver.get_tuple(self._config) is not None
         question = None if started else {"question": self._launch.question}
+        config: RunnableConfig = {"configurable": {"thread_id": self.thread, STREAM_KEY: stream}}
         parts: Iterator[Any] = self._graph.stream(
-            question, self._config, stream_mode=["updates", "custom"], durability="sync"
+            question, config, stream_mode=["updates", "custom"], durability="sync"
         )
         for mode, part in parts:
             event = read_event(part)

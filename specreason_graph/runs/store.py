@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ from specreason_graph.audit.read.recorded import first_problem
 from specreason_graph.audit.read.serializer import StrictSerializer
 from specreason_graph.errors import RecordError, ThreadError, UsageError
 from specreason_graph.files import make_folder, make_private, may
+from specreason_graph.record.claim import claimed
 from specreason_graph.runs.launch import Launch
 
 TABLE = "create table if not exists specreason_runs (thread text primary key, launch text not null)"
@@ -30,6 +31,11 @@ TABLE = "create table if not exists specreason_runs (thread text primary key, la
 def default_database() -> Path:
     """The file in the user's data folder."""
     return user_data_path("specreason") / "runs.sqlite"
+
+
+def new_thread() -> str:
+    """A thread id that no run has."""
+    return uuid.uuid4().hex[:12]
 
 
 class RunStore:
@@ -42,14 +48,17 @@ class RunStore:
 
     @classmethod
     @contextmanager
-    def open(cls, file: Path) -> Iterator[RunStore]:
-        """Open or create the file; `UsageError` when it is no database or cannot be written."""
-        with closing(_connect(file)) as connection:
+    def open(cls, file: Path | None) -> Iterator[RunStore]:
+        """Open or create the file; `UsageError` when it is no database or cannot be written.
+
+        None keeps the runs in memory, until the context closes.
+        """
+        with closing(_in_memory() if file is None else _connect(file)) as connection:
             yield cls(connection)
 
-    def add(self, launch: Launch) -> str:
-        """Keep a new run; its thread id."""
-        thread = uuid.uuid4().hex[:12]
+    def add(self, launch: Launch, thread: str | None = None) -> str:
+        """Keep a new run; its thread id, a new one where none is given."""
+        thread = thread or new_thread()
         self.keep({thread: launch})
         return thread
 
@@ -58,6 +67,21 @@ class RunStore:
         rows = [(thread, launch.model_dump_json()) for thread, launch in launches.items()]
         with self._connection:
             self._connection.executemany("insert or replace into specreason_runs values (?, ?)", rows)
+
+    def remove(self, threads: Iterable[str]) -> None:
+        """Remove runs with all that they hold; `ThreadError` when one of them is being worked on.
+
+        Their texts are overwritten, and the file is made smaller unless another process reads it.
+        """
+        self._connection.execute("pragma secure_delete = on")
+        for thread in threads:
+            with claimed(self.saver, thread):
+                self.saver.delete_thread(thread)
+                with self._connection:
+                    self._connection.execute("delete from specreason_runs where thread = ?", (thread,))
+        with suppress(sqlite3.OperationalError):
+            self._connection.execute("vacuum")
+            self._connection.execute("pragma wal_checkpoint(truncate)")
 
     def launch(self, thread: str) -> Launch:
         """How a run was started; `ThreadError` when there is no such run."""
@@ -70,6 +94,20 @@ def read_launch(file: Path, thread: str) -> Launch:
         return _launch(connection, thread)
 
 
+def read_launches(file: Path) -> dict[str, Launch]:
+    """How all runs of a file were started, by thread id, from a file that is only read; bad rows are passed over."""
+    found = dict[str, Launch]()
+    with closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as connection:
+        try:
+            rows = connection.execute("select thread, launch from specreason_runs order by rowid desc").fetchall()
+        except sqlite3.DatabaseError:  # the file of another program, or of a graph of the caller's
+            return found
+    for thread, text in rows:
+        with suppress(ValidationError):
+            found[str(thread)] = Launch.model_validate_json(text)
+    return found
+
+
 def _launch(connection: sqlite3.Connection, thread: str) -> Launch:
     row = connection.execute("select launch from specreason_runs where thread = ?", (thread,)).fetchone()
     if row is None:
@@ -79,6 +117,12 @@ def _launch(connection: sqlite3.Connection, thread: str) -> Launch:
     except ValidationError as error:
         problem = first_problem(error)
         raise RecordError(f"how run {thread!r} was launched cannot be read: {problem}", hint="ask it anew") from None
+
+
+def _in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.execute(TABLE)
+    return connection
 
 
 def _connect(file: Path) -> sqlite3.Connection:

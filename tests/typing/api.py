@@ -48,6 +48,7 @@ from specreason_graph.record.events import (
     RolledBack,
     Scored,
     Started,
+    StepToken,
 )
 from specreason_graph.record.records import Cost, Decision, Proposal, Review, Score, Usage
 from specreason_graph.record.signing import Signer
@@ -144,7 +145,17 @@ def events(part: object) -> None:
     event = read_event(part)
     assert_type(
         event,
-        Started | Drafted | Scored | Rejected | RolledBack | Accepted | Regenerated | AnswerToken | Finished | None,
+        Started
+        | StepToken
+        | Drafted
+        | Scored
+        | Rejected
+        | RolledBack
+        | Accepted
+        | Regenerated
+        | AnswerToken
+        | Finished
+        | None,
     )
     if isinstance(event, Accepted | Regenerated):
         assert_type(event.step, Step)

@@ -7,7 +7,8 @@ import typer
 from specreason_graph.cli.audit import anchor, export, inspect, replay, whatif
 
 app = typer.Typer(
-    help="Audit recorded runs without writing to them. Exit codes: 0 fine, 1 something was found, 2 bad input.",
+    help="Look into recorded runs. No command changes a run; `fork` adds a new one, and `prune` removes checkpoints. "
+    "Exit codes: 0 fine, 1 something was found, 2 bad input.",
     no_args_is_help=True,
 )
 for module in (inspect, replay, whatif, export, anchor):

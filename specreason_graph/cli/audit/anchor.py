@@ -18,8 +18,9 @@ from specreason_graph.audit.check.verify import check_whole, verify
 from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli.audit.locate import DatabaseOption, database_of
+from specreason_graph.cli.documents import AnchoredFinding, AnchoredFindings, say
 from specreason_graph.cli.options import path_option
-from specreason_graph.cli.terminal import echo, echo_json, echo_text, to_json
+from specreason_graph.cli.terminal import echo, echo_text, to_json
 from specreason_graph.errors import UsageError
 from specreason_graph.files import is_stream, write_file, written_beside
 
@@ -78,12 +79,16 @@ def verify_anchored(anchor: Anchor | None, db: str | None, *, as_json: bool) -> 
     for each in anchor.runs:
         run = found.get((each.thread_id, each.namespace, each.run))
         problems = ["it is gone"] if run is None else [one.problem for one in verify(run, anchor=anchor).findings]
-        rows.append({"thread": each.thread_id, "namespace": each.namespace, "run": each.run, "findings": problems})
+        rows.append(
+            AnchoredFinding(
+                thread=each.thread_id, namespace=each.namespace, run=each.run, ok=not problems, problems=problems
+            )
+        )  # fmt: skip
     if as_json:
-        echo_json(rows)
+        say(AnchoredFindings(rows))
     for row in () if as_json else rows:
-        echo(f"{row['thread']} run {row['run']}: {'; '.join(row['findings']) or 'as anchored'}")
-    return 1 if any(row["findings"] for row in rows) else 0
+        echo(f"{row.thread} run {row.run}: {'; '.join(row.problems) or 'as anchored'}")
+    return 0 if all(row.ok for row in rows) else 1
 
 
 def _read(file: Path) -> bytes:

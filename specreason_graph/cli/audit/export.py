@@ -20,8 +20,9 @@ from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.read.serializer import StrictSerializer
 from specreason_graph.audit.show.place import links_between
 from specreason_graph.audit.show.report import render_comparison, render_index, render_run
-from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run, say
-from specreason_graph.cli.options import JsonOption, path_option
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, ThreadArgument, database_of, find_run
+from specreason_graph.cli.documents import Written, say
+from specreason_graph.cli.options import JsonOption, choice_option, path_option
 from specreason_graph.cli.terminal import echo, echo_json, echo_text
 from specreason_graph.errors import ConfigError, ThreadError, UsageError
 from specreason_graph.files import check_target, is_stream, write_file
@@ -55,7 +56,7 @@ def report(
         write_file(output, page, _kept(db))
         written, sound = output, _are_sound(shown, checked)
     if as_json:
-        echo_json({"written": str(written), "ok": sound})
+        say(Written(written=str(written), ok=sound))
     else:
         echo(f"written to {written}", err=is_stream(written))
     return 0 if sound else 1
@@ -70,7 +71,12 @@ def export(
     ] = None,
     form: Annotated[
         str,
-        typer.Option("--format", help="jsonl: the ledger, one entry per line. inspect: a log for `inspect view`."),
+        choice_option(
+            "--format",
+            choices=("jsonl", "inspect"),
+            default="jsonl",
+            text="jsonl: the ledger, one entry per line. inspect: a log for `inspect view`.",
+        ),
     ] = "jsonl",
     db: DatabaseOption = None,
 ) -> None:

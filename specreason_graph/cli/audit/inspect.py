@@ -21,12 +21,12 @@ from specreason_graph.cli.audit.locate import (
     database_of,
     find_run,
     find_whole_run,
-    say,
 )
-from specreason_graph.cli.live_view import LiveView
+from specreason_graph.cli.documents import ComparedRuns, Verified, problem_of, run_row, say, shown_run
 from specreason_graph.cli.options import JsonOption, path_option
+from specreason_graph.cli.screen_view import make_view
 from specreason_graph.cli.terminal import echo, echo_json, echo_text, visible
-from specreason_graph.errors import ThreadError, UsageError
+from specreason_graph.errors import UsageError
 from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import read_public_key
 from specreason_graph.record.summary import summarise
@@ -38,9 +38,9 @@ SHOWN = ("judge", "threshold", "writer", "temperature", "top_p", "seed", "first_
 def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> int:
     """List all runs of a database, the latest first. Exit code 1 if one is not as it was written."""
     with open_database(database_of(db)) as saver:
-        rows = [(run, _problem(run)) for run in read_all_runs(saver)]
+        rows = [(run, problem_of(run)) for run in read_all_runs(saver)]
     if as_json:
-        echo_json([_row(run, problem) for run, problem in rows])
+        echo_json([run_row(run, problem) for run, problem in rows])
     for run, problem in () if as_json else rows:
         where, name = visible(f"{run.thread_id} {run.namespace}"), visible(run.run)
         if problem:
@@ -60,7 +60,7 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     """Show one run: question, settings, steps and answer."""
     found = find_whole_run(thread, run, db)
     if as_json:
-        echo_json({**_row(found), "manifest": found.manifest, "trace": found.trace, **found.values})
+        echo_json(shown_run(found))
         return
     manifest = found.typed_manifest
     models = "   ".join(f"{role} {each.model} ({each.engine})" for role, each in manifest.engines.items())
@@ -74,11 +74,11 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     chosen = {name: value for name, value in manifest.config.model_dump().items() if name in SHOWN}
     echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
     echo_text(f"\n{found.question}\n")
-    view = LiveView()
+    view = make_view()
     for step in found.steps:
         view.step(step)
     if found.answer and found.stop_reason:
-        echo_text(f"\n{found.answer.text}\n")
+        view.answer(found.answer)
         view.closing(found.answer, found.stop_reason, summarise(found.steps, found.answer))
     else:
         echo_text("\nnot finished")
@@ -121,7 +121,7 @@ def verify_(
         signature=_signature(signature), anchor=kept,
     )  # fmt: skip
     if as_json:
-        say(found, ok=found.ok)
+        say(Verified(**dict(found)))
     else:
         _show_verification(found)
     return 0 if found.ok else 1
@@ -143,7 +143,12 @@ def diff(
     one, two = map(check_whole, both)
     found = compare(one, two)
     if as_json:
-        say(found, same=found.same)
+        say(
+            ComparedRuns(
+                same=found.same, first_divergence=found.first_divergence, first=found.one, second=found.other,
+                rows=found.rows,
+            )
+        )  # fmt: skip
     else:
         _show_comparison(found, one, two)
     return 0 if found.same else 1
@@ -154,30 +159,6 @@ def show_findings(findings: list[Finding]) -> None:
     for finding in findings:
         where = "run" if finding.step is None else f"step {finding.step + 1}"
         echo(f"  {where}: {finding.problem}")
-
-
-def _problem(run: RecordedRun) -> str | None:
-    """Return what is wrong with a record; None where nothing is, or where it has no ledger."""
-    try:
-        check_whole(run)
-    except ThreadError as error:
-        return visible(str(error).partition("; ")[0])
-    return None
-
-
-def _row(run: RecordedRun, problem: str | None = None) -> dict[str, object]:
-    """Return what is told of a run; of one that is not as it was written only where it is, and what is wrong."""
-    place: dict[str, object] = {
-        "thread": run.thread_id, "namespace": run.namespace, "run": run.run, "checkpoint": run.checkpoint_id,
-        "updated": run.updated, "problem": problem,
-    }  # fmt: skip
-    if problem:
-        return place
-    return {
-        **place,
-        "question": run.question, "steps": len(run.trace), "stop_reason": run.stop_reason, "head": run.head,
-        "forked_from": run.manifest.get("forked_from"),
-    }  # fmt: skip
 
 
 def _signature(file: Path | None) -> Signature | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,11 +13,9 @@ from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.audit.read.recorded import RecordedRun, choose_run
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
-from specreason_graph.cli.terminal import echo_json
 from specreason_graph.engines import BUILT_IN, KINDS
 from specreason_graph.errors import ThreadError, UsageError
 from specreason_graph.prompting.pair_prompts import ROLES
-from specreason_graph.record.records import Record
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.store import default_database, read_launch
 
@@ -26,7 +24,12 @@ RunOption = Annotated[
     str | None, typer.Option("--run", help="Name of the run, or its first letters, if the thread holds several.")
 ]
 DatabaseOption = Annotated[
-    str | None, typer.Option("--db", help="SQLite file or postgresql://...; the file of `solve` if not given.")
+    str | None,
+    typer.Option(
+        "--db",
+        help="SQLite file or postgresql://...; the file of `solve` if not given.",
+        envvar=options.DATABASE_VARIABLE,
+    ),
 ]
 
 
@@ -51,11 +54,6 @@ def find_whole_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
 def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -> Launch:
     """Return how to open a run's engines: as it was launched, or as its manifest says; ``models`` override both."""
     return models.over(_launched(run, db) or _from_manifest(run))
-
-
-def say(record: Record, **more: Any) -> None:
-    """Print a record as one JSON document."""
-    echo_json({**record.dump(), **more})
 
 
 def _launched(run: RecordedRun, db: str | None) -> Launch | None:

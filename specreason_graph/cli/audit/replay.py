@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -22,24 +22,28 @@ from specreason_graph.cli.audit.locate import (
     database_of,
     engines_of,
     find_whole_run,
-    say,
 )
+from specreason_graph.cli.documents import Recomputed, RerunRun, RescoredRun, say
+from specreason_graph.cli.interrupt import how_to_go_on, on_interrupt
+from specreason_graph.cli.loading import opened
 from specreason_graph.cli.solve import work
 from specreason_graph.cli.terminal import echo
 from specreason_graph.config import overridden
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Review
 from specreason_graph.runs.resume import Run
-from specreason_graph.runs.store import RunStore, default_database
+from specreason_graph.runs.store import RunStore, default_database, new_thread
 
 How = Literal["recorded", "rescore", "regenerate"]
 DRIFT = 1e-3
 """Largest change of a digit's probability that counts as rounding."""
 HowOption = Annotated[
     str,
-    typer.Option(
+    options.choice_option(
         "--how",
-        help="recorded: recompute, with no engine. rescore: the base model scores again. regenerate: run all again.",
+        choices=get_args(How),
+        default="recorded",
+        text="recorded: recompute, with no engine. rescore: the base model scores again. regenerate: run all again.",
     ),
 ]
 
@@ -54,12 +58,12 @@ def replay(
     as_json: options.JsonOption = False,
 ) -> int:
     """Repeat a run's decisions: from the record alone, with new scores, or by running it again."""
-    if how not in ("recorded", "rescore", "regenerate"):
+    if how not in get_args(How):
         raise ConfigError(f"--how {how!r} is unknown", hint="write recorded, rescore or regenerate")
     found = find_whole_run(thread, run, db)
     if how == "recorded":
         return _recorded(found, as_json=as_json)
-    with engines_of(found, db, models).open_pair() as pair:
+    with opened(engines_of(found, db, models)) as pair:
         again = _rescored if how == "rescore" else _rerun
         return again(found, pair, as_json=as_json)
 
@@ -95,12 +99,13 @@ def fork(
         update={"question": found.question, "settings": config.model_dump(mode="json")}
     )
     launch.check_unattended()  # before the models are loaded
-    with launch.open_pair() as pair:
+    with opened(launch) as pair:
         channels = plan_fork(found, pair, at=at, edit=edit, **settings)  # before a thread is added: it may be refused
-        with RunStore.open(into or _own(db)) as store:
-            new = store.add(launch)
+        file, new = into or _own(db), new_thread()
+        with on_interrupt(lambda: how_to_go_on(file, new)), RunStore.open(file) as store:
+            store.add(launch, new)
             begin_fork(launch.compile(pair, store.saver), new, channels)
-            work(Run(store, new, pair), launch, as_json=as_json, show_question=True)
+            work(Run(store, new, pair), launch, as_json=as_json, show_question=True, file=file)
 
 
 def _own(db: str | None) -> Path:
@@ -111,7 +116,7 @@ def _own(db: str | None) -> Path:
 def _recorded(run: RecordedRun, *, as_json: bool) -> int:
     found = recompute(run)
     if as_json:
-        say(found, ok=found.ok)
+        say(Recomputed(**dict(found)))
     else:
         state = "all as recorded" if found.ok else f"{len(found.differences)} differences"
         echo(f"{found.steps} steps, {found.decisions} decisions computed again, no engine: {state}")
@@ -122,7 +127,8 @@ def _recorded(run: RecordedRun, *, as_json: bool) -> int:
 def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     found = rescore(run, pair)
     if as_json:
-        say(found, drift=found.drift, flipped=found.flipped)
+        changed = {"flipped_steps": found.flipped, "changed_engines": found.changed_engines}
+        say(RescoredRun(scores=found.steps, drift=found.drift, **changed))
     else:
         for step in found.steps:
             flipped = "  the decision would change" if step.flipped else ""
@@ -135,7 +141,7 @@ def _rescored(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
 def _rerun(run: RecordedRun, pair: Any, *, as_json: bool) -> int:
     found = rerun(run, pair)
     if as_json:
-        say(found, ok=found.ok)
+        say(RerunRun(**dict(found)))
     elif found.difference is None:
         echo(f"{found.steps} steps and the answer, {found.tokens} tokens: the same to the last token")
     else:

@@ -14,8 +14,9 @@ from specreason_graph.audit.read.reader import read_all_runs, read_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import open_database
 from specreason_graph.cli import options
-from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_whole_run, say
-from specreason_graph.cli.terminal import echo, echo_json
+from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, database_of, find_whole_run
+from specreason_graph.cli.documents import Curve, OtherPolicy, say
+from specreason_graph.cli.terminal import echo
 from specreason_graph.errors import ConfigError, ThreadError
 
 
@@ -57,7 +58,7 @@ def whatif(
     )  # fmt: skip
     if as_json:
         bound = unasked([one], confidence=confidence)
-        say(found, first_divergence=found.first_divergence, **({"unasked": bound.dump()} if bound else {}))
+        say(OtherPolicy(**dict(found), unasked=bound))
         return
     for change in found.changed:
         would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
@@ -88,7 +89,7 @@ def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence:
         return
     points = curve(scored, judge=judge)
     if as_json:
-        echo_json([point.dump() for point in points])
+        say(Curve(points))
         return
     echo("threshold  acceptance  seconds a run  unchanged runs")
     for point in points:

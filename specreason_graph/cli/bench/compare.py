@@ -9,6 +9,7 @@ import typer
 
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.run import check_libraries
+from specreason_graph.cli.documents import told
 from specreason_graph.cli.terminal import echo, echo_json
 from specreason_graph.errors import UsageError
 
@@ -47,7 +48,7 @@ def compare(
     if not found:
         raise UsageError("there are no two sides to compare", hint="name strategies with --strategy and --against")
     if as_json:
-        echo_json([each.dump() for each in found])
+        echo_json([told(each) for each in found])
         return
     for number, each in enumerate(found):
         if number:

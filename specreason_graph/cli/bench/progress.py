@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from specreason_graph.cli.screen import Screen, is_screen
 from specreason_graph.cli.terminal import echo, visible
 
 if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.table import Table
+    from rich.console import Console, ConsoleOptions, RenderResult
 
     from specreason_graph.bench.results import Lap, Results
     from specreason_graph.bench.run import Bench
@@ -20,14 +19,12 @@ if TYPE_CHECKING:
 @contextmanager
 def reporting(bench: Bench, results: Results, after: Callable[[], None]) -> Iterator[Progress]:
     """Tell on standard error how a measurement goes on; ``after`` is called behind each turn."""
-    if not sys.stderr.isatty():
+    if not is_screen(err=True):
         yield Progress(bench, results, after)
         return
-    from rich.console import Console
-    from rich.live import Live
-
-    with Live(console=Console(stderr=True), refresh_per_second=2, transient=True) as live:
-        yield LiveProgress(bench, results, after, live)
+    progress = LiveProgress(bench, results, after)
+    with Screen(err=True).changing(progress):
+        yield progress
 
 
 class Progress:
@@ -75,30 +72,30 @@ class Progress:
 class LiveProgress(Progress):
     """Shows a table that changes."""
 
-    def __init__(self, bench: Bench, results: Results, after: Callable[[], None], live: Live) -> None:
+    def __init__(self, bench: Bench, results: Results, after: Callable[[], None]) -> None:
         super().__init__(bench, results, after)
-        self._live, self._ended = live, 0
+        self._ended, self._line = 0, ""
 
     def tell(self, line: str) -> None:
         """Show the table with the line below it."""
-        self._live.update(self.table(line))
+        self._line = line
 
     def ran(self) -> None:
-        """Show the table anew."""
+        """Count a run that has ended."""
         self._ended += 1
         self.tell(f"{self._ended} runs ended since the command began")
 
-    def table(self, line: str) -> Table:
-        """The table as it stands."""
-        from rich.markup import escape
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.table import Table
+        from rich.text import Text
 
         heads = ("strategy", "runs", "right", "times base alone", "s a question")
-        shown = Table(*heads, title=escape(visible(self.bench.task.name)), caption=escape(visible(line)))
+        shown = Table(*heads, title=Text(visible(self.bench.task.name)), caption=Text(visible(self._line)))
         total = len(self.bench.task.questions) * self.bench.samples
         for each in self.bench.strategies:
             done = f"{len(self.results.runs(each.name))} of {total}"
             left_out = each.name in self.results.skipped
-            name = escape(visible(each.name))
-            shown.add_row(name, "not measured" if left_out else done, *self.standing(each.name))
-        return shown
+            shown.add_row(
+                Text(visible(each.name)), "not measured" if left_out else done, *self.standing(each.name)
+            )  # fmt: skip
+        yield from console.render(shown, options)

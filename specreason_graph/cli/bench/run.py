@@ -17,7 +17,8 @@ from specreason_graph.audit.read.saver import open_database
 from specreason_graph.audit.show.report import render_run
 from specreason_graph.cli import options
 from specreason_graph.cli.bench.progress import reporting
-from specreason_graph.cli.terminal import echo, echo_json, echo_text, to_json
+from specreason_graph.cli.documents import say
+from specreason_graph.cli.terminal import echo, echo_text, to_json
 from specreason_graph.config import MODELS
 from specreason_graph.errors import ConfigError
 from specreason_graph.files import write_file
@@ -122,7 +123,7 @@ def run(
         write_page(page, results.results, figures, database, (output, Path(task)))
         echo(f"page written to {page}", err=True)
     if as_json:
-        echo_json(figures.dump())
+        say(figures)
     else:
         echo_text(render(results.results, figures))
 

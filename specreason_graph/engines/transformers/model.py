@@ -24,6 +24,7 @@ from specreason_graph.engines.transformers.kv_caches import CachePool, SequenceC
 from specreason_graph.engines.transformers.memory import cpu_dtype
 from specreason_graph.engines.transformers.pipe import Load
 from specreason_graph.engines.vocabulary import HuggingFaceVocabulary
+from specreason_graph.errors import ModelError
 from specreason_graph.record.manifest import EngineDescription
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Model:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        check_device(load.device)
+        check_dtype(load.dtype)
         device = load.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.load = load
         tokenizer, self._model = made or load_model(
@@ -239,6 +242,42 @@ def chooser(sampling: Sampling, seed: int, device: Any, so_far: SequenceCache) -
             return int(torch.multinomial(probabilities, 1, generator=generator))
 
     return choose
+
+
+def check_device(name: str | None) -> None:
+    """Raise `ModelError` for a device that torch does not know or has not got; None is any."""
+    import torch
+
+    if name is None:
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"device {name!r} is unknown", hint="write cpu, cuda, cuda:0 or mps") from None
+    if device.type == "cpu":
+        return
+    kind: Any = getattr(torch, device.type, None)
+    found = kind.device_count() if kind and hasattr(kind, "is_available") and kind.is_available() else 0
+    if not found:
+        built = " (it is built for the CPU alone)" if device.type == "cuda" and torch.version.cuda is None else ""
+        raise ModelError(
+            f"device {name!r} is not there: torch {torch.__version__}{built} sees no {device.type} device",
+            hint="leave --device out to use what there is, or install a torch that is built for your GPU",
+        )
+    if device.index is not None and device.index >= found:
+        raise ModelError(
+            f"device {name!r} is not there: torch sees {found}",
+            hint=f"write {device.type}:0 to {device.type}:{found - 1}",
+        )
+
+
+def check_dtype(name: str | None) -> None:
+    """Raise `ModelError` for a number format that torch does not know; None and ``auto`` are chosen."""
+    import torch
+
+    found = getattr(torch, name or "", None)
+    if name not in (None, "auto") and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ModelError(f"dtype {name!r} is unknown", hint="write float32, bfloat16 or float16")
 
 
 def load_model(path: str, device: str, dtype: str) -> tuple[Any, Any]:
