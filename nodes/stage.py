@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from langgraph.config import get_stream_writer
+from langgraph.config import get_config, get_stream_writer
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import EnginePair
@@ -41,6 +41,11 @@ class Stage:
     def config(self) -> SpecReasonConfig:
         """Settings of the run."""
         return self.sampler.config
+
+
+def is_nested() -> bool:
+    """Whether the graph that works is a node of another one."""
+    return "|" in get_config()["configurable"].get("checkpoint_ns", "")
 
 
 def emit(event: Event) -> None:
