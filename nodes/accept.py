@@ -27,7 +27,7 @@ class Accept(Stage):
             proposal = self._edited(proposal, decision.review.text)
         step, changes = commit(self, state, lookahead, proposal, decision, await lookahead.probe())
         emit(Accepted(step=step))
-        emit_reply(self, state, step)
+        emit_reply(self, state, changes["trace"])
         return changes
 
     def _edited(self, proposal: Proposal, text: str) -> Proposal:

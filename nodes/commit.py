@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specreason_graph.lookahead.lookahead import Lookahead
+from specreason_graph.nodes.message_stream import MessageStream
 from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import slo_ratio
 from specreason_graph.policies.end_of_thinking import stop_reason
@@ -13,7 +14,7 @@ from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.prompting.answer_stream import plain_reply, settled
 from specreason_graph.record.events import AnswerToken
 from specreason_graph.record.progress import Pending, Progress, settled_with
-from specreason_graph.record.records import Cost, Decision, Goodput, ProbedAnswer, Proposal, Step
+from specreason_graph.record.records import Cost, Decision, Goodput, Plain, ProbedAnswer, Proposal, Step
 from specreason_graph.record.seal import head_of, seal_step
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import seconds_of
@@ -51,16 +52,18 @@ def commit(
     return step, {"trace": [sealed], "pending": {}, "progress": progress.dump()}
 
 
-def emit_reply(stage: Stage, state: State, step: Step) -> None:
-    """Emit what a step adds to a plain reply, as far as nothing later can change it."""
+def emit_reply(stage: Stage, state: State, committed: Sequence[Plain]) -> None:
+    """Emit what committed steps add to the reply: to a plain one as far as nothing later can change it."""
     prompts, config = stage.sampler.prompts, stage.config
+    message, trace = MessageStream(state), [*state["trace"], *committed]
     if not prompts.is_plain:
+        message.steps(trace)
         return
-    before = plain_reply(state["trace"])
     form = prompts.of(config.answer_by).tool_format
-    old, new = [settled(text, config.stop, form) for text in (before, before + step.text)]
+    old, new = [settled(plain_reply(steps), config.stop, form) for steps in (state["trace"], trace)]
     if len(new) > len(old):
         emit(AnswerToken(text=new[len(old) :]))
+        message.text(new, trace)
 
 
 def _progress(

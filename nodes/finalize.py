@@ -8,11 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph.types import Overwrite
+
 from specreason_graph.engines.base import Completion, Generation, Sampling, continuations
 from specreason_graph.errors import EngineError
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.nodes.commit import costs_of
-from specreason_graph.nodes.stage import Stage, emit
+from specreason_graph.nodes.message_stream import MessageStream
+from specreason_graph.nodes.stage import Stage, emit, is_nested
 from specreason_graph.policies.deadlines import answer_tokens
 from specreason_graph.policies.end_of_thinking import token_budget
 from specreason_graph.policies.sampling import sampling_of
@@ -55,7 +58,8 @@ class Finalize(Stage):
         """Set the answer, the stop reason, and what belongs to them."""
         lookahead.stay()
         plan = self._plan(state, lookahead, self._author(state, lookahead))
-        stream, left = self._stream(plan, state), self._left_over(state, lookahead)
+        message = MessageStream(state)
+        stream, left = self._stream(plan, state, message), self._left_over(state, lookahead)
         try:
             completion = await self._written(plan, lookahead, stream) if plan.writes else None
         except EngineError:  # the draft has failed while it answered: the base does, unless something was told already
@@ -68,7 +72,7 @@ class Finalize(Stage):
             ):
                 raise
             plan = self._plan(state, lookahead, "base")
-            stream = self._stream(plan, state)
+            stream = self._stream(plan, state, message)
             completion = await self._written(plan, lookahead, stream)
         prompts = self.sampler.prompts.of(plan.role)
         self.registry.finished(len(state["trace"]))
@@ -76,12 +80,17 @@ class Finalize(Stage):
         usage = completion.usage if completion else Usage()
         answer = Answer(author=plan.role, seed=plan.sampling.seed, usage=usage, **fields)
         stream.finish(answer.text)
-        return self._outcome(state, answer)
+        return self._outcome(state, answer, message)
 
-    def _stream(self, plan: Plan, state: State) -> AnswerStream:
+    def _stream(self, plan: Plan, state: State, message: MessageStream) -> AnswerStream:
         context = contextvars.copy_context()  # the engine's thread knows nothing of this run
+
+        def send(piece: str, whole: str) -> None:
+            emit(AnswerToken(text=piece))
+            message.text(whole, state["trace"])
+
         return AnswerStream(
-            self.sampler.prompts.of(plan.role).vocabulary, lambda text: context.run(emit, AnswerToken(text=text)),
+            self.sampler.prompts.of(plan.role).vocabulary, lambda *text: context.run(send, *text),
             self.config.stop, plan.sampling.stop_token_ids, form=plan.form, start=plan.start,
             emitted=self.sampler.prompts.is_plain and bool(state["trace"]),
         )  # fmt: skip
@@ -146,7 +155,7 @@ class Finalize(Stage):
             fields |= {"text": trimmed(reply.text), "tool_calls": reply.calls, "invalid_tool_calls": reply.invalid}
         return fields
 
-    def _outcome(self, state: State, answer: Answer) -> dict[str, Any]:
+    def _outcome(self, state: State, answer: Answer, message: MessageStream) -> dict[str, Any]:
         reason, steps = state["progress"]["stop_reason"], [Step.load(step) for step in state["trace"]]
         answer = self._sealed(state, answer, reason)
         summary = summarise(steps, answer)
@@ -155,8 +164,11 @@ class Finalize(Stage):
             "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump(),
             "pending": {}, "progress": totals_of(steps, Progress.load(state["progress"])).dump(),
         }  # fmt: skip
-        if state["manifest"]["asked_by_messages"]:
-            outcome["messages"] = [reply_message(state["manifest"], steps, answer, reason, summary)]
+        asked_by_messages = state["manifest"]["asked_by_messages"]
+        if asked_by_messages or message.is_heard:
+            reply = reply_message(state["manifest"], steps, answer, reason, summary)
+            message.finish(reply, state["trace"])
+            outcome |= {"messages": Overwrite([reply]) if is_nested() else [reply]} if asked_by_messages else {}
         return outcome
 
     def _sealed(self, state: State, answer: Answer, reason: str) -> Answer:

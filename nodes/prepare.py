@@ -40,7 +40,7 @@ class Prepare:
         """Reset every channel and record what holds for the whole run."""
         question, messages = state.get("question"), state.get("messages")
         turns = read_conversation(question, messages)
-        check_known(self.sampler.pair.base.name, asked_last(turns))
+        check_known(self.sampler.pair.base.name, asked_last(turns), turns)
         config, registry = self.sampler.config, self.registry
         if config.review:
             refuse_exit()

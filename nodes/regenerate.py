@@ -32,7 +32,7 @@ class Regenerate(Stage):
             self._check_speaks(written)
         step, changes = commit(self, state, lookahead, written, decision, await lookahead.probe())
         emit(Regenerated(step=step))
-        emit_reply(self, state, step)
+        emit_reply(self, state, changes["trace"])
         return changes
 
     def _check_speaks(self, written: Proposal) -> None:

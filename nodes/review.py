@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from specreason_graph.errors import ConfigError
 from specreason_graph.json_values import why_not_kept
 from specreason_graph.lookahead.lookahead import Lookahead
-from specreason_graph.nodes.stage import Stage
+from specreason_graph.nodes.stage import Stage, is_nested
 from specreason_graph.policies.acceptance import decide_reviewed
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.record.progress import Pending
@@ -23,9 +23,8 @@ ALLOWED = 'answer "accept", "reject", or {"verdict": "edit", "text": ...}; "revi
 
 def refuse_exit() -> None:
     """`ConfigError` in a subgraph of which only the end is kept: what humans answered in between would be lost."""
-    conf = get_config()["configurable"]
-    nested = "|" in conf.get("checkpoint_ns", "")
-    if nested and conf.get("__pregel_durability") == "exit":  # LangGraph tells it in no other way
+    durability = get_config()["configurable"].get("__pregel_durability")  # LangGraph tells it in no other way
+    if is_nested() and durability == "exit":
         raise ConfigError(
             'a subgraph that asks a human cannot run with durability="exit"', hint='use "sync" or "async"'
         )

@@ -6,7 +6,7 @@ import contextvars
 from dataclasses import dataclass
 from typing import Any
 
-from langgraph.config import get_stream_writer
+from langgraph.config import get_config, get_stream_writer
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import TokenCallback
@@ -60,6 +60,11 @@ class Stage:
 
         hidden = prompts.vocabulary.special_ids | prompts.vocabulary.eos_ids | prompts.call_ids
         return AnswerStream(prompts.vocabulary, piece, (), hidden).token
+
+
+def is_nested() -> bool:
+    """Whether the graph that works is a node of another one."""
+    return "|" in get_config()["configurable"].get("checkpoint_ns", "")
 
 
 def emit(event: Event) -> None:

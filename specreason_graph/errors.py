@@ -32,6 +32,20 @@ class SpecReasonError(Exception):
         return f"{message}; {self.hint}" if self.hint else message
 
 
+def with_builtin_base(error: SpecReasonError) -> SpecReasonError:
+    """The same error, of a class that is also one of Python's own.
+
+    LangGraph's servers tell their clients the message of an error only where it is one of those. What LangGraph's
+    `RetryPolicy` makes of the error stays: one of an engine is tried again, one of the caller's is not.
+    """
+    bases = (ConnectionError, RuntimeError) if isinstance(error, EngineError) else (RuntimeError,)
+    kind = type(type(error).__name__, (type(error), *bases), {"__module__": type(error).__module__})
+    same: SpecReasonError = kind.__new__(kind, *error.args)
+    same.args = error.args
+    vars(same).update(vars(error))
+    return same.with_traceback(error.__traceback__)
+
+
 class UsageError(SpecReasonError):
     """Bad input from the caller."""
 

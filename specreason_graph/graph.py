@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command
 from typing_extensions import Unpack
 
+from specreason_graph.call import Call, told_to_clients
 from specreason_graph.config import SpecReasonConfig, make_config, overridden
 from specreason_graph.display import ShownOutcome
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
-from specreason_graph.nested_call import NestedCall
 from specreason_graph.nodes import Accept, AskHuman, Draft, Finalize, Prepare, Regenerate, ScoreProposal
 from specreason_graph.policies.routing import after_draft, after_review, after_score, route
-from specreason_graph.prompting.conversation import check_asked, refuse_unkept
 from specreason_graph.record.signing import Signer
 from specreason_graph.record.state import Outcome, Question, State
 from specreason_graph.runtime import Node, Route, StageRunner, UnlimitedGraph
@@ -53,6 +51,7 @@ def create_specreason(
         raise ConfigError(f"config is a {type(config).__name__}", hint="write SpecReasonConfig(...), or name settings")
     runner = StageRunner(pair, overridden(config or make_config(), settings), signer, accept_changes=accept_changes)
     graph = SpecReasonGraph(State, context_schema=SpecReasonConfig, input_schema=Question, output_schema=Outcome)
+    graph.runner = runner
 
     graph.add_node("prepare", Node("prepare", Prepare, runner))
     graph.add_node("draft", Node("draft", Draft, runner))
@@ -76,6 +75,9 @@ def create_specreason(
 class SpecReasonGraph(StateGraph[State, SpecReasonConfig, Question, Outcome]):
     """The loop before it is compiled."""
 
+    runner: StageRunner
+    """Runs the stages; it knows the settings that those of a call go over."""
+
     def compile(self, *arguments: Any, **more: Any) -> CompiledSpecReason:
         """Compile, as LangGraph does; nothing is needed, and a ``checkpointer`` makes runs resumable."""
         compiled = super().compile(*arguments, **{"name": "specreason", **more})
@@ -98,41 +100,55 @@ class CompiledSpecReason(UnlimitedGraph):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> Iterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
-        more |= {"context": _checked_context(more.get("context"))}
-        call = _checked_call(input, config, more["context"])
-        if call is None:
-            yield from super().stream(input, config, **more)
-            return
-        search = call.choose(self)
-        try:
-            read, _, where = next(search)
-            while True:
-                read, _, where = search.send(read(where))
-        except StopIteration as found:
-            number, hears = found.value
-        with call.placed(number, hears=hears) as placed:
-            yield from super().stream(input, {**(config or {}), **placed}, **more)
+        with told_to_clients(config):
+            call = self._read(input, config, more)
+            if call.nested is None:
+                yield from super().stream(call.asked, call.config, **more)
+                return
+            search = call.nested.choose(self)
+            try:
+                read, _, where = next(search)
+                while True:
+                    read, _, where = search.send(read(where))
+            except StopIteration as found:
+                number, hears = found.value
+            with call.nested.placed(number, hears=hears) as placed:
+                yield from super().stream(call.asked, {**call.config, **placed}, **more)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **more: Any) -> AsyncIterator[Any]:  # noqa: A002
         """Run, and yield what the stream modes ask for; a call in a node that is resumed finds its own run again."""
-        more |= {"context": _checked_context(more.get("context"))}
-        call = _checked_call(input, config, more["context"])
-        if call is None:
-            async with aclosing(_closable(super().astream(input, config, **more))) as parts:
-                async for part in parts:
-                    yield part
-            return
-        search = call.choose(self)
-        try:
-            _, read, where = next(search)
-            while True:
-                _, read, where = search.send(await read(where))
-        except StopIteration as found:
-            number, hears = found.value
-        with call.placed(number, hears=hears) as placed:
-            async with aclosing(_closable(super().astream(input, {**(config or {}), **placed}, **more))) as parts:
-                async for part in parts:
-                    yield part
+        with told_to_clients(config):
+            call = self._read(input, config, more)
+            if call.nested is None:
+                async with aclosing(_closable(super().astream(call.asked, call.config, **more))) as parts:
+                    async for part in parts:
+                        yield part
+                return
+            search = call.nested.choose(self)
+            try:
+                _, read, where = next(search)
+                while True:
+                    _, read, where = search.send(await read(where))
+            except StopIteration as found:
+                number, hears = found.value
+            with call.nested.placed(number, hears=hears) as placed:
+                async with aclosing(_closable(super().astream(call.asked, {**call.config, **placed}, **more))) as parts:
+                    async for part in parts:
+                        yield part
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """`ConfigError` for settings of a call that cannot be, over those of the graph."""
+        self._runner.settings_of(None, settings)
+
+    @property
+    def _runner(self) -> StageRunner:
+        return cast("SpecReasonGraph", self.builder).runner
+
+    def _read(self, asked: Any, config: RunnableConfig | None, more: dict[str, Any]) -> Call:
+        """The call, checked; ``more`` has its context, and gets what LangGraph is to take for it."""
+        call = Call.read(self._runner, asked, config, more.get("context"))
+        more["context"] = call.context
+        return call
 
     def as_tool(self, *, name: str = "think", description: str | None = None, **more: Any) -> BaseTool:  # type: ignore[override]
         """A tool that takes a ``question`` and gives the answer."""
@@ -149,19 +165,6 @@ class CompiledSpecReason(UnlimitedGraph):
 
 def _closable(parts: AsyncIterator[Any]) -> AsyncGenerator[Any]:
     return cast("AsyncGenerator[Any]", parts)
-
-
-def _checked_call(asked: Any, config: RunnableConfig | None, context: Any) -> NestedCall | None:
-    """The call of another graph's node that a stream is, if it is one; `QuestionError` for what cannot be asked."""
-    if not isinstance(asked, Command | None):  # these go on with what was asked before
-        check_asked(asked)
-        refuse_unkept(asked)  # here, because LangGraph stores the input before a stage sees it
-    return NestedCall.find(asked, config, context)
-
-
-def _checked_context(context: Any) -> Any:
-    """The settings of a call, from a mapping, too, which LangGraph would check in pydantic's words."""
-    return make_config(**context) if isinstance(context, Mapping) else context
 
 
 def _shown(found: Any) -> Any:

@@ -52,6 +52,14 @@ OPEN: set[tuple[str, str, int]] = set()
 """Thread, namespace and number of the calls under way: a task that failed may have left some of its calls running."""
 PATIENCE = 60.0
 """Seconds after which a call that was left running is given up, and its question asked anew."""
+
+
+def around(config: RunnableConfig | None) -> Mapping[str, Any]:
+    """The ``configurable`` of a call, with what the graph or server around it adds."""
+    found: Mapping[str, Any] = ensure_config(config)["configurable"]
+    return found
+
+
 Read = tuple[Callable[[Any], Any], Callable[[Any], Any], Any]
 """Something to read or wait for: a method, its asynchronous twin, and what they are called with."""
 
@@ -70,7 +78,7 @@ class NestedCall:
     @classmethod
     def find(cls, asked: Any, config: RunnableConfig | None, context: Any) -> Self | None:
         """The nested call; None where the graph is a root, nothing is kept, or what is asked cannot be read."""
-        conf = ensure_config(config)["configurable"]
+        conf = around(config)
         known = all(conf.get(key) is not None for key in (SCRATCHPAD, TASK, "thread_id"))
         if not known or not isinstance(conf.get(SAVER), BaseCheckpointSaver) or not isinstance(asked, Mapping):
             return None

@@ -55,7 +55,7 @@ class StageRunner:
         thread = configurable.get("thread_id")
         SESSION.set(None if thread is None else str(thread))  # by it a router in front of servers keeps a run together
         if issubclass(stage, Prepare):
-            settings = self._settings_asked_for(configurable.get(CONFIG_KEY)).model_dump_json()
+            settings = self.settings_of(get_runtime().context, configurable.get(CONFIG_KEY)).model_dump_json()
             return lambda: stage(self._sampler(settings), self._registry)(state)
         # the manifest's settings and not today's: a resumed run goes on under those it began with
         manifest = state["manifest"]
@@ -87,9 +87,8 @@ class StageRunner:
             self._registry.leave(progress.run, CALLS.get())
         return changes
 
-    def _settings_asked_for(self, given: object) -> SpecReasonConfig:
+    def settings_of(self, context: object, given: object) -> SpecReasonConfig:
         """The settings of a run that begins: the graph's, the context's over them, and the call's over both."""
-        context = get_runtime().context
         own: dict[str, Any] = context.model_dump(exclude_unset=True) if isinstance(context, SpecReasonConfig) else {}
         if not isinstance(given, Mapping | None):
             raise ConfigError(
@@ -159,7 +158,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                         except StopIteration:
                             return
                     holder.idle = True
-                    yield part
+                    yield _spoken(part)
                     holder.goes_on()
             finally:
                 holder.idle = False  # what was begun is still being written
@@ -180,7 +179,7 @@ class UnlimitedGraph(CompiledStateGraph[State, SpecReasonConfig, Question, Outco
                         except StopAsyncIteration:
                             return
                     holder.idle = True
-                    yield part
+                    yield _spoken(part)
                     holder.goes_on()
             finally:
                 holder.idle = False  # what was begun is still being written
@@ -222,6 +221,16 @@ async def _all_written() -> AsyncIterator[None]:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait(writes)
         raise
+
+
+def _spoken(part: Any) -> Any:
+    """A part of a stream, without a conversation where there is none: it would take the place of a parent's."""
+    values = part[-1] if isinstance(part, tuple) else part
+    if isinstance(values, dict) and values.get("type") == "values":  # the form of LangGraph's streaming version 2
+        values = values["data"]
+    if isinstance(values, dict) and values.get("messages") == []:
+        del values["messages"]
+    return part
 
 
 def _loops(error: BaseException | None) -> Iterator[Any]:

@@ -25,7 +25,7 @@ LONGEST = (
     "families", "transformers_process", "processes", "resume", "smollm2", "prune", "reference_pair", "many", "cli",
     "bench_run", "tune", "subgraph", "server_answers", "terminal", "audit_recompute", "batch", "fuzz_records",
     "resume_subgraph", "transformers_engine", "proposals", "lookahead", "langgraph_server", "review", "one_writer",
-    "training", "secrets", "state", "view", "view_browser", "report_browser", "serve_pair",
+    "training", "secrets", "state", "view", "view_browser", "report_browser", "serve_pair", "chat_graph",
 )  # fmt: skip
 """Files of tests that take longest, and are begun first: two workers that share the files are busy to the end."""
 

@@ -18,6 +18,7 @@ from specreason_graph.nodes.prepare import make_manifest
 from specreason_graph.policies.acceptance import DIGIT, decide_reviewed
 from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.policies.handover import handover, past_step
+from specreason_graph.prompting.conversation import messages_of
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
 from specreason_graph.record.manifest import Judged, Lineage, Manifest
@@ -76,7 +77,8 @@ def plan_fork(
         forked_from=_lineage(run, at, edited=edit is not None),
     )  # fmt: skip
     begun = begin(manifest, at_once=sampler.prompts.answers_at_once)
-    return _channels(sampler.prompts, begun, taken)
+    said = {"messages": messages_of(manifest.turns)} if manifest.asked_by_messages else {}
+    return {**_channels(sampler.prompts, begun, taken), **said}
 
 
 def _check_new(created: str | None, thread_id: str) -> None:

@@ -225,7 +225,7 @@ def read_question(question: str | None, file: Path | None) -> str:
         question = read.removesuffix("\n")
     if not question.strip():
         raise QuestionError("the question is empty", hint="give it as argument, with -f FILE or on standard input")
-    refuse_unkept({"question": question})
+    refuse_unkept(question)
     return question
 
 

@@ -1,4 +1,7 @@
-"""Puts the graph's run below the chat model's run in the caller's tree of callbacks, for tracers."""
+"""Puts the graph's run below the chat model's run in the caller's tree of callbacks, for tracers.
+
+Streams of messages get the chat model's chunks from LangChain, so the graph's run does not tell them its reply.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, 
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 
+from specreason_graph.nodes.message_stream import without_listeners
+
 T = TypeVar("T")
 Manager = TypeVar("Manager", CallbackManager, AsyncCallbackManager)
 STREAMED: ContextVar[BaseCallbackManager | None] = ContextVar("specreason_streamed", default=None)
@@ -22,7 +27,7 @@ def streamed(config: RunnableConfig | None, kind: type[Manager]) -> tuple[Runnab
     """A config with a run id chosen here, and the callback manager for what is run below it."""
     config = ensure_config(config)
     manager = kind.configure(config.get("callbacks"))
-    below = manager.copy()
+    below: Manager = without_listeners(manager)
     below.parent_run_id = config.get("run_id") or uuid4()
     below.add_tags(config.get("tags") or [])
     below.add_metadata(config.get("metadata") or {})
@@ -33,11 +38,14 @@ def callbacks_below(run_manager: Any, kind: type[Manager]) -> BaseCallbackManage
     """The callback manager for what is run below ``run_manager``; without one, below the stream that is open."""
     if run_manager is None:
         return STREAMED.get()
-    return kind(
-        handlers=run_manager.inheritable_handlers, inheritable_handlers=run_manager.inheritable_handlers,
-        parent_run_id=run_manager.run_id, inheritable_tags=run_manager.inheritable_tags,
-        inheritable_metadata=run_manager.inheritable_metadata,
+    below: BaseCallbackManager = without_listeners(
+        kind(
+            handlers=run_manager.inheritable_handlers, inheritable_handlers=run_manager.inheritable_handlers,
+            parent_run_id=run_manager.run_id, inheritable_tags=run_manager.inheritable_tags,
+            inheritable_metadata=run_manager.inheritable_metadata,
+        )
     )  # fmt: skip
+    return below
 
 
 def begun(parts: Iterator[T], below: BaseCallbackManager | None) -> Iterator[T]:
@@ -63,7 +71,10 @@ async def abegun(parts: AsyncIterator[T], below: BaseCallbackManager | None) -> 
 def _beginning(below: BaseCallbackManager | None) -> Iterator[None]:
     """Hide the caller's run from LangChain, which would else put the new run below that one."""
     streamed = STREAMED.set(below)
-    around = var_child_runnable_config.set(None if below else var_child_runnable_config.get())
+    config = None if below else var_child_runnable_config.get()
+    if config:
+        config = {**config, "callbacks": without_listeners(config.get("callbacks"))}
+    around = var_child_runnable_config.set(config)
     try:
         yield
     finally:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGenerationChunk
 
-from specreason_graph.prompting.messages import reasoning_block
+from specreason_graph.prompting.message_chunks import closing_chunks, step_chunk, text_chunk
 from specreason_graph.record.events import AnswerToken, Started, read_event
 from specreason_graph.record.records import Step
 
@@ -33,7 +31,7 @@ class Chunks:
         trace = () if self._is_plain else part.get("trace", ())  # a plain reply has no reasoning blocks
         for step in map(Step.load, trace[self._steps :]):
             if step.text:
-                yield _chunk([reasoning_block(step)])
+                yield ChatGenerationChunk(message=step_chunk(step))
         self._steps = len(trace)
         if part.get("answer") is not None and part.get("messages") and part.get("stop_reason"):
             yield from self._close(part["messages"][-1])
@@ -42,26 +40,9 @@ class Chunks:
         rest = reply.text[len(self._emitted) :]
         if rest:
             yield self._text(rest)
-        calls: list[Any] = [*reply.tool_calls, *reply.invalid_tool_calls]
-        chunks = [  # what is invalid is a text, and as a JSON text it cannot be taken for the arguments of a call
-            tool_call_chunk(
-                name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"],
-                index=self._steps + 1 + place,
-            )
-            for place, call in enumerate(calls)
-        ]  # fmt: skip
-        if chunks:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=[], tool_call_chunks=chunks))
-        last = AIMessageChunk(
-            content=[], usage_metadata=reply.usage_metadata, response_metadata=reply.response_metadata,
-            chunk_position="last",
-        )  # fmt: skip
-        yield ChatGenerationChunk(message=last)
+        for chunk in closing_chunks(reply, self._steps + 1):
+            yield ChatGenerationChunk(message=chunk)
 
     def _text(self, text: str) -> ChatGenerationChunk:
         self._emitted += text
-        return _chunk([{"type": "text", "text": text, "index": self._steps}])
-
-
-def _chunk(blocks: list[dict[str, Any]]) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=AIMessageChunk(content=blocks))
+        return ChatGenerationChunk(message=text_chunk(text, self._steps))

@@ -16,7 +16,7 @@ BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 
 class AnswerStream:
-    """Takes token ids and emits text.
+    """Takes token ids and emits text: each new piece, with the whole answer so far.
 
     ``stops`` are texts behind which nothing belongs to the answer; what may become one, or a call of ``form``, is held
     back, and so is white space that may turn out to be the last. ``hidden`` tokens end the answer. ``start`` was
@@ -26,7 +26,7 @@ class AnswerStream:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        emit: Callable[[str], None],
+        emit: Callable[[str, str], None],
         stops: Sequence[str],
         hidden: frozenset[int],
         *,
@@ -68,7 +68,7 @@ class AnswerStream:
 
     def _send(self, answer: str) -> None:
         if len(answer) > self._emitted:
-            self._emit(answer[self._emitted :])
+            self._emit(answer[self._emitted :], answer)
             self._emitted = len(answer)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
+    RemoveMessage,
     SystemMessage,
     ToolMessage,
     convert_to_messages,
@@ -28,6 +30,7 @@ MEND = "take it out, or write it as a text that says it"
 KEYS = ("question", "messages")
 """Keys of an input under which something is asked."""
 ASK = 'write {"question": ...} or {"messages": [...]}'
+REAL_MODELS = "real models with --base MODEL --draft MODEL or open_pair(base, draft), by folder or hub name"
 TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "text-plain": "text", "refusal": "refusal"}
 """Kinds of content blocks that are texts, and the field that has the text."""
 THOUGHTS = ("reasoning", "thinking", "reasoning_content")
@@ -44,7 +47,7 @@ def read_conversation(question: object, messages: object) -> list[Turn]:
     if question:
         if not isinstance(question, str):
             raise QuestionError(f"the question is a {type(question).__name__}", hint="give a text")
-        refuse_unkept({"question": question})
+        refuse_unkept(question)
         turns = [Turn(speaker="user", text=question)]
     else:
         turns = read_turns(as_messages(messages))
@@ -85,22 +88,53 @@ def _as_message(index: int, given: Any) -> BaseMessage:
     return message
 
 
+def with_ids(messages: Any) -> list[BaseMessage]:
+    """The messages, each with an id, by which the conversation knows it when it comes again."""
+    return [each if each.id else each.model_copy(update={"id": str(uuid4())}) for each in as_messages(messages)]
+
+
+def messages_of(turns: Sequence[Turn]) -> list[BaseMessage]:
+    """The turns as messages, for a conversation that goes on elsewhere."""
+    return [_message(turn) for turn in turns]
+
+
+def _message(turn: Turn) -> BaseMessage:
+    match turn.speaker:
+        case "system":
+            return SystemMessage(turn.text, name=turn.name)
+        case "user":
+            return HumanMessage(turn.text, name=turn.name)
+        case "tool":
+            return ToolMessage(turn.text, tool_call_id=turn.call_id or "", name=turn.name)
+    thought: list[Any] = [{"type": "reasoning", "reasoning": turn.reasoning}] if turn.reasoning else []
+    said: list[Any] = [{"type": "text", "text": turn.text}] if turn.text else []
+    calls = [{"name": call.name, "args": call.arguments, "id": call.id} for call in turn.calls]
+    return AIMessage([*thought, *said], tool_calls=calls, name=turn.name)
+
+
 def asked_last(turns: Sequence[Turn]) -> str:
     """What the user said last."""
     return next(turn.text for turn in reversed(turns) if turn.speaker == "user")
 
 
-def check_known(base: str, question: str) -> None:
-    """`QuestionError` when the built-in models are asked what they never learnt."""
-    if base in BUILT_IN and not knows(question):
+def check_known(base: str, question: str, turns: Sequence[Turn] = ()) -> None:
+    """`QuestionError` when the built-in models are asked what they never learnt; ``turns``: where it stands last."""
+    if base not in BUILT_IN:
+        return
+    if not knows(question):
         raise QuestionError(
             "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
-            hint="name real models with --base MODEL --draft MODEL or open_pair(base, draft), by folder or hub name",
+            hint=f"name {REAL_MODELS}",
+        )
+    if (asked := sum(turn.speaker == "user" for turn in turns)) > 1:
+        raise QuestionError(
+            f"the built-in models solve one problem in a conversation, and this one has {asked} messages of the user",
+            hint=f"begin a new thread, or name {REAL_MODELS}",
         )
 
 
 def check_asked(asked: Any) -> None:
-    """`QuestionError` for an input in which there is neither a question nor messages, whatever they hold."""
+    """`QuestionError` for an input in which there is neither a question nor messages, or that cannot be kept."""
     if not isinstance(asked, Mapping):
         raise QuestionError(f"the input is a {type(asked).__name__}", hint=ASK)
     if not asked.keys() & set(KEYS):
@@ -108,15 +142,26 @@ def check_asked(asked: Any) -> None:
         given = ", ".join(map(repr, asked)) or "nothing"
         hint = f"write {meant[0][1]!r} for {meant[0][0]!r}" if meant else ASK
         raise QuestionError(f"nothing is asked: the input holds {given}", hint=hint)
-
-
-def refuse_unkept(asked: Mapping[str, Any]) -> None:
-    """`QuestionError` for a question or messages with something in them that no record gives back as it was."""
     question, messages = asked.get("question"), asked.get("messages")
+    refuse_unkept(question)
+    for index, message in enumerate([] if question else as_messages(messages)):
+        if not isinstance(message, RemoveMessage):
+            _turn(index, message)
+
+
+def last_question(asked: Mapping[str, Any]) -> str | None:
+    """What the user says last in an input; None where nothing is new but the results of tools."""
+    if question := asked.get("question"):
+        return str(question)
+    messages = enumerate(as_messages(asked.get("messages")))
+    texts = [_text(index, each) for index, each in messages if isinstance(each, HumanMessage)]
+    return texts[-1] if texts else None
+
+
+def refuse_unkept(question: object) -> None:
+    """`QuestionError` for a question with something in it that no record gives back as it was."""
     if problem := why_not_kept(question, "the question") if isinstance(question, str) else None:
         raise QuestionError(problem, hint=MEND)
-    for index, message in enumerate([] if question else as_messages(messages)):
-        _refuse_unkept_in(index, message)
 
 
 def _refuse_unkept_in(number: int, message: BaseMessage) -> None:

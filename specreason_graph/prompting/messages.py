@@ -19,14 +19,14 @@ from specreason_graph.record.summary import Summary
 def reply_message(
     manifest: Plain, steps: Sequence[Step], answer: Answer, reason: StopReason, summary: Summary
 ) -> AIMessage:
-    """The reply to a conversation."""
+    """The reply to a conversation; its id is the name of the run, by which audits find that."""
     blocks = [] if is_plain(manifest) else [reasoning_block(step) for step in steps if step.text]
     if answer.text:
         blocks.append({"type": "text", "text": answer.text, "index": len(blocks)})
     return AIMessage(
         content=blocks,  # type: ignore[arg-type]
         tool_calls=answer.tool_calls, invalid_tool_calls=answer.invalid_tool_calls,
-        usage_metadata=usage_metadata(manifest, steps, answer),
+        usage_metadata=usage_metadata(manifest, steps, answer), id=manifest.get("run"),
         response_metadata=response_metadata(manifest, answer, reason, summary),
     )  # fmt: skip
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from langchain_core.messages import AnyMessage
-from langgraph.channels import DeltaChannel, EphemeralValue
+from langgraph.channels import DeltaChannel
 from langgraph.types import Overwrite
 from typing_extensions import TypedDict
 
-from specreason_graph.record.channels import EphemeralText, LastText
+from specreason_graph.record.channels import Conversation, EphemeralText, LastText, converse
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.progress import Progress
 from specreason_graph.record.records import Goodput, Plain
@@ -42,7 +42,8 @@ class Question(TypedDict, total=False):
     question: str
     """What to think about; where it is set, messages are not looked at."""
     messages: list[AnyMessage]
-    """A conversation that ends with a user's or a tool's message."""
+    """What is new in the conversation of the thread, which then ends with a user's or a tool's message; all of the
+    conversation in a graph that is a node of another one."""
 
 
 class Outcome(TypedDict, total=False):
@@ -57,7 +58,8 @@ class Outcome(TypedDict, total=False):
     trace_summary: Plain
     """What the run took, as `summary.Summary` dumps it."""
     messages: list[AnyMessage]
-    """The reply as one message, where messages were asked; a parent's ``add_messages`` appends it."""
+    """Where messages were asked, the conversation with the reply as its last message; as a node of another graph the
+    reply alone, which the parent's ``add_messages`` appends."""
 
 
 class State(TypedDict, total=False):
@@ -65,8 +67,8 @@ class State(TypedDict, total=False):
 
     question: Annotated[str, EphemeralText]
     """Input; moved to the manifest by ``prepare`` and not stored again."""
-    messages: Annotated[list[AnyMessage], EphemeralValue]
-    """Input, likewise; at the end the reply."""
+    messages: Annotated[list[AnyMessage], Conversation(converse, snapshot_frequency=RARELY)]
+    """The conversation of the thread, stored as deltas; each run's manifest holds what that run was asked."""
     manifest: Annotated[Plain, DeltaChannel(replace, snapshot_frequency=RARELY)]
     """What holds for the whole run: conversation, settings, engines, prompts, schema and package version."""
     trace: Annotated[list[Plain], DeltaChannel(extend, snapshot_frequency=RARELY)]

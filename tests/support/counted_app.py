@@ -9,8 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from specreason_graph import create_specreason
+from langgraph_sdk.runtime import ServerRuntime
+
+from specreason_graph import EnginePair, create_specreason
+from specreason_graph.engines.fake import FakeEngine
+from specreason_graph.errors import EngineDeadError
 from specreason_graph.graph import CompiledSpecReason
+from specreason_graph.langgraph_app import check_settings
 from tests.support.counting import Counting
 from tests.support.scripts import stepwise
 
@@ -36,5 +41,19 @@ class Noting(Counting):
 
 
 @cache
-def make_graph() -> CompiledSpecReason:
+def slow() -> CompiledSpecReason:
     return create_specreason(stepwise(STEPS, engine=Noting, draft=0.1, base=0.1), lookahead=2).compile()
+
+
+@cache
+def dead() -> CompiledSpecReason:
+    """Its base engine is gone."""
+    pair = EnginePair(FakeEngine(["one.\n\n"]), FakeEngine([], [9]))
+    base: Any = pair.base
+    base.failure = lambda _: EngineDeadError("the base engine is gone", engine="base", hint="start it")
+    return create_specreason(pair).compile()
+
+
+def make_graph(runtime: ServerRuntime[Any]) -> CompiledSpecReason:
+    check_settings(slow(), runtime)
+    return slow()

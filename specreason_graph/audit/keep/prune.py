@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -17,10 +18,13 @@ from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import ReadOnly
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.errors import ThreadError
+from specreason_graph.record.channels import Conversation, converse
 from specreason_graph.record.claim import claimed
 from specreason_graph.record.records import Record
 from specreason_graph.record.state import STAGES, State
 
+MESSAGES = "messages"
+"""Channel of the conversation, which no audit reads and the next question needs."""
 CHANNELS = {*State.__annotations__, *(f"branch:to:{stage}" for stage in STAGES)}
 """All channels of our graph, without LangGraph's own, whose names begin with two underscores."""
 
@@ -138,6 +142,8 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
     missing = {
         name: _DeltaSnapshot(getattr(run, name)) for name in DELTAS if not isinstance(values.get(name), _DeltaSnapshot)
     }
+    if MESSAGES in checkpoint["channel_versions"] and MESSAGES not in values:
+        missing[MESSAGES] = _DeltaSnapshot(_conversation(saver, _config(run, run.checkpoint_id)))
     if missing and not dry_run:
         # PostgresSaver stores a value by its version and never overwrites one, so each snapshot needs a new version.
         versions = {name: saver.get_next_version(checkpoint["channel_versions"][name], None) for name in missing}
@@ -153,6 +159,15 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
     if not dry_run:
         _read_back(saver, run)
     return sum(len(saver.serde.dumps_typed(value)[1]) for value in missing.values())
+
+
+def _conversation(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> list[BaseMessage]:
+    """Return the messages of a thread up to a checkpoint, which the next question is added to."""
+    history = saver.get_delta_channel_history(config=config, channels=[MESSAGES])[MESSAGES]
+    channel = Conversation(converse, list[BaseMessage]).from_checkpoint(history.get("seed"))
+    channel.replay_writes(history["writes"])
+    messages: list[BaseMessage] = channel.get()
+    return messages
 
 
 def _read_back(saver: BaseCheckpointSaver[Any], run: RecordedRun) -> None:
