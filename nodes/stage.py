@@ -51,12 +51,11 @@ class Stage:
         if not lookahead.streams:
             return None
         context = contextvars.copy_context()  # the engine's calls know nothing of this run
-        prompts, index, start = self.sampler.prompts.of(author), lookahead.node.index, 0
+        prompts, index = self.sampler.prompts.of(author), lookahead.node.index
 
-        def piece(text: str) -> None:
-            nonlocal start
+        def piece(text: str, whole: str) -> None:
+            start = len(whole) - len(text)
             context.run(emit, StepToken(index=index, author=author, start=start, text=text))
-            start += len(text)
 
         hidden = prompts.vocabulary.special_ids | prompts.vocabulary.eos_ids | prompts.call_ids
         return AnswerStream(prompts.vocabulary, piece, (), hidden).token
