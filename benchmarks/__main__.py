@@ -124,7 +124,7 @@ def serve(
     models: options.ModelOptions,
     questions: Annotated[int, typer.Option(min=2, help="Held-out problems, all asked at once.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="How often they are asked in each way.")] = 3,
-    durability: Annotated[str, typer.Option(help="When the server keeps a step: async, sync or exit.")] = "async",
+    durability: Annotated[str, typer.Option(help="When the server keeps a step: exit, async or sync.")] = "exit",
 ) -> None:
     """Compare the throughput of `specreason serve` with that of `abatch`; needs the extras `serve` and `test`."""
     from benchmarks import serve as served

@@ -16,12 +16,15 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.sqlite import SqliteSaver
 from openai import AsyncOpenAI, OpenAI
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from specreason_graph import EnginePair
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run as run_command
 from specreason_graph.config import make_config
 from specreason_graph.engines.fake import FakeEngine
@@ -333,6 +336,25 @@ def test_more_requests_than_may_wait_are_refused() -> None:
         assert caught.value.response.headers["retry-after"]
         pieces.close()
         assert idle(pair)
+
+
+@pytest.mark.parametrize("durability", ["exit", "async", "sync"])
+async def test_runs_that_were_left_or_failed_are_kept(durability: str, tmp_path: Path) -> None:
+    pair, file = slow_pair(), tmp_path / "runs.sqlite"
+    with asking(pair, database=file, durability=durability) as client:
+        pieces: Any = ask(client, stream=True)
+        left = [next(pieces) for _ in range(4)][-1].thread_id
+        pieces.close()
+        await until(lambda: 'specreason_runs_total{end="left"} 1.0' in metrics_of(client))
+        pair.base.failure = lambda prompt: EngineDeadError("gone", engine="base") if done(prompt) > 3 else None  # type: ignore[attr-defined]
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(client)
+    failed = caught.value.response.headers["x-specreason-thread"]
+    with SqliteSaver.from_conn_string(str(file)) as saver:
+        for thread in (left, failed):
+            (run,) = read_runs(saver, thread)
+            assert verify(run).ok
+            assert (len(run.steps) >= 3, run.stop_reason) == (True, None)
 
 
 def test_an_engine_that_fails() -> None:

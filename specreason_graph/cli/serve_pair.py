@@ -46,8 +46,11 @@ def serve(
     db: options.DatabaseOption = None,
     keep: Annotated[bool, typer.Option(help="Keep the runs in the database, so that they can be audited.")] = True,
     durability: Annotated[
-        str, typer.Option(metavar="WHEN", help="When a step is kept: async, sync (before the next), exit (at the end).")
-    ] = "async",
+        str,
+        typer.Option(
+            metavar="WHEN", help="When steps are kept: exit (with the end of a run), async, sync (one by one)."
+        ),
+    ] = "exit",
 ) -> None:
     """Serve a pair to OpenAI clients until interrupted: POST /v1/chat/completions and GET /v1/models.
 

@@ -32,8 +32,8 @@ class ServeOptions:
     """Names under which the server may be asked, without ports; empty lets any name in."""
     database: Path | None = None
     """SQLite file that keeps the runs; None keeps nothing."""
-    durability: Durability = "async"
-    """When a step of a run is kept."""
+    durability: Durability = "exit"
+    """When a step of a run is kept. At the end costs least: a client whose request is lost asks again."""
 
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("queue", 0), ("body_bytes", 1)):
