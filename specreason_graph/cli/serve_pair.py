@@ -29,7 +29,6 @@ def serve(
         str | None,
         typer.Option(
             envvar="SPECREASON_API_KEY",
-            show_envvar=True,
             metavar="KEY",
             help="Key that clients must send; better set in the environment, where others cannot read it.",
         ),
@@ -44,11 +43,17 @@ def serve(
     more: options.SetOption = None,
     config: options.ConfigOption = None,
     db: options.DatabaseOption = None,
-    keep: Annotated[bool, typer.Option(help="Keep the runs in the database, so that they can be audited.")] = True,
+    no_keep: Annotated[
+        bool,
+        typer.Option("--no-keep", help="Keep nothing: no run can be audited.", rich_help_panel=options.KEEPING),
+    ] = False,
     durability: Annotated[
         str,
-        typer.Option(
-            metavar="WHEN", help="When steps are kept: exit (with the end of a run), async, sync (one by one)."
+        options.choice_option(
+            "--durability",
+            choices=("exit", "async", "sync"),
+            part=options.KEEPING,
+            text="When steps are kept: with the end of a run, while the next one begins, or before it.",
         ),
     ] = "exit",
 ) -> None:
@@ -68,7 +73,7 @@ def serve(
         )
     launch = models.launch("", config, options.with_judge(judge, options.parse_settings(more)))
     launch.check_unattended()
-    file = (db or default_database()) if keep else None
+    file = None if no_keep else db or default_database()
     if file:
         with RunStore.open(file):  # says what is wrong with it before the models are loaded
             pass
