@@ -56,6 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "specreason": str(ROOT / "specreason_graph/langgraph_app.py:make_graph"),
         "slow": f"{ROOT}/tests/support/counted_app.py:make_graph",
         "dead": f"{ROOT}/tests/support/counted_app.py:dead",
+        "around": f"{ROOT}/tests/support/counted_app.py:around",
     }
     (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
     port = free_port()
@@ -200,6 +201,7 @@ async def test_the_loop_on_a_server_is_a_node_of_a_local_graph(client: Any) -> N
         ("slow", {"quesiton": "How far?"}, {}, "write 'question' for 'quesiton'"),
         ("slow", {"messages": []}, {}, "the question is empty"),
         ("dead", ask("How far?"), {}, "'EngineDeadError', 'message': 'the base engine is gone; start it'"),
+        ("around", ask("How far?"), {}, "'EngineDeadError', 'message': 'the base engine is gone; start it'"),
         ("specreason", ask("hi"), {}, "the built-in models only do arithmetic"),
         ("specreason", QUESTION, {"first_step_by_base": 1}, "unknown setting 'first_step_by_base'"),
     ],
@@ -210,6 +212,18 @@ async def test_errors_reach_the_client_in_our_words(
     with pytest.raises(RemoteException) as caught:
         await RemoteGraph(graph, client=client).ainvoke(asked, context=context)
     assert told in str(caught.value)
+
+
+async def test_a_human_is_asked_through_the_client(client: Any) -> None:
+    thread = (await client.threads.create())["thread_id"]
+    settings: Any = {"review": {"low": 8, "high": 9}, "max_steps": 2}
+    outcome: Any = await client.runs.wait(thread, "slow", input=ask("How far?"), context=settings)
+    for index in range(2):
+        (question,) = outcome["__interrupt__"]
+        assert question["value"]["proposal"] == steps(2)[index]
+        outcome = await client.runs.wait(thread, "slow", command={"resume": "accept"})
+    assert [step["decision"]["reason"] for step in outcome["trace"]] == ["accepted_by_reviewer"] * 2
+    assert [message["type"] for message in outcome["messages"]] == ["human", "ai"]
 
 
 # Front ends in JavaScript

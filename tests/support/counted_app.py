@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_sdk.runtime import ServerRuntime
 
 from specreason_graph import EnginePair, create_specreason
@@ -52,6 +53,15 @@ def dead() -> CompiledSpecReason:
     base: Any = pair.base
     base.failure = lambda _: EngineDeadError("the base engine is gone", engine="base", hint="start it")
     return create_specreason(pair).compile()
+
+
+@cache
+def around() -> Any:
+    """A graph of somebody else, with that one as a node."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", dead())
+    builder.add_edge(START, "think")
+    return builder.compile()
 
 
 def make_graph(runtime: ServerRuntime[Any]) -> CompiledSpecReason:
