@@ -354,7 +354,8 @@ async def test_runs_that_were_left_or_failed_are_kept(durability: str, tmp_path:
         for thread in (left, failed):
             (run,) = read_runs(saver, thread)
             assert verify(run).ok
-            assert (len(run.steps) >= 3, run.stop_reason) == (True, None)
+            assert len(run.steps) >= 2  # of those that the client has seen the last one may not have been kept
+            assert run.stop_reason is None
 
 
 def test_an_engine_that_fails() -> None:

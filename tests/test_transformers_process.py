@@ -130,7 +130,7 @@ async def test_no_process_is_started_for_who_has_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"device": "cuda:9"}, "cannot be loaded"), ({"dtype": "float99"}, "float99")]
+    ("settings", "told"), [({"device": "cuda:9"}, "is not there"), ({"dtype": "float99"}, "float99")]
 )
 def test_what_cannot_be_is_told_in_one_line(
     settings: dict[str, str], told: str, capfd: pytest.CaptureFixture[str]
