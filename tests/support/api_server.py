@@ -92,8 +92,10 @@ async def killed(
         sys.executable, str(STREAMER), str(client.base_url), model.id, question, *how, stdout=subprocess.PIPE
     )
     assert process.stdout
-    for _ in range(1 + pieces):
-        assert await process.stdout.readline()
-    await until(is_at_work)
-    process.kill()
-    await process.wait()
+    try:
+        for _ in range(1 + pieces):
+            assert await process.stdout.readline()
+        await until(is_at_work)
+    finally:
+        process.kill()
+        await process.wait()
