@@ -198,6 +198,17 @@ def test_what_a_page_missed_is_sent_when_it_comes_back(place: str, client: httpx
             assert next(events(client, forgotten, url)) == ("reload", None)
 
 
+def test_a_page_whose_thread_is_removed_says_so(place: str, client: httpx.Client) -> None:
+    thread = new_thread()
+    with opened(place) as saver, stepwise(STEPS) as pair:
+        create_specreason(pair).compile(checkpointer=saver).invoke(QUESTION, at(thread))
+        with viewed(place, thread) as url:
+            following = events(client, client.get(url).text, url)
+            assert next(following) == ("well", None)
+            saver.delete_thread(thread)
+            assert next(following) == ("problem", "the thread is no longer in the database")
+
+
 def test_a_run_that_cannot_be_shown_hides_no_other(tmp_path: Path, client: httpx.Client) -> None:
     file = str(tmp_path / "runs.sqlite")
     with opened(file) as saver, stepwise(STEPS) as pair:

@@ -70,6 +70,7 @@ class Catalogue:
         self._marks: dict[str, ThreadMark] = {}
         self._wanted: dict[str, int] = {}
         self._stale = set[str]()
+        self._present: frozenset[str] | None = None
         self._seen: tuple[int | None, frozenset[str]] | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -96,6 +97,10 @@ class Catalogue:
         with self._lock:
             found = self._runs.get(thread)
         return found[1] if found else None
+
+    def is_gone(self, thread: str) -> bool:
+        """Whether the database holds the thread no more."""
+        return self._present is not None and thread not in self._present
 
     def links(self, run: RecordedRun) -> Links:
         """Return the pages that the page of a run leads to."""
@@ -154,6 +159,7 @@ class Catalogue:
         if self.is_whole and version is not None and self._seen == (version, looked_at):
             return  # nobody has written, and nobody looks at anything else
         marks = thread_marks(saver)
+        self._present = frozenset(marks)
         for thread in self._rows.keys() - marks.keys():
             self._forget(thread)
         changed = [

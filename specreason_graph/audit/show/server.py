@@ -232,6 +232,8 @@ class FollowedPage:
         """Return what has changed since the last time; None where nothing has."""
         runs = self._catalogue.runs(self._place.thread)
         if runs is None:
+            is_gone = self._catalogue.is_gone(self._place.thread)
+            self.problem = "the thread is no longer in the database" if is_gone else None
             return None
         try:
             run = self._place.find(runs)
