@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from specreason_graph.cli.signals import handling_interrupt
 
 
 def main() -> None:
     """Run the command ``specreason``; says what to install where the libraries of the command line are missing."""
     try:
-        with _interrupted_at_once(), _told():
+        with handling_interrupt(_leave), _told():
             from specreason_graph.cli.app import main as run
     except ModuleNotFoundError as error:
         if str(error.name).startswith("specreason_graph"):
@@ -34,23 +35,7 @@ def _told() -> Iterator[None]:
             os.write(2, b"\r\x1b[K")
 
 
-@contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """End at Ctrl-C while the context is open.
-
-    The imports take seconds, and an exception raised in one of them may be caught there.
-    """
-
-    def leave(*_: object) -> None:
-        os.write(2, b"\ninterrupted: nothing was begun\n")
-        os._exit(130)
-
-    try:
-        before = signal.signal(signal.SIGINT, leave)
-    except ValueError:  # not in the main thread, where no Ctrl-C comes
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _leave(*_: object) -> None:
+    """End at once: the imports take seconds, and an exception raised in one of them may be caught there."""
+    os.write(2, b"\ninterrupted: nothing was begun\n")
+    os._exit(130)

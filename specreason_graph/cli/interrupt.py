@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from specreason_graph.cli.screen import stop_drawing
+from specreason_graph.cli.signals import handling_interrupt
 from specreason_graph.cli.terminal import echo
 from specreason_graph.errors import ThreadError
 from specreason_graph.runs.store import default_database, read_launch
@@ -40,15 +40,8 @@ def on_interrupt(advice: str | Callable[[], str]) -> Iterator[None]:
         sys.unraisablehook = lambda _: None  # objects that were being made complain of it
         raise Interrupted
 
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread, where no Ctrl-C comes
+    with handling_interrupt(handle):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def say(advice: str = "") -> None:

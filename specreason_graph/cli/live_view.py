@@ -60,11 +60,8 @@ class LiveView:
     def head(self, thinking: Mapping[Engine, ThinkingFormat]) -> None:
         """Print how each model thinks, once where both do it in the same way."""
         self._is_plain = bool(thinking) and thinking["base"].kind == "none"
-        lines = {role: describe_format(form) for role, form in thinking.items()}
-        same = len(set(lines.values())) == 1
-        for role, line in lines.items():
-            if role == "base" or not same:
-                echo(f"thinking {'' if same else f'of the {role} '}{line}")
+        for line in thinking_lines(thinking):
+            echo(line)
         echo()
 
     def step(self, committed: Step) -> None:
@@ -90,15 +87,30 @@ class LiveView:
                 f"  {cost.engine:5} {cost.purpose:10} {usage.calls:4} calls {usage.generated_tokens:6} tokens written "
                 f"{usage.prompt_tokens:7} read ({usage.cached_tokens} cached) {usage.seconds:7.2f} s"
             )
-        discarded = totals.discarded
-        echo(f"  of which discarded: {discarded.generated_tokens} draft tokens, {discarded.seconds:.2f} s")
-        if guessed := (work := totals.work).speculated_tokens:
-            echo(f"  token-level speculation: {work.speculated_accepted} of {guessed} tokens accepted")
-        if (wasted := totals.wasted).calls:
-            figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
-            echo(f"  wasted speculation: {figures}")
+        for line in waste_lines(totals):
+            echo(f"  {line}")
         for sentence in advice.sentences if advice else ():
             echo(f"  {sentence}")
+
+
+def thinking_lines(thinking: Mapping[Engine, ThinkingFormat]) -> Iterator[str]:
+    """How each model thinks, once where both do it in the same way."""
+    lines = {role: describe_format(form) for role, form in thinking.items()}
+    same = len(set(lines.values())) == 1
+    for role, line in lines.items():
+        if role == "base" or not same:
+            yield f"thinking {'' if same else f'of the {role} '}{line}"
+
+
+def waste_lines(totals: Summary) -> Iterator[str]:
+    """What a run has written and not committed, and what came of speculation on tokens."""
+    lost, wasted, work = totals.discarded, totals.wasted, totals.work
+    yield f"of which discarded: {lost.generated_tokens} draft tokens, {lost.seconds:.2f} s"
+    if work.speculated_tokens:
+        yield f"token-level speculation: {work.speculated_accepted} of {work.speculated_tokens} tokens accepted"
+    if wasted.calls:
+        figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
+        yield f"wasted speculation: {figures}"
 
 
 def describe_format(form: ThinkingFormat) -> str:

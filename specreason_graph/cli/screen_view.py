@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specreason_graph.audit.ask.advice import Advice
 from specreason_graph.audit.show.labels import REASONS
-from specreason_graph.cli.live_view import ENDS_THINKING, LiveView, describe_format, note_of
+from specreason_graph.cli.live_view import ENDS_THINKING, LiveView, note_of, thinking_lines, waste_lines
 from specreason_graph.cli.screen import Screen, Tail, is_screen, markdown
 from specreason_graph.cli.terminal import printable
 from specreason_graph.record.events import (
@@ -77,11 +77,8 @@ class ScreenView:
         from rich.text import Text
 
         self._is_plain = bool(thinking) and thinking["base"].kind == "none"
-        lines = {role: describe_format(form) for role, form in thinking.items()}
-        same = len(set(lines.values())) == 1
-        for role, line in lines.items():
-            if role == "base" or not same:
-                self._screen.put(Text(f"thinking {'' if same else f'of the {role} '}{line}", "quiet"))
+        for line in thinking_lines(thinking):
+            self._screen.put(Text(line, "quiet"))
         self._screen.put()
 
     def step(self, committed: Step) -> None:
@@ -112,7 +109,7 @@ class ScreenView:
             self._screen.put(Text(sentence[:1].upper() + sentence[1:], verdict if number == 0 else ""))
         self._screen.put()
         self._screen.put(_costs(totals))
-        for line in _waste(totals):
+        for line in waste_lines(totals):
             self._screen.put(Text(line, "quiet"))
 
 
@@ -237,13 +234,3 @@ def _costs(totals: Summary) -> Table:
 
 
 _FIGURES = ("calls", "written", "read", "cached", "seconds")
-
-
-def _waste(totals: Summary) -> Iterator[str]:
-    lost, wasted, work = totals.discarded, totals.wasted, totals.work
-    yield f"of which discarded: {lost.generated_tokens} draft tokens, {lost.seconds:.2f} s"
-    if work.speculated_tokens:
-        yield f"token-level speculation: {work.speculated_accepted} of {work.speculated_tokens} tokens accepted"
-    if wasted.calls:
-        figures = f"{wasted.calls} calls, {wasted.generated_tokens} tokens, {wasted.seconds:.2f} s"
-        yield f"wasted speculation: {figures}"

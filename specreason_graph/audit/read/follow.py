@@ -17,7 +17,7 @@ from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import Key, ReadOnly, ThreadMark, key_of
 
 FIRST_READ = 24
-"""Checkpoints that a reading asks for at first: some steps; twice as many each time that they do not reach back."""
+"""Checkpoints that a reading asks for at first, some steps; four times as many whenever they do not reach back."""
 
 
 class FollowedThread:
