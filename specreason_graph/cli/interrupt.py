@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sqlite3
 import sys
@@ -37,7 +38,9 @@ def on_interrupt(advice: str | Callable[[], str]) -> Iterator[None]:
     def handle(*_: object) -> None:
         stop_drawing()
         say(advice if isinstance(advice, str) else advice())
-        sys.unraisablehook = lambda _: None  # objects that were being made complain of it
+        # What was under way complains: objects that were being made, and LangGraph, whose threads take no more work.
+        sys.unraisablehook = lambda _: None
+        logging.getLogger("concurrent.futures").disabled = True
         raise Interrupted
 
     with handling_interrupt(handle):
