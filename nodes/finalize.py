@@ -25,10 +25,11 @@ from specreason_graph.prompting.engine_prompts import EnginePrompts
 from specreason_graph.prompting.messages import reply_message
 from specreason_graph.prompting.tool_calls import answer_schema, read_reply
 from specreason_graph.prompting.tool_formats import ToolFormat
+from specreason_graph.record.channels import converse
 from specreason_graph.record.events import AnswerToken, Finished
 from specreason_graph.record.progress import Pending, Progress, totals_of
 from specreason_graph.record.records import CLOSING, Answer, Engine, Step, Unfinished, Usage
-from specreason_graph.record.seal import head_of, seal_answer
+from specreason_graph.record.seal import hash_of_messages, head_of, seal_answer
 from specreason_graph.record.state import State
 from specreason_graph.record.summary import summarise
 
@@ -157,19 +158,20 @@ class Finalize(Stage):
 
     def _outcome(self, state: State, answer: Answer, message: MessageStream) -> dict[str, Any]:
         reason, steps = state["progress"]["stop_reason"], [Step.load(step) for step in state["trace"]]
+        summary, said = summarise(steps, answer), {}
+        reply = reply_message(state["manifest"], steps, answer, reason, summary)
+        if state["manifest"]["asked_by_messages"]:
+            said["messages"] = Overwrite([reply]) if is_nested() else [reply]
+        if said and state["manifest"].get("conversation"):
+            whole = converse([] if is_nested() else state["messages"], [[reply]])
+            answer = answer.model_copy(update={"conversation": hash_of_messages(whole)})
         answer = self._sealed(state, answer, reason)
-        summary = summarise(steps, answer)
         emit(Finished(answer=answer, stop_reason=reason, summary=summary))
-        outcome = {
+        message.finish(reply, state["trace"])
+        return said | {
             "result": answer.dump(), "answer": answer.text, "stop_reason": reason, "trace_summary": summary.dump(),
             "pending": {}, "progress": totals_of(steps, Progress.load(state["progress"])).dump(),
         }  # fmt: skip
-        asked_by_messages = state["manifest"]["asked_by_messages"]
-        if asked_by_messages or message.is_heard:
-            reply = reply_message(state["manifest"], steps, answer, reason, summary)
-            message.finish(reply, state["trace"])
-            outcome |= {"messages": Overwrite([reply]) if is_nested() else [reply]} if asked_by_messages else {}
-        return outcome
 
     def _sealed(self, state: State, answer: Answer, reason: str) -> Answer:
         """The answer with the hash of the whole ledger, signed where there is a key."""

@@ -46,11 +46,6 @@ class MessageStream:
         for each in self._listeners:
             each.begin(config)
 
-    @property
-    def is_heard(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._listeners)
-
     def steps(self, trace: Trace) -> None:
         """Send the steps that are new, as reasoning; where the reply itself is the trace, they are its text."""
         for each in self._listeners if not self._is_plain else ():

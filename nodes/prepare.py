@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
+from langchain_core.messages import BaseMessage
+
 from specreason_graph.errors import ConfigError
 from specreason_graph.lookahead.registry import LookaheadRegistry
 from specreason_graph.lookahead.step_sampler import StepSampler
@@ -21,6 +23,7 @@ from specreason_graph.prompting.conversation import asked_last, check_known, rea
 from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
 from specreason_graph.record.records import SCHEMA_VERSION
+from specreason_graph.record.seal import hash_of_messages
 from specreason_graph.record.state import State, begin
 
 installed = cache(version)
@@ -46,7 +49,9 @@ class Prepare:
             refuse_exit()
         with registry.starting():
             # in a thread: templates and tokenizers take milliseconds, and the loop serves all runs of the pair
-            made = await asyncio.to_thread(make_manifest, self.sampler, turns, asked_by_messages=not question)
+            made = await asyncio.to_thread(
+                make_manifest, self.sampler, turns, messages=messages or (), asked_by_messages=not question
+            )
             self._check_answer()
             handed = handover(config, ())
             chooses = config.speculation_control and not (config.first_steps_by_base or handed)
@@ -73,14 +78,18 @@ class Prepare:
 
 
 def make_manifest(
-    sampler: StepSampler, turns: Sequence[Turn], *, asked_by_messages: bool, forked_from: Lineage | None = None
-) -> Manifest:
-    """What holds for a run that begins now; `QuestionError` unless the conversation fits both models."""
+    sampler: StepSampler, turns: Sequence[Turn], *, messages: Sequence[BaseMessage], asked_by_messages: bool,
+    forked_from: Lineage | None = None,
+) -> Manifest:  # fmt: skip
+    """What holds for a run that begins now; `QuestionError` unless the conversation fits both models.
+
+    ``messages``: those that its thread keeps.
+    """
     pair, heads = sampler.pair, sampler.check(turns)
     return Manifest(
         schema_version=SCHEMA_VERSION, package_version=installed("specreason-graph"), run=uuid4().hex,
         started=datetime.now(UTC).isoformat(),
         question=asked_last(turns), turns=list(turns),
         asked_by_messages=asked_by_messages, config=sampler.config, shares_vocabulary=pair.shares_vocabulary,
-        head_ids=heads, forked_from=forked_from, **dict(sampler.setup),
+        head_ids=heads, forked_from=forked_from, conversation=hash_of_messages(messages), **dict(sampler.setup),
     )  # fmt: skip

@@ -188,10 +188,11 @@ def test_pruning_keeps_the_conversation(pair: EnginePair, place: str) -> None:
         assert said(graph.invoke(ask("Why?"), at)["messages"])[:4] == said(kept)
 
 
-def test_a_thread_of_a_release_before_goes_on(pair: EnginePair) -> None:
+def test_a_thread_of_a_release_before_goes_on(pair: EnginePair, monkeypatch: pytest.MonkeyPatch) -> None:
     """That kept the input for one superstep, and the reply behind the end; each call had the whole conversation."""
     older = create_specreason(pair, temperature=0)
     older.channels["messages"] = EphemeralValue(list[Any])
+    monkeypatch.setattr("specreason_graph.nodes.prepare.hash_of_messages", lambda _: None)
     saver = InMemorySaver()
     old, new = older.compile(checkpointer=saver), build(pair, saver)
     first = old.invoke(ask("How far?", id="1"), THREAD)["messages"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import ormsgpack
 import pytest
+from langchain_core.messages import HumanMessage, RemoveMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -22,7 +23,7 @@ from langgraph.types import Command, RetryPolicy
 from specreason_graph import EnginePair, create_specreason, find_runs
 from specreason_graph.audit.check.anchor import check_timestamp, make_anchor, read_anchor, timestamp_request
 from specreason_graph.audit.check.recompute import recompute
-from specreason_graph.audit.check.verify import NOT_COVERED, verify
+from specreason_graph.audit.check.verify import NOT_COVERED, check_whole, verify
 from specreason_graph.audit.fork import fork, plan_fork
 from specreason_graph.audit.keep.prune import prune
 from specreason_graph.audit.read.reader import read_all_runs, read_runs
@@ -45,6 +46,7 @@ FORGED: dict[str, Any] = {
     "trace_summary": {"steps": 1}, "branch:to:finalize": None,
 }  # fmt: skip
 """Values that somebody puts behind the last checkpoint of a run, by channel."""
+CHANGED = "the conversation of the thread is not the one that was sealed"
 FOUND_IN_PLAIN = ("question", "steps", "stop_reason", "answer", "next")
 
 
@@ -603,3 +605,72 @@ def test_forks_of_a_run_verify_and_tell_where_they_come_from() -> None:
         fork(graph, "two", plan_fork(run, pair, at=2))
     (forked,) = read_runs(saver, "two")
     assert verify(forked).ok
+
+
+def chat(saver: Any, thread: str, *asked: Any) -> None:
+    with stepwise(2, (9, 2)) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        for each in asked:
+            graph.invoke({"messages": each}, config(thread))
+
+
+def test_the_conversation_that_the_next_turn_reads_is_sealed(place: str) -> None:
+    def put_in(message: Any) -> None:
+        with opened(place) as saver, stepwise(2) as pair:
+            graph = create_specreason(pair).compile(checkpointer=saver)
+            graph.update_state(config("chat"), {"messages": [message]})
+
+    with opened(place) as saver:
+        chat(saver, "chat", [("user", "What?")])
+        chat(saver, "chat", [("user", "So?")])
+        last, first = read_runs(saver, "chat")
+        assert (len(first.said.messages()), len(last.said.messages())) == (2, 4)
+        assert all(verify(run).ok for run in (first, last))
+        reply = last.said.messages()[-1]
+    put_in(reply.model_copy(update={"content": "The answer is 999."}))
+    with opened(place) as saver:
+        last, first = read_runs(saver, "chat")
+        assert verify(first).ok
+        assert [each.problem for each in verify(last).findings] == [CHANGED]
+        chat(saver, "chat", [("user", "Sure?")])  # the run says itself what it was asked
+        assert "The answer is 999." in str(read_runs(saver, "chat")[0].manifest["turns"])
+        assert verify(read_runs(saver, "chat")[0]).ok
+        with pytest.raises(RecordError, match="conversation of the thread"):
+            check_whole(read_runs(saver, "chat")[1])
+
+
+@pytest.mark.parametrize("change", [b"What?", b"HumanMessage", ANSWER.encode()])
+def test_what_is_written_to_the_conversation_is_read_as_it_is_stored(tmp_path: Path, change: bytes) -> None:
+    place = str(tmp_path / "runs.sqlite")
+    with opened(place) as saver:
+        chat(saver, "chat", [("user", "What?")])
+    with closing(sqlite3.connect(place)) as connection, connection:
+        rows = connection.execute("select rowid, value from writes where channel = 'messages'").fetchall()
+        changed = [(value.replace(change, change.swapcase()), row) for row, value in rows if change in value]
+        assert changed
+        connection.executemany("update writes set value = ? where rowid = ?", changed)
+    with opened(place) as saver:
+        (run,) = read_runs(saver, "chat")
+        assert CHANGED in [each.problem for each in verify(run).findings]
+
+
+def test_messages_that_callers_change_through_the_input_are_no_findings(place: str) -> None:
+    class Mine(HumanMessage):
+        """A message of a caller's own class."""
+
+        colour: str = "blue"
+
+    with opened(place) as saver:
+        chat(saver, "edited", [Mine(content="What?", id="1", additional_kwargs={"set": {1}, "at": (1, 2.5)})])
+        chat(saver, "edited", [HumanMessage("What else?", id="1"), HumanMessage("And?", id="2")])
+        chat(saver, "edited", [RemoveMessage("1"), HumanMessage("Well?")])
+        with stepwise(2) as pair:
+            create_specreason(pair).compile(checkpointer=saver).invoke({"question": "What?"}, config("edited"))
+        runs = read_runs(saver, "edited")
+        assert [len(run.said.messages()) for run in runs] == [5, 5, 4, 2]
+        assert [verify(run).findings for run in runs] == [[]] * 4
+        if place != "memory":
+            prune(saver, "edited")
+            assert [verify(run).findings for run in read_runs(saver, "edited")] == [[]] * 4
+            chat(saver, "edited", [("user", "Then?")])
+            assert verify(read_runs(saver, "edited")[0]).ok

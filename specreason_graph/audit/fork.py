@@ -21,6 +21,7 @@ from specreason_graph.policies.handover import handover, past_step
 from specreason_graph.prompting.conversation import messages_of
 from specreason_graph.prompting.engine_prompts import as_step
 from specreason_graph.prompting.pair_prompts import ROLES, PairPrompts
+from specreason_graph.record.channels import converse
 from specreason_graph.record.manifest import Judged, Lineage, Manifest
 from specreason_graph.record.progress import Progress, totals_of
 from specreason_graph.record.records import Engine, Plain, Proposal, Review, Step, Usage
@@ -72,13 +73,14 @@ def plan_fork(
     taken = [_in_vocabulary_of(sampler.prompts, step, run) for step in steps[:at]]
     if edit:
         taken[-1] = _edited(sampler.prompts, taken[-1], edit)
+    turns, by_messages = run.typed_manifest.turns, run.typed_manifest.asked_by_messages
+    said = converse([], [messages_of(turns)]) if by_messages else []
     manifest = make_manifest(
-        sampler, run.typed_manifest.turns, asked_by_messages=run.typed_manifest.asked_by_messages,
+        sampler, turns, messages=said, asked_by_messages=by_messages,
         forked_from=_lineage(run, at, edited=edit is not None),
     )  # fmt: skip
     begun = begin(manifest, at_once=sampler.prompts.answers_at_once)
-    said = {"messages": messages_of(manifest.turns)} if manifest.asked_by_messages else {}
-    return {**_channels(sampler.prompts, begun, taken), **said}
+    return {**_channels(sampler.prompts, begun, taken), **({"messages": said} if said else {})}
 
 
 def _check_new(created: str | None, thread_id: str) -> None:

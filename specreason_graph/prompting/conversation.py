@@ -90,7 +90,15 @@ def _as_message(index: int, given: Any) -> BaseMessage:
 
 def with_ids(messages: Any) -> list[BaseMessage]:
     """The messages, each with an id, by which the conversation knows it when it comes again."""
-    return [each if each.id else each.model_copy(update={"id": str(uuid4())}) for each in as_messages(messages)]
+    known = [_as_known(each) for each in as_messages(messages)]
+    return [each if each.id else each.model_copy(update={"id": str(uuid4())}) for each in known]
+
+
+def _as_known(message: BaseMessage) -> BaseMessage:
+    """A message of LangChain's own class: one of a caller's own would come out of a database as something else."""
+    kinds = type(message).__mro__
+    own: type[BaseMessage] = next(kind for kind in kinds if kind.__module__.startswith("langchain_core.messages."))
+    return message if own is kinds[0] else own(**{name: getattr(message, name) for name in own.model_fields})
 
 
 def messages_of(turns: Sequence[Turn]) -> list[BaseMessage]:

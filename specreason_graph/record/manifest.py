@@ -128,6 +128,8 @@ class Manifest(Record):
     """The tokens of the digits 0 to 9 behind it."""
     forked_from: Lineage | None = None
     """The run this one was forked from; None where it began by itself."""
+    conversation: str | None = None
+    """SHA-256 of the messages of the thread when the run began, its own among them; None in earlier runs."""
     hash: str | None = None
     """Hash of the first entry of the ledger; None in runs of schema version 1, which have none."""
 

@@ -363,7 +363,7 @@ class Signature(Record):
 class Answer(Sparse):
     """The text behind the thinking."""
 
-    without_empty: ClassVar = ("change", "unfinished")
+    without_empty: ClassVar = ("change", "unfinished", "conversation")
 
     author: Engine
     """Which model wrote it."""
@@ -393,6 +393,8 @@ class Answer(Sparse):
     """The step that a deadline cut short; None where none was in flight."""
     change: Setup | None = None
     """The set-up of the answer, where the run was resumed with another one behind the last step; else None."""
+    conversation: str | None = None
+    """SHA-256 of the messages of the thread with the reply behind them; None where a question was asked."""
     hash: str | None = None
     """Hash of the whole ledger; None in runs that have none."""
     signature: Signature | None = None

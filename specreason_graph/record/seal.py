@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import rfc8785
+from langchain_core.messages import BaseMessage
 
 from specreason_graph.record.records import Plain, Record
 
@@ -70,6 +71,25 @@ def seal_answer(result: Plain, stop_reason: str, head: str | None) -> Plain:
     if head is None:
         return result
     return {**result, "hash": _entry("answer", None, _answer(result, stop_reason), head).hash}
+
+
+def hash_of_messages(messages: Sequence[BaseMessage]) -> str:
+    """SHA-256, in hexadecimal, of a thread's messages: all that is JSON in them, but for fields that are empty.
+
+    A later LangChain may have more fields, and reads these messages with nothing in them.
+    """
+    kept = [{name: plain_json(value) for name, value in each.model_dump().items()} for each in messages]
+    filled = [{name: value for name, value in each.items() if value not in (None, False, [], {})} for each in kept]
+    return hashlib.sha256(canonical({"messages": filled})).hexdigest()
+
+
+def plain_json(value: Any) -> Any:
+    """A value in a message with null for what is no JSON, which may come back from a database as something else."""
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return [plain_json(each) for each in value]
+    if type(value) is dict:
+        return {str(name): plain_json(each) for name, each in value.items()}
+    return value if type(value) in (str, int, float, bool) else None
 
 
 def is_sealed(manifest: Plain, trace: Sequence[Plain]) -> bool:

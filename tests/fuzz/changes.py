@@ -9,8 +9,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph.checkpoint.serde.jsonplus import EXT_PYDANTIC_V2
+
 from specreason_graph.audit.check.verify import NOT_COVERED
-from specreason_graph.audit.read.checkpoint_summary import DELTAS, MARKS, NEXT
+from specreason_graph.audit.read.checkpoint_summary import CONVERSATION, DELTAS, MARKS, NEXT
 from specreason_graph.audit.read.serializer import Extension, pack, unpack
 from tests.fuzz.kept import Row, Rows, decoded, encoded, read
 
@@ -46,6 +48,8 @@ class Change:
     """Whether the runs at this place are finished."""
     other: bool
     """Whether the place is that of another graph."""
+    copied: bool = False
+    """Whether it is a write to the conversation in front of a copy of it, which is read in its place."""
 
     def __str__(self) -> str:
         where = f"{self.table}.{self.column}{list(self.path)}"
@@ -75,8 +79,12 @@ def not_covered(change: Change) -> str | None:
 
 
 def _of_channel(change: Change, channel: str | None, path: Path) -> str | None:
+    if channel == CONVERSATION:
+        if change.how == "an item twice" or _as_json(_filled_in(change.before)) == _as_json(_filled_in(change.after)):
+            return MESSAGE
+        return EARLIER if change.copied else None if "task_id" in change.row else _in_time(change)
     if channel is not None and channel not in (*DELTAS, *MARKS) and not str(channel).startswith(NEXT):
-        return MESSAGE if channel == "messages" else UNREAD
+        return UNREAD
     if channel in DELTAS:
         # The write that empties the trace before a run is no step; behind it stands a copy of the trace.
         if isinstance(change.row.get("checkpoint"), dict) and _at(change.before, change.path[:2]) is True:
@@ -85,6 +93,18 @@ def _of_channel(change: Change, channel: str | None, path: Path) -> str | None:
     if not change.finished and (channel == "pending" or (channel == "progress" and path[:1] in _LATENESS)):
         return IN_FLIGHT
     return _in_time(change)
+
+
+def _filled_in(value: Any) -> Any:
+    """A value in which messages have only the fields that are not empty."""
+    if isinstance(value, Extension) and value.code == EXT_PYDANTIC_V2:
+        return [
+            {name: each for name, each in part.items() if each not in (None, False, [], {})}
+            if isinstance(part, dict) else part for part in unpack(value.data)
+        ]  # fmt: skip
+    if isinstance(value, Extension) and value.code in (2, 7):
+        return [value.code, _filled_in(unpack(value.data))]
+    return [_filled_in(each) for each in value] if isinstance(value, list) else value
 
 
 def _is_before(row: Row) -> bool:
@@ -118,12 +138,14 @@ def changes(rows: Rows, saver: Any, rng: random.Random) -> Iterator[tuple[Change
         for row in rows["checkpoints"] if row["checkpoint_id"] in lasts and isinstance(row["checkpoint"], dict)
         for channel, version in row["checkpoint"]["channel_versions"].items()
     }  # fmt: skip
+    copies = _copies(rows)
     tables = [table for table in rows if rows[table]]
     while True:
         table = rng.choice(tables)
         index = rng.randrange(len(rows[table]))
         row = rows[table][index]
-        if rng.random() < 0.7 and not (row.get("checkpoint_id") in lasts or row.get("channel") in DELTAS):
+        known = row.get("checkpoint_id") in lasts or row.get("channel") in (*DELTAS, CONVERSATION)
+        if rng.random() < 0.7 and not known:
             continue  # most of what is there are earlier checkpoints, which are not covered
         column = rng.choice([*row, *["checkpoint", "value"] * 4])
         if column not in row or (column == "value" and row["type"] != "msgpack"):
@@ -143,9 +165,25 @@ def changes(rows: Rows, saver: Any, rng: random.Random) -> Iterator[tuple[Change
         if table == "blobs":
             last = (*place, row["channel"], row["version"]) in versions
         change = Change(
-            table, row, column, path, how, before, after, last, finished.get(place, False), place not in finished
-        )
+            table, row, column, path, how, before, after, last, finished.get(place, False), place not in finished,
+            "task_id" in row and row["channel"] == CONVERSATION and row["checkpoint_id"] < copies.get(place, ""),
+        )  # fmt: skip
         yield change, {**rows, table: [*rows[table][:index], changed, *rows[table][index + 1 :]]}
+
+
+def _copies(rows: Rows) -> dict[tuple[str, str], str]:
+    """The last checkpoint of each place that has a copy of the conversation."""
+    apart = {
+        (row["thread_id"], row["checkpoint_ns"], row["version"])
+        for row in rows.get("blobs", ()) if row["channel"] == CONVERSATION and row["type"] != "empty"
+    }  # fmt: skip
+    found = dict[tuple[str, str], str]()
+    for row in sorted(rows["checkpoints"], key=lambda row: str(row["checkpoint_id"])):
+        stored, place = decoded(row, "checkpoint"), (row["thread_id"], row["checkpoint_ns"])
+        there = isinstance(stored, dict) and CONVERSATION in stored.get("channel_values", ())
+        if there or (*place, stored["channel_versions"].get(CONVERSATION)) in apart:
+            found[place] = row["checkpoint_id"]
+    return found
 
 
 def _changed(value: Any, rng: random.Random) -> tuple[Path, str, Any]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from specreason_graph import create_specreason
@@ -135,6 +136,24 @@ def messages(saver: Any, thread: str, signer: Any) -> None:
         graph.invoke(asked, config(thread))
 
 
+def conversation(saver: Any, thread: str, signer: Any) -> None:
+    """Two turns, with a question between them that is no part of the conversation."""
+    turns: Any = ({"messages": [("system", "Short."), ("user", "What?")]}, QUESTION, {"messages": [("user", "So?")]})
+    for asked in turns:
+        with stepwise(2, (9, 2)) as pair:
+            graph = create_specreason(pair, signer=signer).compile(checkpointer=saver)
+            graph.invoke(asked, config(thread))
+
+
+def in_a_chat(saver: Any, thread: str, signer: Any) -> None:
+    """Two turns of a chat, in which it is a node."""
+    for asked in ("What?", "So?"):
+        with stepwise(2, (9, 2)) as pair:
+            chat = StateGraph(MessagesState).add_node("think", create_specreason(pair, signer=signer).compile())
+            begin: Any = {"messages": [("user", asked)]}
+            chat.add_edge(START, "think").compile(checkpointer=saver).invoke(begin, config(thread))
+
+
 def travelled(saver: Any, thread: str, signer: Any) -> None:
     """LangGraph's time travel made another branch."""
     with stepwise(5, (9, 2)) as pair:
@@ -207,7 +226,8 @@ FINISHED: dict[str, Kind] = {
     "nested": within(lambda graph, saver: nested(graph, checkpointer=saver)),
     "called twice": within(lambda graph, saver: twice(graph).compile(checkpointer=saver)),
     "sends": within(lambda graph, saver: three_sends(graph).compile(checkpointer=saver)),
-    "two questions": two_questions, "messages": messages, "time travel": travelled, "pruned": pruned,
+    "two questions": two_questions, "messages": messages, "conversation": conversation, "in a chat": in_a_chat,
+    "time travel": travelled, "pruned": pruned,
     "controlled": controlled, "async durability": durable("async"), "exit durability": durable("exit"),
     "failed": failed, "no draft": undrafted, "limited": limited,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from specreason_graph.audit.check.totals import Recomputed, Totals
-from specreason_graph.audit.read.checkpoint_summary import MARKS, NEXT
+from specreason_graph.audit.read.checkpoint_summary import CONVERSATION, MARKS, NEXT
 from specreason_graph.audit.read.reader import append
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.policies.routing import next_stage
@@ -25,6 +25,9 @@ def contradictions(run: RecordedRun) -> Iterator[str]:
     yield from _ill_typed(run)
     if run.manifest.get("run") not in (None, run.progress.get("run")):
         yield f"the totals belong to run {run.progress.get('run')!r}"
+    sealed = run.result.get("conversation") or run.manifest.get("conversation")
+    if sealed is not None and run.conversation != sealed:
+        yield "the conversation of the thread is not the one that was sealed"
     given = [name for name in ("answer", "stop_reason", "trace_summary") if run.values.get(name)]
     if not run.result:
         if given or run.values.get("result"):
@@ -93,6 +96,8 @@ def with_writes_ahead(run: RecordedRun) -> RecordedRun:
     for channel, value in run.ahead:
         if channel == "trace":
             append(later, value)
+        elif channel == CONVERSATION:
+            later.said = later.said.and_then(value)
         elif channel.startswith(NEXT):
             stages.append(channel.removeprefix(NEXT))
         else:

@@ -26,7 +26,8 @@ NOT_COVERED = (
     "written there; and the write that empties the steps before the first of them",
     "metadata, versions of channels, and tasks and numbers of writes, which only LangGraph reads; channels of other "
     "graphs",
-    "the conversation of a thread, which only its next run reads: the manifest of that run holds what it was asked",
+    "messages of a thread whose run has not begun: its manifest will hold what it was asked; and what is no JSON, "
+    "empty, or there twice in one",
     "the order of keys in a record, and 0.0 against -0.0, which are the same in canonical JSON",
     "how a run was launched (table specreason_runs), beyond what its manifest says",
 )

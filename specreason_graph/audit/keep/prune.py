@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from specreason_graph.audit.check.verify import check_whole
 from specreason_graph.audit.keep.tables import Doomed, Tables, tables_of
-from specreason_graph.audit.read.checkpoint_summary import DELTAS, parent_of
+from specreason_graph.audit.read.checkpoint_summary import CONVERSATION, DELTAS, parent_of
 from specreason_graph.audit.read.reader import gather_runs
 from specreason_graph.audit.read.recorded import RecordedRun
 from specreason_graph.audit.read.saver import ReadOnly
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.errors import ThreadError
-from specreason_graph.record.channels import Conversation, converse
 from specreason_graph.record.claim import claimed
 from specreason_graph.record.records import Record
 from specreason_graph.record.state import STAGES, State
 
-MESSAGES = "messages"
-"""Channel of the conversation, which no audit reads and the next question needs."""
 CHANNELS = {*State.__annotations__, *(f"branch:to:{stage}" for stage in STAGES)}
 """All channels of our graph, without LangGraph's own, whose names begin with two underscores."""
 
@@ -142,8 +138,8 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
     missing = {
         name: _DeltaSnapshot(getattr(run, name)) for name in DELTAS if not isinstance(values.get(name), _DeltaSnapshot)
     }
-    if MESSAGES in checkpoint["channel_versions"] and MESSAGES not in values:
-        missing[MESSAGES] = _DeltaSnapshot(_conversation(saver, _config(run, run.checkpoint_id)))
+    if CONVERSATION in checkpoint["channel_versions"] and CONVERSATION not in values:
+        missing[CONVERSATION] = _DeltaSnapshot(run.said.messages())
     if missing and not dry_run:
         # PostgresSaver stores a value by its version and never overwrites one, so each snapshot needs a new version.
         versions = {name: saver.get_next_version(checkpoint["channel_versions"][name], None) for name in missing}
@@ -161,19 +157,11 @@ def complete_run(saver: BaseCheckpointSaver[Any], run: RecordedRun, *, dry_run: 
     return sum(len(saver.serde.dumps_typed(value)[1]) for value in missing.values())
 
 
-def _conversation(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> list[BaseMessage]:
-    """Return the messages of a thread up to a checkpoint, which the next question is added to."""
-    history = saver.get_delta_channel_history(config=config, channels=[MESSAGES])[MESSAGES]
-    channel = Conversation(converse, list[BaseMessage]).from_checkpoint(history.get("seed"))
-    channel.replay_writes(history["writes"])
-    messages: list[BaseMessage] = channel.get()
-    return messages
-
-
 def _read_back(saver: BaseCheckpointSaver[Any], run: RecordedRun) -> None:
     """Read the run from its last checkpoint alone; raise `ThreadError` unless it is the same."""
     found = ReadOnly(saver).checkpoint(_config(run, run.checkpoint_id))
-    if found is None or gather_runs([found], run.thread_id) != [run]:
+    again = gather_runs([found], run.thread_id) if found else []
+    if again != [run] or again[0].conversation != run.conversation:
         raise ThreadError(
             f"thread {run.thread_id!r} is not pruned: run {run.run!r} does not read the same from its last checkpoint",
             hint="nothing was removed; please report it",

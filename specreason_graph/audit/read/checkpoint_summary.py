@@ -15,6 +15,8 @@ MARKS = ("pending", "progress", "result", "answer", "stop_reason", "trace_summar
 """Channels of which the last value belongs to the run."""
 DELTAS = ("manifest", "trace")
 """Delta channels: their value is spread over the checkpoints of a run."""
+CONVERSATION = "messages"
+"""Delta channel of what was said in a thread: its value is spread over the checkpoints of all runs before, too."""
 NEXT = "branch:to:"
 """Channels with this prefix say which stage comes next."""
 WAITING = ("__start__", f"{NEXT}prepare")
@@ -68,8 +70,10 @@ class CheckpointSummary(NamedTuple):
     """Values of the channels in `MARKS`; in the middle of a run only the totals and damaged values."""
     copies: Writes
     """Snapshots of the channels in `DELTAS`: each a `Copy` or `Damaged`."""
+    said: Any
+    """A snapshot of the conversation, or what releases before this channel kept of one; None where there is none."""
     writes: Writes
-    """Pending writes to the channels in `DELTAS`, in order; of the last of a branch, those to all our channels."""
+    """Pending writes to the delta channels, in order; of the last of a branch, those to all our channels."""
 
 
 def checkpoint_summaries(checkpoints: Iterable[CheckpointTuple]) -> Iterator[CheckpointSummary]:
@@ -102,6 +106,7 @@ def _summarise(
     # A run's values are in the last checkpoint of its branch, or where its stop reason was set.
     wanted = marks if last or is_waiting or marks.get("stop_reason") else _passing(marks)
     copies = tuple((name, _packed(values[name])) for name in DELTAS if name in values)
+    kept = (*DELTAS, CONVERSATION)
     parts = (stored, *values.values(), *(copy for _, copy in copies))
     damaged = (part for part in parts if isinstance(part, Damaged))
     around = _dict(metadata.get("parents")).get(key[1].rpartition("|")[0]) if key[1] else None
@@ -113,8 +118,8 @@ def _summarise(
         readable=not isinstance(stored, Damaged) or stored.readable, waiting=is_waiting,
         begun="manifest" in _dict(stored.get("channel_versions")),
         stages=tuple(sorted(name.removeprefix(NEXT) for name in values if _is_next(name) and values[name] is None)),
-        values=wanted, copies=copies,
-        writes=tuple(each for each in writes if each[0] in DELTAS or (last and _is_ours(each[0]))),
+        values=wanted, copies=copies, said=values.get(CONVERSATION),
+        writes=tuple(each for each in writes if each[0] in kept or (last and _is_ours(each[0]))),
     )  # fmt: skip
 
 
@@ -139,7 +144,7 @@ def _is_next(name: object) -> bool:
 
 
 def _is_ours(channel: str) -> bool:
-    return channel in MARKS or _is_next(channel)
+    return channel in (*MARKS, CONVERSATION) or _is_next(channel)
 
 
 def _passing(marks: dict[str, Any]) -> dict[str, Any]:

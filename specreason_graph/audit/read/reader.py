@@ -12,7 +12,8 @@ from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-from specreason_graph.audit.read.checkpoint_summary import CheckpointSummary, Copy, checkpoint_summaries
+from specreason_graph.audit.read.checkpoint_summary import CONVERSATION, CheckpointSummary, Copy, checkpoint_summaries
+from specreason_graph.audit.read.conversation import Said
 from specreason_graph.audit.read.recorded import Finding, RecordedRun
 from specreason_graph.audit.read.saver import ReadOnly, no_such_thread
 from specreason_graph.audit.read.serializer import Damaged, Extension
@@ -176,6 +177,7 @@ class Reader:
     def __init__(self, place: Place) -> None:
         self._key = place
         self._run: RecordedRun | None = None
+        self._said = Said()
 
     def read(
         self, path: list[CheckpointSummary], followers: dict[str | None, list[CheckpointSummary]]
@@ -185,6 +187,8 @@ class Reader:
         for each, following in pairwise(path):
             self._inspect(each, forked=forked)
             forked = len(followers[each.name]) > 1
+            if each.waiting or not following.waiting:
+                self._hear(each.writes)
             if following.waiting:  # the next question: LangGraph drops what was begun before it
                 self._note_ahead(each)
             else:
@@ -201,6 +205,8 @@ class Reader:
 
     def _inspect(self, each: CheckpointSummary, *, forked: bool) -> None:
         """Take over what a checkpoint holds of the state."""
+        if each.said is not None:
+            self._said = Said(each.said)
         if not each.readable:
             self._run = self._run or RecordedRun(*self._key)
             self._run.checkpoint_id = each.name
@@ -217,6 +223,7 @@ class Reader:
         for name, copy in each.copies:
             self._take_copy(name, copy, forked=forked)
         run.checkpoint_id, run.updated, run.values, run.stages = each.name, each.written, each.values, each.stages
+        run.said = self._said
         counted = run.progress.get("steps", len(run.trace))
         if counted != len(run.trace):
             self._find(f"{counted} steps were counted, and {len(run.trace)} are there", here=True)
@@ -263,6 +270,12 @@ class Reader:
             same = [mine == theirs for mine, theirs in zip(run.trace, value, strict=False)]
             at = same.index(False) if name == "trace" and False in same else None
             run.findings.append(Finding(step=at, problem=f"a copy of the {name} is not what was written"))
+
+    def _hear(self, writes: Iterable[tuple[str, Any]]) -> None:
+        """Add what was written to the conversation."""
+        for channel, value in writes:
+            if channel == CONVERSATION:
+                self._said = self._said.and_then(value)
 
     def _apply(self, writes: Iterable[tuple[str, Any]]) -> Iterator[RecordedRun]:
         """Apply what the stages wrote; a manifest begins a new run and ends the one before."""

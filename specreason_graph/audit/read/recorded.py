@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from specreason_graph.audit.read.conversation import Said
 from specreason_graph.audit.read.serializer import Damaged
 from specreason_graph.errors import RecordError, ThreadError
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import SCHEMA_VERSION, Answer, Plain, Record, Step, StopReason
+from specreason_graph.record.seal import hash_of_messages
 
 
 class Finding(Record):
@@ -45,6 +47,8 @@ class RecordedRun:
     """What is damaged."""
     stages: tuple[str, ...] = ()
     """The stages that LangGraph would go on with."""
+    said: Said = field(default=Said(), compare=False)
+    """The conversation of the thread."""
     ahead: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
     """Writes behind the last checkpoint, which are part of no state yet: channel and value, in order."""
     abandoned: bool = field(default=False, compare=False)
@@ -88,6 +92,14 @@ class RecordedRun:
         """The stored hash of the ledger's last entry; None where there is none."""
         found = _plain(self.result or (self.trace[-1] if self.trace else self.manifest)).get("hash")
         return found if isinstance(found, str) else None
+
+    @cached_property
+    def conversation(self) -> str | None:
+        """SHA-256 of the messages that the thread keeps, as the next run reads them; None where they are unreadable."""
+        try:
+            return hash_of_messages(self.said.messages())
+        except Exception:  # LangChain looks into messages unchecked
+            return None
 
     @cached_property
     def typed_manifest(self) -> Manifest:
