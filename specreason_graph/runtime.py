@@ -216,7 +216,9 @@ async def _all_written() -> AsyncIterator[None]:
     try:
         yield
     except asyncio.CancelledError as cancelled:
-        writes = {task for loop in _loops(cancelled) for task in loop.submit.__self__.tasks}
+        # a loop that is cancelled while it reads the thread has not begun to write
+        begun = [loop.submit for loop in _loops(cancelled) if hasattr(loop, "submit")]
+        writes = {task for submit in begun for task in submit.__self__.tasks}
         while writes := {task for task in writes if not task.done()}:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait(writes)

@@ -156,6 +156,22 @@ async def test_a_run_that_is_cancelled_while_its_end_is_written_has_one_end(nest
     assert verify(run).ok
 
 
+async def test_a_run_that_is_cancelled_before_its_thread_is_read_is_just_cancelled() -> None:
+    class Slow(InMemorySaver):
+        async def aget_tuple(self, config: Any) -> Any:
+            reading.set()
+            await asyncio.sleep(60)
+
+    reading, saver = asyncio.Event(), Slow()
+    with stepwise(3) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        task = asyncio.create_task(graph.ainvoke({"question": "How far?"}, config("early")))
+        await reading.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def test_many_threads_are_worked_on_at_once(tmp_path: Path) -> None:
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
         with stepwise(STEPS) as pair:
