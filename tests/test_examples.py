@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from specreason_graph.audit.check.verify import verify
+from specreason_graph.audit.read.reader import read_runs
+from tests.support.databases import opened
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,7 +87,16 @@ def test_example_of_a_review() -> None:
     assert [step.decision.reason for step in reviewed[:2]] == ["rejected_by_reviewer", "accepted_by_reviewer"]
 
 
+def test_example_of_an_agent_that_is_audited(tmp_path: Path) -> None:
+    place = str(tmp_path / "agent.sqlite")
+    assert load("audited_agent").main("shop", "Can we send 20 pens?", place) == "No: 6 pens are missing."
+    with opened(place) as saver:
+        runs = read_runs(saver, "shop")
+        assert [verify(run).findings for run in runs] == [[], []]
+        assert [run.manifest["turns"][-1]["speaker"] for run in runs] == ["tool", "user"]
+
+
 def test_examples_are_short() -> None:
     files = list(EXAMPLES.glob("*.py"))
-    assert len(files) == 7
+    assert len(files) == 8
     assert all(len(file.read_text().splitlines()) < 60 for file in files)
