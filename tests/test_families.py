@@ -118,24 +118,32 @@ def of_family(*names: str, given: Sequence[Any]) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Gives the folder of a family; each is made once, where ``SPECREASON_FAMILIES`` says or in a new folder."""
+def folder_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Gives the folder of a family; they are made where ``SPECREASON_FAMILIES`` says, or in a new folder."""
     kept = os.environ.get("SPECREASON_FAMILIES")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("families")
     pair = os.environ.get("SPECREASON_REAL_PAIR")
+
+    def make(*names: str) -> str:
+        """Make those that are missing; what went wrong."""
+        missing = [name for name in names if not (folder / name / "config.json").exists()]
+        command = [sys.executable, str(TOOL), str(folder), *missing, *(["--pair", pair] if pair else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False) if missing else None
+        return (done.stderr.strip() or "it says nothing").splitlines()[-1] if done and done.returncode else ""
+
+    @cache
+    def make_all() -> None:
+        params = [getattr(item, "callspec", None) and item.callspec.params for item in request.session.items]  # type: ignore[attr-defined]
+        asked = {each["name"] for each in params if each and each.get("name") in FAMILIES}
+        make(*sorted(asked if pair else asked - {"qwen25"}))
 
     @cache
     def made(name: str) -> str:
         if name == "qwen25" and not pair and not (folder / name).exists():
             pytest.skip("SPECREASON_REAL_PAIR names no folder of a real pair, whose tokenizer this family has")
-        if not (folder / name / "config.json").exists():
-            given = ["--pair", pair] if pair else []
-            done = subprocess.run(
-                [sys.executable, str(TOOL), str(folder), name, *given], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                said = (done.stderr.strip() or "it says nothing").splitlines()[-1]
-                pytest.skip(f"the tokenizer of {name} cannot be had: {said}")
+        make_all()  # at once, because the tool takes seconds to start
+        if problem := make(name):
+            pytest.skip(f"the tokenizer of {name} cannot be had: {problem}")
         return str(folder / name)
 
     return made
