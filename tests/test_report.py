@@ -87,6 +87,18 @@ def test_a_run_tells_everything(run: RecordedRun) -> None:
         assert str(told) in words, told
 
 
+def test_a_page_begins_with_what_was_asked_of_whom_and_ends_with_what_it_took(run: RecordedRun) -> None:
+    text = render_run(run, Checked(head=run.head))
+    page, words = Page(text), Page(text).words
+    head = Page(text[text.index('<header class="page"') : text.index("</header>") + len("</header>")]).words
+    for told in (*(str(each["model"]) for each in run.manifest["engines"].values()), "7 on, by the judge digit", "Gain"):
+        assert told in head, told
+    assert " ".join(run.question.split())[:20] in " ".join(words.split())[:200], "the title of the page"
+    assert " ".join(run.question.split())[:20] in " ".join(head.split()), "its heading"
+    parts = [each for each in page.ids if each in ("part-head", "part-answer", "trace-name", "part-sums", "part-made")]
+    assert parts == ["part-head", "part-answer", "trace-name", "part-sums", "part-made"]
+
+
 def test_a_verification_that_failed_is_told_where_it_failed(run: RecordedRun) -> None:
     findings = [Finding(step=1, problem="its hash <is> wrong"), Finding(step=None, problem="no signature")]
     page = Page(render_run(run, Checked(findings=findings)))
