@@ -200,6 +200,16 @@ def test_the_prompts_of_draft_and_base(models: Models) -> None:
     assert (thinking is None) is (models.family.opening is None)
 
 
+def test_a_question_behind_one_that_got_no_answer(models: Models) -> None:
+    lost, asked = HumanMessage("What is the first thing?"), HumanMessage("And the other?")
+    before = [HumanMessage("Who?"), AIMessage("I."), AIMessage("And you.")]
+    prompt = models.decoded(models.prompts.head_ids(turns_of(*before, lost, asked)))
+    places = [prompt.rindex(text) for text in ("Who?", "I.", "And you.", str(lost.content), str(asked.content))]
+    assert places == sorted(places)
+    alone = models.decoded(models.prompts.head_ids(turns_of(asked)))
+    assert prompt.endswith(alone.rpartition(str(asked.content))[2])
+
+
 def test_the_prompt_of_the_judge(models: Models) -> None:
     said = "It is.\n\n"
     asked = {"role": "user", "content": "Is it?"}

@@ -91,7 +91,11 @@ def test_a_page_begins_with_what_was_asked_of_whom_and_ends_with_what_it_took(ru
     text = render_run(run, Checked(head=run.head))
     page, words = Page(text), Page(text).words
     head = Page(text[text.index('<header class="page"') : text.index("</header>") + len("</header>")]).words
-    for told in (*(str(each["model"]) for each in run.manifest["engines"].values()), "7 on, by the judge digit", "Gain"):
+    for told in (
+        *(str(each["model"]) for each in run.manifest["engines"].values()),
+        "7 on, by the judge digit",
+        "Gain",
+    ):
         assert told in head, told
     assert " ".join(run.question.split())[:20] in " ".join(words.split())[:200], "the title of the page"
     assert " ".join(run.question.split())[:20] in " ".join(head.split()), "its heading"

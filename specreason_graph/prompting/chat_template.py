@@ -110,6 +110,23 @@ def render_pieces(
     return pieces
 
 
+def alternating(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with what one speaker says in several messages as one: some templates take no two in a row.
+
+    A question that was cancelled, or failed, stays in its conversation, and the next one comes behind it.
+    """
+    joined: list[Turn] = []
+    for turn in turns:
+        last = joined[-1] if joined else None
+        same = last and (last.speaker, last.name) == (turn.speaker, turn.name) and not last.calls
+        if last and same and turn.speaker in ("user", "assistant"):
+            text = "\n\n".join(filter(None, (last.text, turn.text)))
+            joined[-1] = turn.model_copy(update={"text": text, "reasoning": last.reasoning or turn.reasoning})
+        else:
+            joined.append(turn)
+    return joined
+
+
 def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
     """The turns with each call in a message of its own, followed by its result: some templates take no more."""
     results = {turn.call_id: turn for turn in turns if turn.speaker == "tool"}

@@ -15,7 +15,14 @@ from typing import Any
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.base import THINK_TAGS, Vocabulary
 from specreason_graph.errors import ConfigError, ModelError
-from specreason_graph.prompting.chat_template import Piece, encode_pieces, knows_tools, one_call_each, render_pieces
+from specreason_graph.prompting.chat_template import (
+    Piece,
+    alternating,
+    encode_pieces,
+    knows_tools,
+    one_call_each,
+    render_pieces,
+)
 from specreason_graph.prompting.thinking_format import HEADER, find_format, opens
 from specreason_graph.prompting.tool_calls import find_tool_format, forced_start
 from specreason_graph.prompting.tool_formats import ChannelFormat, ToolFormat
@@ -124,7 +131,12 @@ class EnginePrompts:
         calls = any(turn.calls for turn in turns)
         form = self._call_format if calls else None
         shown = one_call_each(shown) if form and form.one_call else shown
-        *pieces, last = render_pieces(self.vocabulary, shown, self._tools, self.format, form)
+        try:
+            *pieces, last = render_pieces(self.vocabulary, shown, self._tools, self.format, form)
+        except ModelError:
+            if (joined := alternating(shown)) == shown:
+                raise
+            *pieces, last = render_pieces(self.vocabulary, joined, self._tools, self.format, form)
         return encode_pieces(self.vocabulary, [*pieces, Piece(self._opened(last.text))])
 
     def question_ids(self, question: str) -> list[int]:
