@@ -18,8 +18,8 @@ from typing import Any, Literal
 from benchmarks.workload import FinishedRun, parts, run_all
 from specreason_graph import EnginePair, create_specreason
 from specreason_graph.bench.run import reset_prefix_caches
-from specreason_graph.bench.strategies import NAMED, NEVER, Strategy, rotated
-from specreason_graph.config import make_config
+from specreason_graph.bench.strategies import NAMED, Strategy, rotated
+from specreason_graph.config import NEVER, make_config
 from specreason_graph.engines.base import Engine, Sampling, Vocabulary
 from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.lookahead.step_sampler import StepSampler

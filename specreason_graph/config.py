@@ -85,6 +85,8 @@ RENDERED = {
     "return_assistant_tokens_mask", "tokenizer_kwargs",
 }  # fmt: skip
 """Arguments of a chat template that this package gives itself."""
+NEVER = 10**6
+"""More steps than any run has, as ``first_steps_by_base``: the draft is never asked."""
 ANSWER_TOKENS = 1024
 """Most tokens of an answer behind a thinking, where the settings do not say."""
 

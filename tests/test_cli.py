@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -46,6 +47,20 @@ def test_json_carries_the_evidence(here: Command) -> None:
     written = sum(cost["usage"]["generated_tokens"] for cost in document["usage"]["costs"])
     assert written > sum(len(step["token_ids"]) for step in document["steps"])
     assert document["engines"]["base"]["weights"] != document["engines"]["draft"]["weights"]
+
+
+def test_the_base_by_itself_is_measured_behind_the_run(here: Command) -> None:
+    done = here("solve", "--with-base", "--json", "--set", "temperature=0", PROBLEM.question)
+    told = json.loads(done.stdout)
+    alone = told["base_alone"]
+    assert alone["answer"] == told["answer"]
+    assert alone["is_same_answer"]
+    assert alone["steps"] == len(told["steps"])
+    assert alone["gain"] == pytest.approx(alone["seconds"] / told["usage"]["elapsed"])
+    assert {each["engine"] for each in told["usage"]["costs"]} == {"base", "draft"}  # the run is as it was
+    shown = here("solve", "--with-base", "--no-keep", PROBLEM.question).stdout
+    assert re.search(r"measured: the base alone took [\d.]+ s and gave the same answer: speculation (was|took) ", shown)
+    assert here("solve", "--json", PROBLEM.question).stdout.count('"base_alone": null') == 1
 
 
 def test_a_finished_run_is_shown_again(here: Command) -> None:

@@ -14,8 +14,8 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from benchmarks import plan as benchmark
 from specreason_graph import EnginePair, create_specreason
-from specreason_graph.bench.strategies import NEVER
 from specreason_graph.cli.app import run as run_command
+from specreason_graph.config import NEVER
 from specreason_graph.errors import ConfigError
 from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.planning.costs import PassCosts, Row

@@ -9,15 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from specreason_graph.config import ENGINE_TABLES, MODELS, SpecReasonConfig, layered, make_config, overridden
+from specreason_graph.config import ENGINE_TABLES, MODELS, NEVER, SpecReasonConfig, layered, make_config, overridden
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Engine, Record
 from specreason_graph.runs.launch import Launch
 from specreason_graph.strategy import kinds
 
-NEVER = 10**6
-"""More steps than any run has, as ``first_steps_by_base``: the draft is never asked."""
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 """Token-level speculation of vLLM that needs no other model."""
 

@@ -28,6 +28,7 @@ from specreason_graph.record.base import Sparse
 from specreason_graph.record.manifest import EngineDescription, Lineage
 from specreason_graph.record.records import Answer, Engine, Plain, Record, Step, StopReason
 from specreason_graph.record.summary import Summary, summarise
+from specreason_graph.runs.base_alone import BaseAlone
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -77,6 +78,8 @@ class RunDocument(Record):
     """What the run took."""
     advice: Gain | None
     """What speculation gained or lost; null where the record does not tell."""
+    base_alone: BaseAlone | None = None
+    """What the base model took by itself; null unless ``solve --with-base`` asked it."""
     engines: dict[Engine, EngineDescription]
     """The engines that worked."""
     config: dict[str, Any]

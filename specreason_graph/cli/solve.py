@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +28,7 @@ from specreason_graph.models.abacus.problems import held_out
 from specreason_graph.record.events import Finished
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.summary import summarise
+from specreason_graph.runs.base_alone import BaseAlone, answer_alone
 from specreason_graph.runs.batch import DEFAULT_CONCURRENCY, QuestionKeys
 from specreason_graph.runs.launch import Launch
 from specreason_graph.runs.resume import Run
@@ -110,6 +113,12 @@ def solve(
     ] = False,
     more: options.SetOption = None,
     config: options.ConfigOption = None,
+    with_base: Annotated[
+        bool,
+        typer.Option(
+            "--with-base", help="Let the base model answer by itself as well, and say what speculation brought.",
+        ),
+    ] = False,
     db: options.DatabaseOption = None,
     no_keep: Annotated[
         bool,
@@ -158,6 +167,8 @@ def solve(
     if file and file.suffix == ".jsonl" and question is None:
         if no_keep:
             raise UsageError("--no-keep is for one question: many are kept until all are answered", hint="leave it out")
+        if with_base:
+            raise UsageError("--with-base is for one question", hint="measure many with `specreason bench run`")
         launch, limit = models.launch("", config, settings), concurrency or DEFAULT_CONCURRENCY
         answer_file(
             file, launch, db or default_database(), output, concurrency=limit, as_json=as_json,
@@ -176,7 +187,7 @@ def solve(
     place, thread = None if no_keep else db or default_database(), new_thread()
     with on_interrupt(lambda: how_to_go_on(place, thread)), RunStore.open(place) as store, opened(launch) as pair:
         run = Run.start(store, launch, pair, thread)
-        work(run, launch, as_json=as_json, show_question=example, file=place)
+        work(run, launch, as_json=as_json, show_question=example, file=place, with_base=with_base)
 
 
 def _one_of(wanted: bool, unwanted: bool) -> bool | None:  # noqa: FBT001 - two flags
@@ -251,17 +262,22 @@ def _check_not_anothers(file: Path, thread: str) -> None:
         )
 
 
-def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool, file: Path | None) -> None:
+def work(
+    run: Run, launch: Launch, *, as_json: bool, show_question: bool, file: Path | None, with_base: bool = False
+) -> None:
     """Advance a run to its end and show it; when an engine fails, the run can be resumed.
 
-    ``file``: where it is kept; None where it is not.
+    ``file``: where it is kept; None where it is not. ``with_base``: whether the base is measured by itself behind it.
     """
+    alone = partial(_base_alone, run, launch) if with_base else lambda: None
     try:
         with on_interrupt(lambda: how_to_go_on(file, run.thread)):
             if as_json:
-                _write_document(run, file)
+                _write_document(run, file, alone)
             else:
                 _show(run, launch, file, show_question=show_question)
+                if measured := alone():
+                    echo(f"  {measured.sentence}")
     except EngineError as error:
         if as_json and "manifest" in run.values:  # with --json, standard output is one document also after a failure
             say(run_document(run.thread, run.values).model_copy(update={"stop_reason": "engine_error"}))
@@ -271,13 +287,17 @@ def work(run: Run, launch: Launch, *, as_json: bool, show_question: bool, file: 
         raise
 
 
-def _write_document(run: Run, file: Path | None) -> None:
+def _base_alone(run: Run, launch: Launch) -> BaseAlone | None:
+    return answer_alone(launch, run.pair, summarise(run.steps, run.answer), run.answer.text) if run.answer else None
+
+
+def _write_document(run: Run, file: Path | None, alone: Callable[[], BaseAlone | None]) -> None:
     echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
     echo(where_kept(file), err=True)
     with shown(progress := StepsSoFar(len(run.steps))):
         for step in run.advance():
             progress.steps = step.index + 1
-    say(run_document(run.thread, run.values))
+    say(run_document(run.thread, run.values).model_copy(update={"base_alone": alone()}))
 
 
 def _show(run: Run, launch: Launch, file: Path | None, *, show_question: bool) -> None:

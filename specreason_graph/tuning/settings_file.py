@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from specreason_graph.bench.strategies import NEVER
-from specreason_graph.config import ENGINE_TABLES, MODELS, SpecReasonConfig, make_config, overridden
+from specreason_graph.config import ENGINE_TABLES, MODELS, NEVER, SpecReasonConfig, make_config, overridden
 from specreason_graph.engines.redaction import public_url
 from specreason_graph.errors import ConfigError
 from specreason_graph.files import write_file

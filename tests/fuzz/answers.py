@@ -243,7 +243,8 @@ def ask(questions: list[Question], database: Path) -> str:
         return refused(error)
     assert len(results) == len(questions)
     (struck,) = [result for result in results if result.asked.launch.question == STRUCK]
-    assert [result for result in results if result.error and result is not struck] == []
+    others = [repr(result.error) for result in results if result.error and result is not struck]
+    assert not others, others
     if struck.error is None:
         failed = any(step["decision"]["reason"] == "draft_failed" for step in struck.values["trace"])
         return "the base alone" if failed else "answered"
