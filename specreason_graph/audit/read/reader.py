@@ -107,21 +107,26 @@ def _runs_of(place: Place, there: Summaries) -> list[RecordedRun]:
             problem = f"it cannot be read: {str(error) or type(error).__name__}"
             broken.findings.append(Finding(step=None, problem=problem))
             found[path[-1].name] = broken
-    _tell_ends(list(found.values()), followers)
+    _tell_ends(list(found.values()), there)
     return list(found.values())
 
 
-def _tell_ends(runs: list[RecordedRun], followers: dict[str | None, list[CheckpointSummary]]) -> None:
+def _tell_ends(runs: list[RecordedRun], there: Summaries) -> None:
     """Name the ends of a run that has several; unless LangGraph's time travel made them, that is a finding."""
-    # Two of those who follow one checkpoint were written by two who worked on the run at once, or put there.
-    torn = any(sum(not each.branched for each in after) > 1 for parent, after in followers.items() if parent)
     for run in runs:
         same = [other for other in runs if other.run == run.run and other is not run]
         run.other_ends = tuple(other.checkpoint_id for other in same)
-        if same and run.run and torn:
+        if run.run and any(_is_torn(run, other, there) for other in same):
             ends = sorted([run.checkpoint_id, *run.other_ends])
             problem = f"the run has {len(ends)} ends, at checkpoints {', '.join(ends)}"
             run.findings.append(Finding(step=None, problem=problem))
+
+
+def _is_torn(run: RecordedRun, other: RecordedRun, there: Summaries) -> bool:
+    """Whether two who worked on the run at once wrote its two ends, or somebody put one there."""
+    mine, theirs = (_path_to(each.checkpoint_id, there) for each in (run, other))
+    parting = [pair for pair in zip(mine, theirs, strict=False) if pair[0].name != pair[1].name]
+    return bool(parting) and not any(each.branched for each in parting[0])
 
 
 def _followers(there: Summaries) -> dict[str | None, list[CheckpointSummary]]:
@@ -152,12 +157,17 @@ def _branches(there: Summaries) -> Iterator[list[CheckpointSummary]]:
     parents = {each.parent for each in there.values()}
     circles = there.keys() - _reached(there, there.keys() - parents)
     for name in [*sorted(there.keys() - parents, reverse=True), *sorted(circles, reverse=True)[:1]]:
-        path, at, seen = [], there.get(name), set()
-        while at is not None and at.name not in seen:  # parents in a changed database may form a circle
-            path.append(at)
-            seen.add(at.name)
-            at = there.get(at.parent or "")
-        yield path[::-1]
+        yield _path_to(name, there)
+
+
+def _path_to(name: str, there: Summaries) -> list[CheckpointSummary]:
+    """The path from the first checkpoint to one of them."""
+    path, at, seen = [], there.get(name), set()
+    while at is not None and at.name not in seen:  # parents in a changed database may form a circle
+        path.append(at)
+        seen.add(at.name)
+        at = there.get(at.parent or "")
+    return path[::-1]
 
 
 def _reached(there: Summaries, ends: Iterable[str]) -> set[str]:
