@@ -654,6 +654,25 @@ def test_what_is_written_to_the_conversation_is_read_as_it_is_stored(tmp_path: P
         assert CHANGED in [each.problem for each in verify(run).findings]
 
 
+def test_a_message_that_is_asked_anew_from_an_earlier_checkpoint_is_no_second_end() -> None:
+    saver = InMemorySaver()
+    chat(saver, "anew", [("user", "What?")])
+    with stepwise(2, (9, 2)) as pair:
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        first = graph.get_state(config("anew")).config
+    chat(saver, "anew", [("user", "So?")])
+    with stepwise(2, (9, 2)) as pair:  # as front ends do when a message is edited
+        graph = create_specreason(pair).compile(checkpointer=saver)
+        graph.invoke({"messages": [("user", "Why?")]}, first)
+        before = next(each for each in graph.get_state_history(config("anew")) if each.next == ("finalize",))
+    with stepwise(2, (9, 2)) as pair:
+        create_specreason(pair).compile(checkpointer=saver).invoke(None, before.config)
+    runs = read_runs(saver, "anew")
+    assert [[each.text for each in run.said.messages()][2::4] for run in runs] == [["Why?"], ["Why?"], ["So?"], []]
+    assert [verify(run).findings for run in runs] == [[]] * 4
+    assert [len(run.other_ends) for run in runs] == [1, 1, 0, 0]
+
+
 def test_messages_that_callers_change_through_the_input_are_no_findings(place: str) -> None:
     class Mine(HumanMessage):
         """A message of a caller's own class."""
