@@ -663,7 +663,8 @@ def test_a_message_that_is_asked_anew_from_an_earlier_checkpoint_is_no_second_en
     chat(saver, "anew", [("user", "So?")])
     with stepwise(2, (9, 2)) as pair:  # as front ends do when a message is edited
         graph = create_specreason(pair).compile(checkpointer=saver)
-        graph.invoke({"messages": [("user", "Why?")]}, first)
+        anew: Any = {"messages": [("user", "Why?")]}
+        graph.invoke(anew, first)
         before = next(each for each in graph.get_state_history(config("anew")) if each.next == ("finalize",))
     with stepwise(2, (9, 2)) as pair:
         create_specreason(pair).compile(checkpointer=saver).invoke(None, before.config)
