@@ -125,8 +125,10 @@ def _tell_ends(runs: list[RecordedRun], there: Summaries) -> None:
 def _is_torn(run: RecordedRun, other: RecordedRun, there: Summaries) -> bool:
     """Whether two who worked on the run at once wrote its two ends, or somebody put one there."""
     mine, theirs = (_path_to(each.checkpoint_id, there) for each in (run, other))
-    parting = [pair for pair in zip(mine, theirs, strict=False) if pair[0].name != pair[1].name]
-    return bool(parting) and not any(each.branched for each in parting[0])
+    for one, two in zip(mine, theirs, strict=False):
+        if one.name != two.name:  # here they part; where what was before is pruned, nobody knows
+            return bool(one.parent) and one.parent == two.parent and not (one.branched or two.branched)
+    return False
 
 
 def _followers(there: Summaries) -> dict[str | None, list[CheckpointSummary]]:
