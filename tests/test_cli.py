@@ -55,7 +55,7 @@ def test_the_base_by_itself_is_measured_behind_the_run(here: Command) -> None:
     alone = told["base_alone"]
     assert alone["answer"] == told["answer"]
     assert alone["is_same_answer"]
-    assert alone["steps"] == len(told["steps"])
+    assert alone["step_count"] == len(told["steps"])
     assert alone["gain"] == pytest.approx(alone["seconds"] / told["usage"]["elapsed"])
     assert {each["engine"] for each in told["usage"]["costs"]} == {"base", "draft"}  # the run is as it was
     shown = here("solve", "--with-base", "--no-keep", PROBLEM.question).stdout

@@ -15,7 +15,7 @@ class BaseAlone(Record):
 
     answer: str
     """Its text for the user."""
-    steps: int
+    step_count: int
     """Steps that it wrote."""
     seconds: float
     """Wall-clock seconds of them."""
@@ -45,6 +45,6 @@ def answer_alone(launch: Launch, pair: EnginePair, summary: Summary, answer: str
     took = Summary.load(outcome["trace_summary"])
     seconds = took.elapsed or 0.0
     return BaseAlone(
-        answer=outcome["answer"], steps=took.steps, seconds=seconds, gain=seconds / summary.elapsed,
+        answer=outcome["answer"], step_count=took.steps, seconds=seconds, gain=seconds / summary.elapsed,
         is_same_answer=outcome["answer"] == answer,
     )  # fmt: skip
