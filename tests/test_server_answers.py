@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -455,3 +456,34 @@ def test_the_kinds_that_once_ended_a_batch(servers: list[Server], change: Change
 def test_a_launch_of_the_servers_is_kept_as_it_was(servers: list[Server]) -> None:
     made = launch(servers)
     assert Launch.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_engine_that_fails_behind_a_finished_run_leaves_the_run_as_it_ended(
+    servers: list[Server], pair: EnginePair, tmp_path: Path, *, as_json: bool
+) -> None:
+    answered = threading.Event()
+
+    def fail_later(asked: Asked, reply: Reply) -> Reply:
+        if answered.is_set() and "completions" in asked.path:
+            return Reply([{"error": {"message": "no room", "code": 400}}], status=400)
+        if asked.kind in ("stream", "plain") and "</think>" in asked.text:
+            answered.set()
+        return reply
+
+    servers[0].change = fail_later
+    where = ["--engine", "server", "--base-url", servers[0].url, "--draft-url", servers[1].url]
+    shown = ["--json"] if as_json else []
+    command = [sys.executable, "-m", "specreason_graph", "solve", "--with-base", *where, *shown, QUESTION]
+    done = subprocess.run(
+        [*command, "--db", str(tmp_path / "runs.sqlite")], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the run has ended and stands" in done.stderr
+    assert "resume it later" not in done.stderr
+    if as_json:
+        told = json.loads(done.stdout)
+        assert (told["answer"], told["stop_reason"]) == ("The answer is 4.", "answered")
+        assert told["base_alone"] is None
+    else:
+        assert "The answer is 4." in done.stdout

@@ -242,7 +242,7 @@ def test_hundreds_of_steps_are_followed(page: Any, tmp_path: Path) -> None:
         with viewed(place, "run") as address:
             page.goto(address, timeout=120_000)
             # what was told on the stream need not be in the database yet
-            page.wait_for_function("document.querySelectorAll('#steps > article').length > 200", timeout=120_000)
+            page.locator("#steps > article").nth(200).wait_for(timeout=120_000)
             page.evaluate("window.stayed = true")
             page.evaluate("scrollTo(0, document.getElementById('steps').getBoundingClientRect().bottom)")
             for _ in stream:

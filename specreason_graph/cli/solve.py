@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -267,17 +265,15 @@ def work(
 ) -> None:
     """Advance a run to its end and show it; when an engine fails, the run can be resumed.
 
-    ``file``: where it is kept; None where it is not. ``with_base``: whether the base is measured by itself behind it.
+    ``file``: where it is kept; None where it is not. ``with_base``: whether the base is measured by itself behind it;
+    a failure of that one is told as its own, since the run has ended.
     """
-    alone = partial(_base_alone, run, launch) if with_base else lambda: None
     try:
         with on_interrupt(lambda: how_to_go_on(file, run.thread)):
             if as_json:
-                _write_document(run, file, alone)
+                _advance_quietly(run, file)
             else:
                 _show(run, launch, file, show_question=show_question)
-                if measured := alone():
-                    echo(f"  {measured.sentence}")
     except EngineError as error:
         if as_json and "manifest" in run.values:  # with --json, standard output is one document also after a failure
             say(run_document(run.thread, run.values).model_copy(update={"stop_reason": "engine_error"}))
@@ -285,19 +281,30 @@ def work(
             later = f"resume it later with: {resume_command(file, run.thread)}"
             error.hint = f"{error.hint}; {later}" if error.hint else later
         raise
+    document = run_document(run.thread, run.values) if as_json else None
+    alone = None
+    try:
+        alone = _base_alone(run, launch) if with_base else None
+    except EngineError as error:
+        error.hint = "the run has ended and stands; only the base alone was not measured"
+        raise
+    finally:
+        if document:
+            say(document.model_copy(update={"base_alone": alone}))
+        elif alone:
+            echo(f"  {alone.sentence}")
 
 
 def _base_alone(run: Run, launch: Launch) -> BaseAlone | None:
     return answer_alone(launch, run.pair, summarise(run.steps, run.answer), run.answer.text) if run.answer else None
 
 
-def _write_document(run: Run, file: Path | None, alone: Callable[[], BaseAlone | None]) -> None:
+def _advance_quietly(run: Run, file: Path | None) -> None:
     echo(f"thread {run.thread}", err=True)  # known from the start, so that a run that dies can be resumed
     echo(where_kept(file), err=True)
     with shown(progress := StepsSoFar(len(run.steps))):
         for step in run.advance():
             progress.steps = step.index + 1
-    say(run_document(run.thread, run.values).model_copy(update={"base_alone": alone()}))
 
 
 def _show(run: Run, launch: Launch, file: Path | None, *, show_question: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from specreason_graph.engines.checkpoint import load_config
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.memory import Share
-from specreason_graph.engines.vllm.orphans import PARENT, interrupts_blocked
+from specreason_graph.engines.vllm.orphans import environment_of, interrupts_blocked
 from specreason_graph.errors import ModelError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def start(name: str, path: str, context: int, options: VLLMOptions, share: Share
     log.info("starting %s in vLLM", name)
     # A new tracker would unblock the interrupts of the thread that starts it.
     resource_tracker.ensure_running()
-    with environment({**settings(options), PARENT: str(os.getpid())}), interrupts_blocked():
+    with environment({**settings(options), **environment_of(str(os.getpid()))}), interrupts_blocked():
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -2,18 +2,23 @@
 
 A watcher, itself a process, waits for the end of its parent and then kills the processes that carry the parent's mark
 in their environment. It asks nothing of them: one that was started a moment ago and still imports is killed as well.
+The sockets over which they spoke go with them.
 This file is also the watcher's program, so it imports the standard library only.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 PARENT = "SPECREASON_ENGINE_PARENT"
@@ -25,6 +30,31 @@ SETTLE_SECONDS = 1.0
 LONGEST_SECONDS = 30.0
 """When it gives up on a process that the kernel cannot end."""
 UNINTERRUPTIBLE = "uninterruptible"
+LONGEST_FOLDER = 70
+"""Characters of the longest folder for sockets: the name of one has 37, and a socket's address at most 107."""
+
+
+def environment_of(mark: str) -> dict[str, str]:
+    """Return the environment variables of processes that carry a mark, and meet in this process's own folder.
+
+    A program that is killed leaves its sockets where they are, and vLLM puts them beside everybody's temporary files.
+    Only its user may enter this folder; it is removed when this process ends, by a watcher when it is killed.
+    """
+    folder = _sockets(os.getpid())  # a fork has its own
+    fits = "VLLM_RPC_BASE_PATH" not in os.environ and len(folder) <= LONGEST_FOLDER
+    return {PARENT: mark, **({"VLLM_RPC_BASE_PATH": folder} if fits else {})}
+
+
+@cache
+def _sockets(pid: int) -> str:
+    folder = tempfile.mkdtemp(prefix="specreason-")
+    atexit.register(_remove, folder, pid)
+    return folder
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a fork takes over what is registered
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Watcher:
@@ -41,7 +71,8 @@ class Watcher:
         # In a session of its own it gets no signal from a terminal. It holds none of the caller's files open, and does
         # not import the package: it has to be ready before the first engine process is.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-I", "-S", __file__, str(os.getpid()), mark, *rule], cwd="/", start_new_session=True,
+            [sys.executable, "-I", "-S", __file__, str(os.getpid()), _sockets(os.getpid()), mark, *rule], cwd="/",
+            start_new_session=True,
             env={name: value for name, value in os.environ.items() if name != PARENT},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -98,13 +129,14 @@ def _blocks_interrupts(folder: Path) -> bool:
     return bool(int(blocked, 16) & 1 << signal.SIGINT - 1)
 
 
-def main(parent: int, mark: str, *rules: str) -> None:
+def main(parent: int, folder: str, mark: str, *rules: str) -> None:
     """Wait for the end of the parent, and end what it has left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever stops all processes at once must not stop this one first
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     end_marked(mark, uninterruptible=UNINTERRUPTIBLE in rules, settle=SETTLE_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

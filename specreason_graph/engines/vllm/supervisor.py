@@ -22,7 +22,7 @@ import httpx
 from specreason_graph.engines.options import VLLMOptions
 from specreason_graph.engines.vllm.launch import QUIET, SERVING, arguments, settings
 from specreason_graph.engines.vllm.memory import Share
-from specreason_graph.engines.vllm.orphans import PARENT, Watcher, end_marked
+from specreason_graph.engines.vllm.orphans import Watcher, end_marked, environment_of
 from specreason_graph.errors import ConfigError, EngineDeadError
 
 KEY = "VLLM_API_KEY"
@@ -74,7 +74,7 @@ class Server:
         self.started = time.monotonic()
         # The server logs to standard output, which is the caller's: the log goes to standard error.
         self.process = subprocess.Popen(  # noqa: S603 - our own command
-            self.command, env={**os.environ, **self.environment, PARENT: self.mark}, stdout=sys.stderr,
+            self.command, env={**os.environ, **self.environment, **environment_of(self.mark)}, stdout=sys.stderr,
             start_new_session=True,
         )  # fmt: skip
 
