@@ -95,11 +95,12 @@ def _progress(
 
 def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
     """The figures by which the base writes the next step alone, where there is a choice."""
-    if not stage.config.speculation_control:
+    registry = stage.registry
+    if not registry.is_controlled(stage.config):
         return None
     # counted also where the next step has no choice: every step is a measurement of its arm
-    stage.registry.controller.committed(step, stage.registry.runs)
-    return stage.registry.controller.figures_for_base(stage.registry.runs) if drafts_next else None
+    registry.controller.committed(step, registry.runs)
+    return registry.controller.figures_for_base(registry.runs) if drafts_next else None
 
 
 def costs_of(

@@ -54,7 +54,7 @@ class Prepare:
             )
             self._check_answer()
             handed = handover(config, ())
-            chooses = config.speculation_control and not (config.first_steps_by_base or handed)
+            chooses = registry.is_controlled(config) and not (config.first_steps_by_base or handed)
             goodput = registry.controller.figures_for_base(registry.runs) if chooses else None
             emit(Started(thinking=made.thinking))
             return begin(made, goodput, handover=handed, at_once=self.sampler.prompts.answers_at_once)

@@ -152,8 +152,11 @@ class SpecReasonConfig(Settings):
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     lookahead: Annotated[Whole, Field(ge=0, le=64)] | None = None
     """Steps worked on ahead of the commit point; None goes by acceptance and load. No token depends on it."""
-    speculation_control: bool = False
-    """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
+    speculation_control: bool | None = None
+    """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats.
+    None does so only while eight or more runs share the engines."""
+    reproducible: bool = False
+    """Whether nothing in the run may go by the clock: what does is refused, and so is speculation control."""
     first_steps_by_base: Annotated[Whole, Field(ge=0)] = 0
     """How many steps at the start the base model writes itself."""
     stopping: AnyStopping = Field(default_factory=lambda: read(Stopping, DEFAULT_KINDS["stopping"]))
@@ -226,6 +229,13 @@ class SpecReasonConfig(Settings):
     def _sampled(self) -> Self:
         if self.proposals > 1 and self.temperature == 0:
             raise ValueError(f"proposals = {self.proposals} would all be the same at temperature = 0; raise it")
+        return self
+
+    @model_validator(mode="after")
+    def _repeats(self) -> Self:
+        timed = [name for name in ("speculation_control", "deadline_seconds", "step_seconds") if getattr(self, name)]
+        if self.reproducible and timed:
+            raise ValueError(f"reproducible = True, and {timed[0]} goes by the clock; leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -31,8 +31,11 @@ class RunSettings(TypedDict, total=False):
     """Versions of a step that the draft writes, of which the best is taken; several need a temperature above 0."""
     lookahead: int | None
     """Steps worked on ahead of the commit point; None goes by acceptance and load. No token depends on it."""
-    speculation_control: bool
-    """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats."""
+    speculation_control: bool | None
+    """Whether the base model writes alone while drafting does not pay; it goes by the clock, which nothing repeats.
+    None does so only while eight or more runs share the engines."""
+    reproducible: bool
+    """Whether nothing in the run may go by the clock: what does is refused, and so is speculation control."""
     first_steps_by_base: int
     """How many steps at the start the base model writes itself."""
     stopping: Stopping | str | Mapping[str, Any]

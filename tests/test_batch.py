@@ -198,12 +198,13 @@ def test_kill_and_go_on(abacus: EnginePair, monkeypatch: pytest.MonkeyPatch, tmp
     database = tmp_path / "runs.sqlite"
     file = written(tmp_path, *({"question": problem.question, "id": f"p{n}"} for n, problem in enumerate(HARD)))
     command = [sys.executable, "-m", "specreason_graph", "solve", "-f", str(file), "--concurrency", "4"]
-    child = subprocess.Popen([*command, "--seed", "3", "--db", str(database)], stdout=subprocess.PIPE, text=True)
+    command += ["--seed", "3", "--set", "reproducible=true", "--db", str(database)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout
     first = json.loads(child.stdout.readline())
     child.kill()
     child.communicate()
-    questions = read_questions(file, make_launch("", settings={"seed": 3}))
+    questions = read_questions(file, make_launch("", settings={"seed": 3, "reproducible": True}))
     before = kept(database, questions)
     with RunStore.open(database) as runs:
         done = [values.get("stop_reason") for values in read_values(runs.saver, [each.thread for each in questions])]

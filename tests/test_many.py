@@ -25,7 +25,7 @@ from tests.support.many import (
 from tests.support.scripts import CLOSE, done, is_closed
 from tests.support.traces import around
 
-QUESTIONS, STEPS = how_many(120), 6
+QUESTIONS, STEPS = how_many(60), 6
 
 
 def asked(prompt: str) -> int:

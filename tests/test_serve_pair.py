@@ -50,7 +50,7 @@ def _counted(pair: EnginePair) -> Any:
 @pytest.fixture(scope="module")
 def url(pair: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     file = tmp_path_factory.mktemp("reference") / "runs.sqlite"
-    with serving(pair, make_config(temperature=0), model_name="abacus", database=file) as url:
+    with serving(pair, make_config(temperature=0, reproducible=True), model_name="abacus", database=file) as url:
         yield url
 
 

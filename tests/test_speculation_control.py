@@ -11,6 +11,8 @@ from specreason_graph import EnginePair, Step, create_specreason
 from specreason_graph.audit.ask.whatif import what_if
 from specreason_graph.audit.check.recompute import recompute
 from specreason_graph.audit.check.verify import verify
+from specreason_graph.config import make_config
+from specreason_graph.errors import ConfigError
 from specreason_graph.policies.speculation import INTERVAL, PROBE, SpeculationController, pays
 from specreason_graph.record.records import Decision, Goodput
 from tests.support.counting import QUESTION, slow_pair
@@ -40,7 +42,7 @@ def test_a_draft_that_pays_is_kept() -> None:
     assert found.count(PROBED) <= 1 + PROBE
 
 
-def test_nobody_who_does_not_ask_for_it_is_controlled() -> None:
+def test_a_run_by_itself_is_controlled_only_where_it_asks() -> None:
     with slow_pair((2,), draft=0.03, steps=30) as pair:
         assert BASE_ONLY in reasons(pair)
         outcome = create_specreason(pair).compile().invoke(QUESTION)
@@ -125,11 +127,15 @@ def test_an_arm_that_became_the_better_one_is_found() -> None:
     assert play(controller, 20 * INTERVAL, 0.4, 0.1).endswith("b")
 
 
-def test_what_was_measured_among_few_runs_tells_nothing_of_many() -> None:
+def test_each_load_has_its_own_figures_and_keeps_them() -> None:
     controller = SpeculationController()
     assert play(controller, 4 * INTERVAL, 0.2, 0.1).endswith("b")
-    assert play(controller, 1, 0.2, 0.1, runs=64) == "d"
-    assert play(controller, 1, 0.2, 0.1, runs=60) == "d"
+    many = play(controller, 4 * INTERVAL * 64, 0.05, 0.1, runs=64)
+    assert many.startswith("b")  # the better arm so far, until both are measured
+    assert many.count("d") > 0.9 * len(many)
+    for runs in (60, 128, 1, 2, 64, 1):  # no arm is probed anew where the load is one of those that are known
+        assert set(play(controller, 10, 0.05 if runs > 2 else 0.2, 0.1, runs=runs)) == {"d" if runs > 2 else "b"}
+    assert "d" in play(controller, 4 * 16, 0.2, 0.1, runs=16)
 
 
 def test_steps_that_were_begun_before_a_change_are_not_measured() -> None:
@@ -161,13 +167,27 @@ def test_a_draft_that_is_dead_does_not_stop_the_runs() -> None:
     assert figures[-1].base_only == pytest.approx(0.01)
 
 
-def test_many_runs_change_together() -> None:
+@pytest.mark.parametrize(
+    ("runs", "settings", "expected"),
+    [
+        (16, {"speculation_control": True}, True), (16, {}, True), (16, {"reproducible": True}, False),
+        (16, {"speculation_control": False}, False), (4, {}, False), (4, {"speculation_control": True}, True),
+    ],
+)  # fmt: skip
+def test_many_runs_are_controlled_together(*, runs: int, settings: dict[str, Any], expected: bool) -> None:
     with slow_pair((2,), draft=0.05, steps=12) as pair:
-        graph = create_specreason(pair, speculation_control=True).compile()
-        asyncio.run(graph.abatch([QUESTION] * 16))
-        outcomes = asyncio.run(graph.abatch([QUESTION] * 16))
+        graph = create_specreason(pair, **settings).compile()
+        asyncio.run(graph.abatch([QUESTION] * runs))
+        outcomes = asyncio.run(graph.abatch([QUESTION] * runs))
     written = [step["decision"]["reason"] for outcome in outcomes for step in outcome["trace"]]
-    assert written.count(BASE_ONLY) + written.count(PROBED) > len(written) / 2
+    controlled = written.count(BASE_ONLY) + written.count(PROBED)
+    assert controlled > len(written) / 2 if expected else controlled == 0
+
+
+@pytest.mark.parametrize("timed", [{"speculation_control": True}, {"deadline_seconds": 5.0}, {"step_seconds": 1.0}])
+def test_what_goes_by_the_clock_cannot_be_reproducible(timed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"reproducible = True, and {next(iter(timed))} goes by the clock"):
+        make_config(reproducible=True, **timed)
 
 
 def test_a_version_begun_early_is_the_one_that_is_committed() -> None:

@@ -42,9 +42,11 @@ class Strategy(Record):
         return engines.model_copy(update={"question": question, "settings": settings})
 
     def config(self, shared: Launch) -> SpecReasonConfig:
-        """The settings in force."""
+        """The settings in force; what goes by the clock only where it is asked for, so that a table can be repeated."""
+        given = make_config(**shared.settings)
+        repeatable = {"speculation_control": False} if given.speculation_control is None else {}
         never = {"first_steps_by_base": NEVER} if self.alone else {}
-        return overridden(make_config(**shared.settings), self.settings, never)
+        return overridden(given, repeatable, self.settings, never)
 
     def engines_of(self, shared: Launch) -> Launch:
         """The engines that must be open for it, with no question and no settings."""

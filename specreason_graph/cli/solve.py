@@ -99,13 +99,13 @@ def solve(
         bool,
         typer.Option(
             "--speculation-control", help="Let the base model write all steps while drafting does not pay.",
-            rich_help_panel=options.SETTINGS,
+            show_default="from eight at once on", rich_help_panel=options.SETTINGS,
         ),
     ] = False,
     no_speculation_control: Annotated[
         bool,
         typer.Option(
-            "--no-speculation-control", help="Ask the draft in any case. This is the default.",
+            "--no-speculation-control", help="Ask the draft in any case.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = False,

@@ -100,6 +100,8 @@ class SpeculationNode:
         """Take the last step for committed; the places before are forgotten."""
         if self.parent:
             self.parent.children.clear()
+            if self.parent.prefetch:
+                self.parent.prefetch.cancel()  # what it began from now on would hang on a place that nobody returns to
             self.parent.prefetch = None
         self.parent, self.verified = None, True
 

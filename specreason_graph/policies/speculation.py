@@ -15,6 +15,8 @@ INTERVAL = 128
 """Steps of each run between two probes."""
 MIN_GAIN = 0.05
 """Share of the time that drafting must save, so that noise alone does not speak for it."""
+MANY = 8
+"""Runs over the same engines from which on drafting is controlled where nobody says otherwise."""
 MEMORY = 0.98
 """What is left of an arm's older figures at each of its steps: single drafted steps differ by a factor of four."""
 
@@ -27,44 +29,79 @@ def pays(found: Goodput) -> bool:
 
 
 class SpeculationController:
-    """Chooses the arm, drafting or base only, for all runs of a pair."""
+    """Chooses the arm, drafting or base only, for all runs of a pair.
+
+    What is measured among a number of runs tells nothing of less than half or more than twice as many, so each such
+    load has figures of its own, and they are still there when the load returns.
+    """
 
     def __init__(self) -> None:
-        self._begin(runs=1)
-
-    def _begin(self, runs: int) -> None:
-        """Know nothing, and probe both arms among as many runs."""
-        self._figures = dict.fromkeys((True, False), (0.0, 0.0))  # seconds and tokens of drafting and of base only
-        self._drafting = self._probing = True
-        self._steps, self._rejected, self._runs = 0, 0, runs
+        self._loads: dict[int, Load] = {}
+        self._load = self._loads.setdefault(1, Load())
+        self._at = 1  # how many runs the present load stands for
+        self._since = 0  # steps since the load or the arm has changed
 
     def figures_for_base(self, runs: int) -> Goodput | None:
         """The figures by which the base writes the next step of one of ``runs`` runs; None asks the draft."""
-        if not self._runs / 2 <= runs <= self._runs * 2:  # what was measured under another load tells nothing
-            self._begin(runs)
-        return None if self._drafting else self._goodput(runs)
+        self._find(runs)
+        return None if self._load.drafting else self._load.goodput(runs)
 
     def committed(self, step: Step, runs: int) -> None:
         """Take note of a step that one of ``runs`` runs has committed, and change the arm when that is due."""
-        self._steps += 1
+        self._find(runs)
+        self._since += 1
         # a run that was asked in the other arm may end its step now: such a step belongs to neither measurement
-        asked = step.decision.reason not in UNASKED
-        if asked == self._drafting and self._steps > runs and step.elapsed:
-            seconds, tokens = self._figures[self._drafting]
-            self._figures[self._drafting] = MEMORY * seconds + step.elapsed, MEMORY * tokens + len(step.token_ids)
-        self._rejected = 0 if step.decision.accepted else self._rejected + 1
-        hopeless = self._probing and self._drafting and self._rejected >= PROBE
-        if hopeless or self._steps >= runs + (max(PROBE, runs) if self._probing else INTERVAL * runs):
-            self._change(runs)
+        self._load.add(step, measured=self._since > runs)
+        if self._load.is_over(runs):
+            self._load.change()
+            self._since = 0
 
-    def _change(self, runs: int) -> None:
-        """End a probe and take the better arm, or probe the other one; an arm that is not known is probed."""
-        known = all(tokens for _, tokens in self._figures.values())
-        decided = self._probing and known
-        self._drafting = pays(self._goodput(runs)) if decided else not self._drafting
-        self._probing = not decided
+    def _find(self, runs: int) -> None:
+        """Go to the load of as many runs; a new one begins with the arm that was the better one so far."""
+        if _is_like(self._at, runs):
+            return
+        before, self._since = self._load, 0
+        known = [at for at in self._loads if _is_like(at, runs)]
+        self._at = min(known, key=lambda at: max(at / runs, runs / at)) if known else runs
+        self._load = self._loads.setdefault(self._at, Load(drafting=before.drafting or before.probing))
+
+
+def _is_like(load: int, runs: int) -> bool:
+    return load / 2 <= runs <= load * 2
+
+
+class Load:
+    """What is known of both arms under one load, and the arm that is taken."""
+
+    def __init__(self, *, drafting: bool = True) -> None:
+        self.drafting, self.probing = drafting, True
+        """The arm, and whether it is taken only to measure it."""
+        self._figures = dict.fromkeys((True, False), (0.0, 0.0))  # seconds and tokens of drafting and of base only
         self._steps = self._rejected = 0
 
-    def _goodput(self, runs: int) -> Goodput:
+    def add(self, step: Step, *, measured: bool) -> None:
+        """Count a step, and add what it took to the figures of the arm, if it belongs to it."""
+        self._steps += 1
+        asked = step.decision.reason not in UNASKED
+        if asked == self.drafting and measured and step.elapsed:
+            seconds, tokens = self._figures[self.drafting]
+            self._figures[self.drafting] = MEMORY * seconds + step.elapsed, MEMORY * tokens + len(step.token_ids)
+        self._rejected = 0 if step.decision.accepted else self._rejected + 1
+
+    def is_over(self, runs: int) -> bool:
+        """Whether it is time for another arm."""
+        hopeless = self.probing and self.drafting and self._rejected >= PROBE
+        return hopeless or self._steps >= runs + (max(PROBE, runs) if self.probing else INTERVAL * runs)
+
+    def change(self) -> None:
+        """End a probe and take the better arm, or probe the other one; an arm that is not known is probed."""
+        known = all(tokens for _, tokens in self._figures.values())
+        decided = self.probing and known
+        self.drafting = pays(self.goodput(runs=1)) if decided else not self.drafting
+        self.probing = not decided
+        self._steps = self._rejected = 0
+
+    def goodput(self, runs: int) -> Goodput:
+        """The figures, as a record keeps them."""
         drafting, base_only = (seconds / tokens if tokens else None for seconds, tokens in self._figures.values())
-        return Goodput(drafting=drafting, base_only=base_only, runs=runs, probe=self._probing)
+        return Goodput(drafting=drafting, base_only=base_only, runs=runs, probe=self.probing)

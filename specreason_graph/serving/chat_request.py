@@ -17,8 +17,8 @@ from specreason_graph.serving.request_parts import Given, GivenMessage, StreamOp
 
 OWN = (
     "answer_by", "answer_tokens", "deadline_seconds", "first_steps_by_base", "lookahead", "max_step_tokens",
-    "max_steps", "min_step_tokens", "proposals", "repetition_limit", "sampling", "speculation_control", "step_seconds",
-    "template", "thinking", "thinking_tokens", "threshold", "threshold_floor",
+    "max_steps", "min_step_tokens", "proposals", "repetition_limit", "reproducible", "sampling", "speculation_control",
+    "step_seconds", "template", "thinking", "thinking_tokens", "threshold", "threshold_floor",
 )  # fmt: skip
 """Settings that a client may choose under ``specreason``: numbers and flags. A judge is the server's choice: it may be
 an address, to which the conversation and a key would be sent."""

@@ -95,7 +95,7 @@ def answer(database: str, questions: str, begun: Any) -> None:
     """Answer a file of questions; killed somewhere in it."""
     Launch.open_pair = lambda _: nullcontext(pair())  # type: ignore[assignment, method-assign, return-value]
     begun.set()
-    asked = read_questions(Path(questions), Launch(question="", base="b", draft="d"))
+    asked = read_questions(Path(questions), Launch(question="", base="b", draft="d", settings={"reproducible": True}))
     answer_all(asked, Path(database), lambda _: None)
 
 
@@ -103,7 +103,7 @@ def kill_batches(folder: Path, count: int, rng: random.Random) -> Counter[str]:
     found: Counter[str] = Counter()
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": f"What of {number}?"}) + "\n" for number in range(QUESTIONS)))
-    asked = read_questions(questions, Launch(question="", base="b", draft="d"))
+    asked = read_questions(questions, Launch(question="", base="b", draft="d", settings={"reproducible": True}))
     Launch.open_pair = lambda _: nullcontext(pair(0.0))  # type: ignore[assignment, method-assign, return-value]
     for number in range(count):
         database = folder / f"batch-{number}.sqlite"

@@ -94,7 +94,7 @@ def caveats(run: RecordedRun, pair: EnginePair) -> list[str]:
         found.append(f"the run had a deadline of {config.deadline_seconds:g} s, and time is not repeated")
     if config.step_seconds is not None:
         found.append(f"a step was to take {config.step_seconds:g} s, and time is not repeated")
-    if config.speculation_control:
+    if config.speculation_control or any(step.decision.goodput for step in run.steps):
         found.append("whether to draft went by the clock, and time is not repeated")
     if any(step.decision.reason == "draft_failed" for step in run.steps):
         found.append("the draft engine had failed, and failures are not repeated")
