@@ -11,6 +11,7 @@ from specreason_graph.nodes.stage import Stage, emit
 from specreason_graph.policies.deadlines import slo_ratio
 from specreason_graph.policies.end_of_thinking import stop_reason
 from specreason_graph.policies.handover import handover, past_step
+from specreason_graph.policies.speculation import is_controlled
 from specreason_graph.prompting.answer_stream import plain_reply, settled
 from specreason_graph.record.events import AnswerToken
 from specreason_graph.record.progress import Pending, Progress, settled_with
@@ -96,7 +97,7 @@ def _progress(
 def _goodput(stage: Stage, step: Step, *, drafts_next: bool) -> Goodput | None:
     """The figures by which the base writes the next step alone, where there is a choice."""
     registry = stage.registry
-    if not registry.is_controlled(stage.config):
+    if not is_controlled(stage.config, registry.runs):
         return None
     # counted also where the next step has no choice: every step is a measurement of its arm
     registry.controller.committed(step, registry.runs)

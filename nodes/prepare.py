@@ -19,6 +19,7 @@ from specreason_graph.lookahead.step_sampler import StepSampler
 from specreason_graph.nodes.review import refuse_exit
 from specreason_graph.nodes.stage import emit
 from specreason_graph.policies.handover import handover
+from specreason_graph.policies.speculation import is_controlled
 from specreason_graph.prompting.conversation import asked_last, check_known, read_conversation
 from specreason_graph.record.events import Started
 from specreason_graph.record.manifest import Lineage, Manifest, Turn
@@ -54,7 +55,7 @@ class Prepare:
             )
             self._check_answer()
             handed = handover(config, ())
-            chooses = registry.is_controlled(config) and not (config.first_steps_by_base or handed)
+            chooses = is_controlled(config, registry.runs) and not (config.first_steps_by_base or handed)
             goodput = registry.controller.figures_for_base(registry.runs) if chooses else None
             emit(Started(thinking=made.thinking))
             return begin(made, goodput, handover=handed, at_once=self.sampler.prompts.answers_at_once)

@@ -81,6 +81,18 @@ def test_figures_that_speak_for_drafting_are_found_by_the_audit() -> None:
 
 
 @pytest.mark.parametrize(
+    "settings", [{"speculation_control": False}, {"speculation_control": None}, {"reproducible": True}]
+)
+def test_a_step_by_the_clock_in_a_run_that_was_not_controlled_is_found_by_the_audit(settings: dict[str, Any]) -> None:
+    with slow_pair((2,), draft=0.03, steps=30) as pair:
+        run = record(pair, speculation_control=True)
+    run.manifest["config"] |= {"speculation_control": None, **settings}  # alone, so not by default
+    found = recompute(run).differences
+    assert found
+    assert found[0].problem == "speculation control: recorded True, computed False"
+
+
+@pytest.mark.parametrize(
     ("drafting", "base_only", "expected"), [(0.9, 1.0, True), (0.96, 1.0, False), (None, 1.0, True), (2.0, None, True)]
 )
 def test_drafting_pays_when_it_gains_something(drafting: float, base_only: float, expected: bool) -> None:

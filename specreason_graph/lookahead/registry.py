@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from specreason_graph.config import SpecReasonConfig
 from specreason_graph.engines.pair import CALLS, EnginePair, StreamCalls
 from specreason_graph.lookahead.estimates import CostEstimates
 from specreason_graph.lookahead.lookahead import Lookahead
 from specreason_graph.lookahead.step_sampler import StepSampler
-from specreason_graph.policies.speculation import MANY, SpeculationController
+from specreason_graph.policies.speculation import SpeculationController
 from specreason_graph.record.state import State
 
 LAST_RUN = 0.05
@@ -63,11 +62,6 @@ class LookaheadRegistry:
     def runs(self) -> int:
         """How many runs are under way."""
         return len(self.lookaheads) + self._starting
-
-    def is_controlled(self, config: SpecReasonConfig) -> bool:
-        """Whether the controller has a say in a run: where it is asked for, or there are many and it is not refused."""
-        by_default = self.runs >= MANY and not config.reproducible
-        return by_default if config.speculation_control is None else config.speculation_control
 
     @contextmanager
     def starting(self) -> Iterator[None]:

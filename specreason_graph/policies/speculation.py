@@ -7,6 +7,7 @@ All runs over a pair share one controller, because what one wins by drafting the
 
 from __future__ import annotations
 
+from specreason_graph.config import SpecReasonConfig
 from specreason_graph.record.records import UNASKED, Goodput, Step
 
 PROBE = 8
@@ -19,6 +20,12 @@ MANY = 8
 """Runs over the same engines from which on drafting is controlled where nobody says otherwise."""
 MEMORY = 0.98
 """What is left of an arm's older figures at each of its steps: single drafted steps differ by a factor of four."""
+
+
+def is_controlled(config: SpecReasonConfig, runs: int) -> bool:
+    """Whether the controller has a say in a run that is one of ``runs``: where it is asked for, or there are many."""
+    by_default = runs >= MANY and not config.reproducible
+    return by_default if config.speculation_control is None else config.speculation_control
 
 
 def pays(found: Goodput) -> bool:

@@ -14,6 +14,7 @@ from specreason_graph.judging.digit import DigitJudge, read_digits
 from specreason_graph.policies.acceptance import asks_human, decide, decide_reviewed, decide_unscored, rank
 from specreason_graph.policies.deadlines import judge_at
 from specreason_graph.policies.seeds import call_seed, uniform
+from specreason_graph.policies.speculation import is_controlled
 from specreason_graph.record.manifest import Manifest
 from specreason_graph.record.records import Decision, Purpose, Record, Score, Step
 from specreason_graph.strategy import Judge, MissingStopping
@@ -79,6 +80,8 @@ def _of_step(step: Step, manifest: Manifest, totals: Totals, *, own: bool) -> It
     if own:
         yield "threshold", step.decision.threshold, again.threshold
         yield "score_reduction", step.decision.score_reduction, again.score_reduction
+        if recorded.goodput:
+            yield "speculation control", True, is_controlled(config, recorded.goodput.runs)
     if not own and step.score is None:  # the settings that it was decided under are not in this record
         same = {name: getattr(step.decision, name) for name in ("threshold", "score_reduction")}
         again = again.model_copy(update=same)
