@@ -41,7 +41,8 @@ def environment_of(mark: str) -> dict[str, str]:
     Only its user may enter this folder; it is removed when this process ends, by a watcher when it is killed.
     """
     folder = _sockets(os.getpid())  # a fork has its own
-    fits = "VLLM_RPC_BASE_PATH" not in os.environ and len(folder) <= LONGEST_FOLDER
+    # while another engine starts, the variable is there; one that the user has set stands
+    fits = os.environ.get("VLLM_RPC_BASE_PATH", folder) == folder and len(folder) <= LONGEST_FOLDER
     return {PARENT: mark, **({"VLLM_RPC_BASE_PATH": folder} if fits else {})}
 
 
