@@ -422,6 +422,23 @@ def test_a_packed_answer_that_is_short_is_read(pair: EnginePair, servers: list[S
             call(pair, "plain")
 
 
+@pytest.mark.parametrize("status", [204, 304, 500])
+def test_what_is_sent_behind_a_wrong_answer_is_not_read_as_the_next_one(
+    status: int, pair: EnginePair, servers: list[Server]
+) -> None:
+    """A body behind a status that has none comes a moment later than the status; nothing is tried twice here."""
+
+    def err(_: Asked, __: Reply) -> Reply:
+        return Reply([{"error": {"message": "x" * 300}}], status=status)
+
+    for kind in ("plain", "stream", "score") * 7:
+        servers[0].change = err
+        with pytest.raises(EngineError):
+            call(pair, kind)
+        servers[0].change = lambda _, reply: reply
+        call(pair, kind)
+
+
 @pytest.mark.parametrize(
     "name",
     ["authorization", "Authorization", "PROXY-AUTHORIZATION", "host", "Content-Length", "cookie", "x-api-key", "a b",

@@ -143,8 +143,14 @@ class BoundedBody(httpx.AsyncByteStream):
             raise TooOdd("it cannot be unpacked") from None
 
     async def aclose(self) -> None:
-        """Leave the rest."""
+        """Leave the rest, and the connection where the server errs.
+
+        A body behind a status that has none, as 204, would be read as the answer to the next call, another run's.
+        """
         await self._response.aclose()
+        connection = self._response.extensions.get("network_stream")
+        if connection and self._response.status_code != httpx.codes.OK:
+            await connection.aclose()
 
 
 class TooOdd(Exception):  # noqa: N818 - turned into an error of this package below
