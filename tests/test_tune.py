@@ -164,6 +164,15 @@ def test_a_file_of_the_users_own_is_kept_beside(tmp_path: Path) -> None:
     assert file.read_text() == f"{MARK}, again\n"
 
 
+def _right_by_rule(told: dict[str, Any]) -> dict[str, int]:
+    """Right answers of the strategies that do not go by the clock: a controlled one may draft elsewhere each time."""
+    return {
+        each["candidate"]["name"]: each["right_count"]
+        for each in told["outcomes"]
+        if not each["candidate"]["settings"].get("speculation_control")
+    }
+
+
 def test_tuning_the_built_in_pair_can_be_killed_anywhere(
     here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +205,7 @@ def test_tuning_the_built_in_pair_can_be_killed_anywhere(
     for key in ("question_count", "base_right_count", "task"):
         assert again[key] == told[key]
     assert [each["candidate"] for each in again["outcomes"]] == [each["candidate"] for each in told["outcomes"]]
-    assert [each["right_count"] for each in again["outcomes"]] == [each["right_count"] for each in told["outcomes"]]
+    assert _right_by_rule(again) == _right_by_rule(told) != {}
     assert "collected" not in here(*command).stderr
 
     other = here("tune", "abacus-short", "--questions", "6", "--set", "temperature=0.5")
