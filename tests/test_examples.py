@@ -87,13 +87,19 @@ def test_example_of_a_review() -> None:
     assert [step.decision.reason for step in reviewed[:2]] == ["rejected_by_reviewer", "accepted_by_reviewer"]
 
 
-def test_example_of_an_agent_that_is_audited(tmp_path: Path) -> None:
+def test_example_of_an_agent_that_is_audited(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     place = str(tmp_path / "agent.sqlite")
     assert load("audited_agent").main("shop", "Can we send 20 pens?", place) == "No: 6 pens are missing."
     with opened(place) as saver:
         runs = read_runs(saver, "shop")
         assert [verify(run).findings for run in runs] == [[], []]
         assert [run.manifest["turns"][-1]["speaker"] for run in runs] == ["tool", "user"]
+    for asked in (["fork", "shop", "--at", "1"], ["replay", "shop", "--how", "rescore"]):
+        done = command("audit", *asked, "--run", runs[0].run, "--db", place)
+        assert done.returncode == 2
+        assert "the base of this run is an engine of kind 'fake', which no command can open" in done.stderr
 
 
 def test_examples_are_short() -> None:

@@ -52,8 +52,19 @@ def find_whole_run(thread: str, run: str | None, db: str | None) -> RecordedRun:
 
 
 def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -> Launch:
-    """Return how to open a run's engines: as it was launched, or as its manifest says; ``models`` override both."""
-    return models.over(_launched(run, db) or _from_manifest(run))
+    """Return how to open a run's engines: as it was launched, or as its manifest says; ``models`` override both.
+
+    Raises `UsageError` for a run over engines of the caller's own, unless ``models`` name both models.
+    """
+    launch = _launched(run, db) or _from_manifest(run)
+    for role in ROLES:
+        made_by = run.typed_manifest.engines[role].engine
+        if made_by not in KINDS and getattr(models, role) is None:
+            raise UsageError(
+                f"the {role} of this run is an engine of kind {made_by!r}, which no command can open",
+                hint=f"name a model with --{role}, or do it in Python over the engines that the run had",
+            )
+    return models.over(launch)
 
 
 def _launched(run: RecordedRun, db: str | None) -> Launch | None:
