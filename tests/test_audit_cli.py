@@ -18,11 +18,12 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
-from specreason_graph import EnginePair
+from specreason_graph import EnginePair, create_specreason
 from specreason_graph.audit.read.reader import read_runs
 from specreason_graph.cli.app import run
 from specreason_graph.cli.audit.locate import engines_of
 from specreason_graph.cli.options import ModelOptions
+from specreason_graph.engines.fake import FakeEngine
 from specreason_graph.errors import ConfigError
 from specreason_graph.runs.launch import BUILT_IN, Launch
 from specreason_graph.runs.store import RunStore
@@ -149,13 +150,38 @@ def test_pages_stay_in_their_folder_however_runs_are_called(tmp_path: Path, monk
     assert len(written) == 3
 
 
+def test_all_pages_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page = str(tmp_path / "runs.sqlite"), tmp_path / "page.html"
+    with opened(file) as saver:
+        think(saver, "one")
+    assert run(["audit", "report", "-o", str(page), "--db", file]) == 2
+    assert f"-o {page} is a file, and the pages of all runs need a folder" in capsys.readouterr().err
+    assert not page.with_suffix("").exists()
+
+
+def test_a_score_is_told_apart_from_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, close = str(tmp_path / "runs.sqlite"), (0.0,) * 8 + (0.002, 0.998)
+    with (
+        opened(file) as saver,
+        EnginePair(FakeEngine(["One.\n\n", "</think>"]), FakeEngine(["</think>", "So."], [close])) as pair,
+    ):
+        create_specreason(pair).compile(checkpointer=saver).invoke(
+            {"question": "Q?"}, {"configurable": {"thread_id": "close"}}
+        )
+    assert run(["audit", "whatif", "close", "--threshold", "9", "--db", file]) == 0
+    assert "step 1: 8.998 would be rejected" in capsys.readouterr().out
+    assert run(["audit", "whatif", "close", "--db", file]) == 0
+    assert "under its own policy; name another --threshold, --judge" in capsys.readouterr().out
+
+
 def test_engines_are_opened_as_the_manifest_names_them() -> None:
     saver = InMemorySaver()
     think(saver, "one", 2)
 
     def launch(engine: str, named: Any) -> Launch:
         (found,) = read_runs(saver, "one")
-        found.manifest["engines"]["base"] |= {"engine": engine, "dtype": engine, "options": {"context": 512}}
+        for role in ("base", "draft"):
+            found.manifest["engines"][role] |= {"engine": engine, "dtype": engine, "options": {"context": 512}}
         return engines_of(found, "postgresql://not/asked", ModelOptions(**named))
 
     assert (launch("vllm", {}).engine, launch("vllm", {}).base_options) == ("vllm", {"context": 512})

@@ -13,7 +13,9 @@ from specreason_graph import ChatSpecReason, EnginePair, create_specreason
 from specreason_graph.errors import QuestionError
 from specreason_graph.models.abacus import FOLDER
 from specreason_graph.models.abacus.problems import (
+    beyond,
     draw_problem,
+    draw_short_problem,
     draw_training_problem,
     held_out,
     held_out_short,
@@ -70,6 +72,32 @@ def test_it_knows_its_own_kind_of_question() -> None:
     assert not knows("hi")
     assert not any(knows(bare) for bare in ("12", "3 4 5", "2+2", "?"))
     assert not knows("How old is a 3 year old horse in human years?")
+
+
+def test_it_knows_which_numbers_it_learnt() -> None:
+    drawn = [draw(random.Random(seed)).question for seed in range(500) for draw in (draw_problem, draw_short_problem)]
+    held = [problem.question for problem in (*held_out(), *held_out_short())]
+    assert [question for question in drawn + held if beyond(question)] == []
+
+
+NUMBERS = [
+    ("Zoe has 14 crates with 22 pens in each crate. Zoe sells 58 pens. Zoe buys 120 more pens.", "120", "99"),
+    ("Zoe has 5000 pens. Zoe buys 12 more pens.", "5000", "400"),
+    ("Zoe has 30 boxes with 12 pens in each box.", "30", "25"), ("What is 300 minus 12?", "300", "20"),
+    ("What is 12 times 34?", "34", "20"), ("Zoe has 2.5 pens. Zoe buys 3 pens.", "2.5", "whole numbers"),
+    ("Zoe has 1,200 pens. Zoe buys 3 pens.", "1,200", "whole numbers"), ("What is -3 + 5?", "-3", "whole numbers"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "number", "known"), NUMBERS)
+def test_numbers_that_it_never_learnt_are_refused(abacus: EnginePair, question: str, number: str, known: str) -> None:
+    with pytest.raises(QuestionError, match=f"never learnt to calculate with {re.escape(number)}, and .*{known}"):
+        create_specreason(abacus).compile().invoke({"question": question})
+
+
+def test_a_system_message_would_spoil_its_answer_and_is_refused(abacus: EnginePair) -> None:
+    with pytest.raises(QuestionError, match="the built-in models know no system message"):
+        ChatSpecReason(abacus).invoke([("system", "You are a helpful assistant."), ("user", "What is 2+2?")])
 
 
 def test_what_it_never_learnt_is_refused_at_every_door(abacus: EnginePair) -> None:

@@ -72,5 +72,9 @@ def how_to_go_on(file: Path | None, thread: str) -> str:
 
 def resume_command(file: Path, thread: str) -> str:
     """The command that resumes a run."""
-    place = "" if file == default_database() else f" --db {shlex.quote(str(file))}"
-    return f"specreason resume {thread}{place}"
+    return f"specreason resume {thread}{database_option(file)}"
+
+
+def database_option(file: Path) -> str:
+    """What a command that is to read a file has to be given, behind a space; nothing for the default database."""
+    return "" if file == default_database() else f" --db {shlex.quote(str(file))}"

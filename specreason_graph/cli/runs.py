@@ -21,7 +21,7 @@ from specreason_graph.cli.documents import (
     say,
     waiting_row,
 )
-from specreason_graph.cli.interrupt import resume_command
+from specreason_graph.cli.interrupt import database_option, resume_command
 from specreason_graph.cli.screen_view import make_view
 from specreason_graph.cli.terminal import echo, echo_json, echo_text, visible
 from specreason_graph.errors import ThreadError, UsageError
@@ -77,7 +77,7 @@ def show(
         begun = thread in read_launches(file)
         raise ThreadError(
             f"run {thread!r} has not begun" if begun else f"no run {thread!r} in {file}",
-            hint=f"begin it with: {resume_command(file, thread)}" if begun else "`specreason runs list` shows the runs",
+            hint=f"begin it with: {resume_command(file, thread)}" if begun else _list_hint(file),
         )
     if as_json:
         say(run_document(thread, values))
@@ -166,4 +166,8 @@ def _check_removable(file: Path, thread: str, own: set[str]) -> None:
                 raise ThreadError(
                     f"thread {thread!r} is of a graph of your own", hint="remove it with the checkpointer of that graph"
                 )
-    raise ThreadError(f"no run {thread!r} in {file}", hint="`specreason runs list` shows the runs")
+    raise ThreadError(f"no run {thread!r} in {file}", hint=_list_hint(file))
+
+
+def _list_hint(file: Path) -> str:
+    return f"`specreason runs list{database_option(file)}` shows the runs"

@@ -16,7 +16,7 @@ from specreason_graph.audit.read.saver import ReadOnly, open_database
 from specreason_graph.cli import options
 from specreason_graph.cli.batch import answer_file
 from specreason_graph.cli.documents import recorded, run_document, say
-from specreason_graph.cli.interrupt import how_to_go_on, on_interrupt, resume_command
+from specreason_graph.cli.interrupt import database_option, how_to_go_on, on_interrupt, resume_command
 from specreason_graph.cli.loading import StepsSoFar, opened, shown
 from specreason_graph.cli.screen_view import make_view
 from specreason_graph.cli.terminal import echo, echo_text
@@ -224,9 +224,10 @@ def resume(
 
 def _check_kept(file: Path, thread: str) -> None:
     """Raise `ThreadError` where a file does not hold a run, or not as it was written, and leave the file as it is."""
-    hint = "check the thread id and --db; `specreason runs list` shows what is kept"
+    hint = f"check the thread id and --db; `specreason runs list{database_option(file)}` shows what is kept"
     if not file.exists():
-        raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=hint)
+        where = "check --db; `specreason runs list` shows what is kept where `solve` keeps runs"
+        raise ThreadError(f"no run {thread!r} in this database: there is no file {file}", hint=where)
     if not file.is_file():  # SQLite would wait at a pipe
         raise ThreadError(f"no run {thread!r} in {file}: it is no file", hint=hint)
     try:
@@ -252,7 +253,8 @@ def _check_not_anothers(file: Path, thread: str) -> None:
         where = f"in its node {runs[0].namespace}" if runs[0].namespace else "at its root"
         raise ThreadError(
             f"thread {thread!r} is of a graph of your own, with a run {where}: only that graph can go on with it",
-            hint=f"invoke it with None and thread_id {thread!r}; `specreason audit show {thread}` shows the run",
+            hint=f"invoke it with None and thread_id {thread!r}; "
+            f"`specreason audit show {thread}{database_option(file)}` shows the run",
         )
     if checkpoints:
         raise ThreadError(

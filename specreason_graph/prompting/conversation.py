@@ -22,7 +22,7 @@ from specreason_graph.engines import BUILT_IN
 from specreason_graph.engines.redaction import shown
 from specreason_graph.errors import QuestionError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.models.abacus.problems import knows
+from specreason_graph.models.abacus.problems import beyond, knows
 from specreason_graph.record.manifest import ToolCall, Turn
 
 MEND = "take it out, or write it as a text that says it"
@@ -133,6 +133,16 @@ def check_known(base: str, question: str, turns: Sequence[Turn] = ()) -> None:
         raise QuestionError(
             "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
             hint=f"name {REAL_MODELS}",
+        )
+    if number := beyond(question):
+        raise QuestionError(
+            f"the built-in models never learnt to calculate with {number}",
+            hint=f"ask with smaller numbers, or name {REAL_MODELS}",
+        )
+    if any(turn.speaker == "system" for turn in turns):
+        raise QuestionError(
+            "the built-in models know no system message, and would answer wrongly behind one",
+            hint=f"leave it out, or name {REAL_MODELS}",
         )
     if (asked := sum(turn.speaker == "user" for turn in turns)) > 1:
         raise QuestionError(

@@ -289,4 +289,5 @@ def _postgres(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
 
 def no_such_thread(thread_id: str) -> ThreadError:
     """Return the error for a thread that has no checkpoints."""
-    return ThreadError(f"no thread {thread_id!r} in this database", hint="check the thread id and --db")
+    hint = "check the thread id and --db; `specreason audit list` with the same --db lists the threads"
+    return ThreadError(f"no thread {thread_id!r} in this database", hint=hint)

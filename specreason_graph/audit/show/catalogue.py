@@ -31,6 +31,8 @@ FOLLOWED = 6
 LONGEST_LOOK_SECONDS = 1.0
 """Seconds after which a look leaves what nobody looks at to the next one."""
 AFTER_FAILURE_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 2.0
+"""Seconds that the list of runs waits for what is new; what takes longer follows on the page."""
 UNREADABLE = (SpecReasonError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a damaged record may raise; errors of the database itself are none of these."""
 
@@ -71,6 +73,7 @@ class Catalogue:
         self._wanted: dict[str, int] = {}
         self._stale = set[str]()
         self._present: frozenset[str] | None = None
+        self._looks = 0
         self._seen: tuple[int | None, frozenset[str]] | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -81,6 +84,14 @@ class Catalogue:
         with self._lock:
             found = [row for rows in self._rows.values() for row in rows]
         return sorted(found, key=lambda row: row.latest, reverse=True)
+
+    def read_list(self) -> list[Row]:
+        """All runs after a look at the database, the latest first."""
+        before, until = self._looks, time.monotonic() + FIRST_LOOK_SECONDS
+        with self.followed(LIST):
+            while (self._looks == before or not self.is_whole) and time.monotonic() < until and not self.problem:
+                time.sleep(POLL_SECONDS / 10)
+        return self.rows
 
     def read_anew(self, thread: str) -> list[RecordedRun]:
         """Read all runs of a thread from the database, whatever is known of it; `ThreadError` where there is none."""
@@ -150,6 +161,7 @@ class Catalogue:
             begun = time.monotonic()
             if self._wanted:
                 self._look(saver)
+                self._looks += 1
                 self.problem = None
             self._stopped.wait(max(POLL_SECONDS, REST * (time.monotonic() - begun)))
 

@@ -120,7 +120,7 @@ class ViewServer:
             yield
 
     def _list(self, _: Request) -> Response:
-        rows = self.catalogue.rows
+        rows = self.catalogue.read_list()
         state = self._remember({row.id: digest(row.html) for row in rows})
         live = Served(home="./", events=f"events?from={state}", compare="compare")
         return HTMLResponse(render_list([row.html for row in rows], live))

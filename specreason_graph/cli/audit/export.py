@@ -35,9 +35,10 @@ def report(
     thread: Annotated[
         str | None, typer.Argument(help="Thread id. Without it, all runs of the database get a page, with an index.")
     ] = None,
-    output: Annotated[Path, path_option("-o", "--output", text="HTML file to write; for all runs, the folder.")] = Path(
-        "run.html"
-    ),
+    output: Annotated[
+        Path | None,
+        path_option("-o", "--output", text="HTML file to write (`run.html`); for all runs a folder (`runs`)."),
+    ] = None,
     other: Annotated[
         str | None, typer.Option("--compare", help="Thread id of a second run, shown side by side.")
     ] = None,
@@ -47,14 +48,14 @@ def report(
 ) -> int:
     """Write a run as an HTML page: one file that needs no network, also for phones and for paper."""
     if thread is None:
-        written, sound = _all_pages(output, db)
+        written, sound = _all_pages(output or Path("runs"), db)
     else:
         shown = [find_run(thread, run, db), *([find_run(other, None, db)] if other else [])]
         checked = [_checked(each) for each in shown]
         both = (shown[0], shown[-1], checked[0], checked[-1])
         page = render_comparison(*both) if other else render_run(shown[0], checked[0])
-        write_file(output, page, _kept(db))
-        written, sound = output, _are_sound(shown, checked)
+        written, sound = output or Path("run.html"), _are_sound(shown, checked)
+        write_file(written, page, _kept(db))
     if as_json:
         say(Written(written=str(written), ok=sound))
     else:
@@ -130,10 +131,13 @@ def _checked(run: RecordedRun) -> Verification | None:
 
 def _all_pages(folder: Path, db: str | None) -> tuple[Path, bool]:
     """Write a page for each run of a database, and an index page."""
+    if folder.suffix == ".html":
+        raise UsageError(
+            f"-o {folder} is a file, and the pages of all runs need a folder",
+            hint="name a folder, or the thread of the run that the page is to show",
+        )
     with open_database(database_of(db)) as saver:
         runs = read_all_runs(saver)
-    if folder.suffix == ".html":  # the option's default is a file name
-        folder = folder.with_suffix("")
     checked = [_checked(run) for run in runs]
     # The number keeps names apart: the beginnings of two run names may be the same.
     names = [f"{number:04}-{PLAIN.sub('', run.run)[:12]}.html" for number, run in enumerate(runs, 1)]

@@ -59,7 +59,7 @@ def engines_of(run: RecordedRun, db: str | None, models: options.ModelOptions) -
     launch = _launched(run, db) or _from_manifest(run)
     for role in ROLES:
         made_by = run.typed_manifest.engines[role].engine
-        if made_by not in KINDS and getattr(models, role) is None:
+        if made_by not in KINDS and getattr(models, role) is None and getattr(models, f"{role}_url") is None:
             raise UsageError(
                 f"the {role} of this run is an engine of kind {made_by!r}, which no command can open",
                 hint=f"name a model with --{role}, or do it in Python over the engines that the run had",

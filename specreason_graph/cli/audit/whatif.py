@@ -62,14 +62,22 @@ def whatif(
         return
     for change in found.changed:
         would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
-        number = "" if change.number is None else f"{change.number:.1f} "
+        number = "" if change.number is None else f"{_apart(change.number, found.policy.threshold)} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
         back = ", and other steps taken back" if change.goes_back else ""
         echo(f"step {change.step + 1}: {about}{number}would be {would}{back}{sure}")
+    if (threshold, judge, more, first_steps_by_base) == (None, None, None, None):
+        echo("under its own policy; name another --threshold, --judge or --first-steps-by-base")
     echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
     _tell_unasked([one], confidence)
+
+
+def _apart(number: float, threshold: float) -> str:
+    """A score in as many digits as show on which side of the threshold it is: 8.998 below 9, and not 9.0."""
+    written = (f"{number:.{digits}f}" for digits in range(1, 17))
+    return next((each for each in written if (float(each) < threshold) == (number < threshold)), str(number))
 
 
 def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence: float, *, as_json: bool) -> None:

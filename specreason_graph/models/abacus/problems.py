@@ -15,7 +15,9 @@ HELD_OUT_SEED = 20250410
 HELD_OUT_SIZE = 500
 SHORT_SIZE = 200
 SMALL = 20
-"""Largest number in a short problem."""
+"""Largest number in a short problem, and in a sum without a story."""
+FIRST, FACTOR, CHANGE = 400, 25, 99
+"""Largest number that a story opens with, of groups or in a group, and of any other kind."""
 BLANK_LINE = "\n\n"
 
 NAMES = ("Mia", "Leo", "Ana", "Ben", "Eva", "Tom", "Zoe", "Sam", "Ida", "Max")
@@ -202,14 +204,14 @@ class _Story:
 
     def open(self) -> None:
         if self.rng.random() < 0.35:
-            number = self.rng.randint(40, 400)
+            number = self.rng.randint(40, FIRST)
             self.say(self.theme.start, n=number)
             self.holder, self.current = self.add(Operation(self.fill("{s} has"), "=", number)), number
         else:
             self.holder, self.current = self.product(self.theme.bulk, hard=True)
 
     def product(self, sentence: str, *, hard: bool) -> tuple[int, int]:
-        low, high = (11, 25) if hard else (2, 9)
+        low, high = (11, FACTOR) if hard else (2, 9)
         a, b = self.rng.randint(low, high), self.rng.randint(low, high)
         plural, singular = self.rng.choice(self.theme.groups)
         self.say(sentence, a=a, b=b, g=plural, h=singular)
@@ -221,7 +223,7 @@ class _Story:
             return
         shrink = self.current > 60 and self.rng.random() < 0.55
         sentence, label = self.rng.choice(self.theme.less if shrink else self.theme.more)
-        number = self.rng.randint(3, 99 if not shrink else min(99, self.current - 5))
+        number = self.rng.randint(3, CHANGE if not shrink else min(CHANGE, self.current - 5))
         self.say(sentence, n=number)
         sign = "-" if shrink else "+"
         self.holder = self.add(Operation(self.fill(label), sign, self.holder, number, left_is_step=True))
@@ -234,7 +236,7 @@ class _Story:
         self.current += value
 
     def distract(self) -> None:
-        number = self.rng.randint(3, 99)
+        number = self.rng.randint(3, CHANGE)
         other = self.rng.choice([thing for thing in OBJECTS if thing != self.objects])
         self.sentences.append(
             self.rng.choice((f"{self.other} is {number} years old.", f"{self.other} has {number} {other}."))
@@ -244,7 +246,7 @@ class _Story:
         if self.theme.subjects is not NAMES or self.rng.random() < 0.75:
             self.say(self.theme.ask)
             return
-        number = self.rng.randint(11, 99)
+        number = self.rng.randint(11, CHANGE)
         self.say("{t} has {n} {o}.", n=number)
         self.say("How many {o} do {s} and {t} have together?")
         self.add(Operation("Together", "+", self.holder, number, left_is_step=True))
@@ -363,6 +365,22 @@ def knows(question: str) -> bool:
     words = _words(question)
     unknown = sum(word not in _vocabulary() for word in words)
     return bool(words and re.search(r"\d", question)) and unknown <= len(words) / 10
+
+
+def beyond(question: str) -> str | None:
+    """The first number of a question that is none of those in problems here, with what they go up to; None if all are.
+
+    Products are told by their two numbers in one sentence, and a sum without a story by its first words.
+    """
+    if odd := re.search(r"\d+(?:[.,/]\d+)+|(?<=\s)-\d+", question):
+        return f"{odd.group()}, and they know whole numbers from 0 on, written in digits alone"
+    sentences = [re.findall(r"\d+", sentence) for sentence in re.split(r"[.?!]", question)]
+    numbers, bare = [found for found in sentences if found], question.lower().lstrip().startswith("what is")
+    for place, found in enumerate(numbers):
+        most = SMALL if bare else FACTOR if len(found) > 1 else FIRST if place == 0 else CHANGE
+        if large := next((number for number in found if int(number) > most), None):
+            return f"{large}, and they know numbers up to {most} there"
+    return None
 
 
 def _words(text: str) -> list[str]:
