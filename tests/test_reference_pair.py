@@ -83,6 +83,7 @@ def test_it_knows_which_numbers_it_learnt() -> None:
 NUMBERS = [
     ("Zoe has 14 crates with 22 pens in each crate. Zoe sells 58 pens. Zoe buys 120 more pens.", "120", "99"),
     ("Zoe has 5000 pens. Zoe buys 12 more pens.", "5000", "400"),
+    (f"Zoe has {'9' * 6000} pens. Zoe buys 12 more pens.", "9" * 20, "400"),
     ("Zoe has 30 boxes with 12 pens in each box.", "30", "25"), ("What is 300 minus 12?", "300", "20"),
     ("What is 12 times 34?", "34", "20"), ("Zoe has 2.5 pens. Zoe buys 3 pens.", "2.5", "whole numbers"),
     ("Zoe has 1,200 pens. Zoe buys 3 pens.", "1,200", "whole numbers"), ("What is -3 + 5?", "-3", "whole numbers"),

@@ -373,13 +373,13 @@ def beyond(question: str) -> str | None:
     Products are told by their two numbers in one sentence, and a sum without a story by its first words.
     """
     if odd := re.search(r"\d+(?:[.,/]\d+)+|(?<=\s)-\d+", question):
-        return f"{odd.group()}, and they know whole numbers from 0 on, written in digits alone"
+        return f"{odd.group()[:20]}, and they know whole numbers from 0 on, written in digits alone"
     sentences = [re.findall(r"\d+", sentence) for sentence in re.split(r"[.?!]", question)]
     numbers, bare = [found for found in sentences if found], question.lower().lstrip().startswith("what is")
     for place, found in enumerate(numbers):
         most = SMALL if bare else FACTOR if len(found) > 1 else FIRST if place == 0 else CHANGE
-        if large := next((number for number in found if int(number) > most), None):
-            return f"{large}, and they know numbers up to {most} there"
+        if large := next((number for number in found if len(number) > 4 or int(number) > most), None):
+            return f"{large[:20]}, and they know numbers up to {most} there"
     return None
 
 
