@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -326,6 +327,12 @@ def working_file() -> Path | None:
     return WORKING_FILE if WORKING_FILE.is_file() else None
 
 
+def unknown_setting(name: str) -> str:
+    """What is said of a setting that there is none of: what may be meant, and which there are."""
+    meant = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, SpecReasonConfig.model_fields, n=1))
+    return f"unknown setting {name!r}{meant}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+
+
 def _explain(error: ValidationError) -> str:
     return "; ".join(_explain_one(detail) for detail in error.errors())
 
@@ -335,7 +342,7 @@ def _explain_one(detail: Any) -> str:
     if name in MOVED:
         return f"the setting {name!r} is now the judge's; write {MOVED[name]}"
     if detail["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+        return unknown_setting(name)
     if isinstance(problem := detail.get("ctx", {}).get("error"), NotKeptError):
         return f"{problem}; leave it out, or write it as a text"  # the value may be of any length and depth
     if detail["type"] == REFUSED:

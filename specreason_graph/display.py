@@ -54,7 +54,7 @@ def _takes_back(trace: Sequence[Plain]) -> bool:
 
 
 def _row(step: Step, gone: set[int]) -> str:
-    score = "" if step.decision.number is None else f"{step.decision.number:.1f}"
+    score = step.decision.figure
     why = step.decision.reason.replace("_", " ") + (" (taken back later)" if step.index in gone else "")
     text = step.text.strip()
     text = text if len(text) <= CHARACTERS else text[:CHARACTERS] + "\N{HORIZONTAL ELLIPSIS}"

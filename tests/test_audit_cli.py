@@ -170,6 +170,8 @@ def test_a_score_is_told_apart_from_the_threshold(tmp_path: Path, capsys: pytest
         )
     assert run(["audit", "whatif", "close", "--threshold", "9", "--db", file]) == 0
     assert "step 1: 8.998 would be rejected" in capsys.readouterr().out
+    assert run(["audit", "show", "close", "--db", file]) == 0
+    assert "judge digit   threshold 7   writer draft" in capsys.readouterr().out
     assert run(["audit", "whatif", "close", "--db", file]) == 0
     assert "under its own policy; name another --threshold, --judge" in capsys.readouterr().out
 

@@ -49,7 +49,11 @@ def lasting(output: str) -> list[str]:
     """
     lines = [re.sub(r"^thread \S+|^kept in .*|\d+\.\d+( s)?\b", "", line) for line in output.strip().splitlines()]
     lines = [re.sub(r"\d+ cached", "", line) for line in lines]
-    lines = [re.sub(r"(steps took\b).*", r"\1", line) for line in lines if not line.strip().startswith("better:")]
+    lines = [
+        re.sub(r"(steps took|base alone took)\b.*", r"\1", line)
+        for line in lines
+        if not line.strip().startswith("better:")
+    ]
     return [" ".join(line.split()) for line in lines if "wasted speculation" not in line]
 
 

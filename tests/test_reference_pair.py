@@ -103,6 +103,8 @@ def test_a_system_message_would_spoil_its_answer_and_is_refused(abacus: EnginePa
 
 def test_what_it_never_learnt_is_refused_at_every_door(abacus: EnginePair) -> None:
     told = "the built-in models only do arithmetic word problems"
+    with pytest.raises(QuestionError, match=r"have no such words as ann, apples; ask of Mia, .* buy and sell pens, "):
+        create_specreason(abacus).compile().invoke({"question": "Ann has 12 apples. Ann sells 7 apples."})
     with pytest.raises(QuestionError, match=told):
         create_specreason(abacus).compile().invoke({"question": "Who wrote Faust?"})
     with pytest.raises(QuestionError, match=told):

@@ -66,7 +66,7 @@ class LiveView:
 
     def step(self, committed: Step) -> None:
         """Print one line: author, score of the draft's version, tokens, seconds and text."""
-        score = "  -" if committed.score is None else f"{committed.decision.number:3.1f}"
+        score = "  -" if committed.score is None else f"{committed.decision.figure:>3}"
         seconds = seconds_of(committed)
         author = Coloured(f"{committed.author:5}", COLOURS[committed.author])
         text = visible(committed.text) or ENDS_THINKING

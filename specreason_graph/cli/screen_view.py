@@ -148,7 +148,7 @@ class UnderWay:
                 self._texts["draft"] = event.proposal.text
                 self._state = "the base scores the draft's step"
             case Scored():
-                self._number = "" if event.decision.number is None else f"{event.decision.number:.1f}"
+                self._number = event.decision.figure
                 self._state = "" if event.decision.accepted else "the base writes the step"
             case Rejected():
                 self._verdict, self._state = REASONS[event.decision.reason].note, "the base writes the step"
@@ -200,7 +200,7 @@ def _rows(committed: Step) -> Table:
 
     table, number = _grid(), str(committed.index + 1)
     old, label = committed.discarded, REASONS[committed.decision.reason].note
-    score = "" if committed.score is None else f"{committed.decision.number:.1f}"
+    score = "" if committed.score is None else committed.decision.figure
     shows_old = old is not None and label.endswith(": ") and old.text != committed.text
     if old and shows_old:
         told = _told(score, label.removesuffix(": "))

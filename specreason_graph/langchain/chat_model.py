@@ -26,7 +26,7 @@ from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Unpack
 
-from specreason_graph.config import WORKING_FILE, SpecReasonConfig, make_config, overridden
+from specreason_graph.config import WORKING_FILE, SpecReasonConfig, make_config, overridden, unknown_setting
 from specreason_graph.engines.pair import EnginePair
 from specreason_graph.errors import ConfigError
 from specreason_graph.graph import CompiledSpecReason, create_specreason
@@ -163,9 +163,7 @@ class ChatSpecReason(BaseChatModel):
     ) -> RunnableSerializable[LanguageModelInput, AIMessage]:
         """Let the config of a call set fields of the model or settings of the loop, as LangChain describes it."""
         if unknown := [name for name in kwargs if field_of(type(self), name) is None]:
-            raise ConfigError(
-                f"unknown setting {unknown[0]!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
-            )
+            raise ConfigError(unknown_setting(unknown[0]))
         return ConfigurableChat(default=self, fields=kwargs)
 
     def invoke(

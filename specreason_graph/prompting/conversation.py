@@ -22,7 +22,7 @@ from specreason_graph.engines import BUILT_IN
 from specreason_graph.engines.redaction import shown
 from specreason_graph.errors import QuestionError
 from specreason_graph.json_values import why_not_kept
-from specreason_graph.models.abacus.problems import beyond, knows
+from specreason_graph.models.abacus.problems import NAMES, OBJECTS, beyond, knows, unknown_words
 from specreason_graph.record.manifest import ToolCall, Turn
 
 MEND = "take it out, or write it as a text that says it"
@@ -130,9 +130,11 @@ def check_known(base: str, question: str, turns: Sequence[Turn] = ()) -> None:
     if base not in BUILT_IN:
         return
     if not knows(question):
+        words = ", ".join(dict.fromkeys(word[:20] for word in unknown_words(question)[:5]))
         raise QuestionError(
-            "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws",
-            hint=f"name {REAL_MODELS}",
+            "the built-in models only do arithmetic word problems of the kind `specreason solve --example` draws"
+            f"{words and f', which have no such words as {words}'}",
+            hint=f"ask of {', '.join(NAMES[:4])}, who buy and sell {', '.join(OBJECTS[:4])}, or name {REAL_MODELS}",
         )
     if number := beyond(question):
         raise QuestionError(

@@ -230,6 +230,12 @@ class Goodput(Record):
     """Whether the base wrote the step whatever the figures say, to measure how fast it is."""
 
 
+def figure_of(number: float, threshold: float) -> str:
+    """A score in as few decimals as show on which side of the threshold it is: 9.0 above 7, 8.98 below 9."""
+    written = (f"{number:.{decimals}f}" for decimals in range(1, 17))
+    return next((each for each in written if (float(each) < threshold) == (number < threshold)), str(number))
+
+
 class Decision(Sparse):
     """Whether a proposal was let in, and all that is needed to decide it again."""
 
@@ -259,6 +265,11 @@ class Decision(Sparse):
     """What a human said, where one was asked."""
     goodput: Goodput | None = None
     """The figures by which the draft was not asked."""
+
+    @property
+    def figure(self) -> str:
+        """The number as people read it beside its threshold; empty where there was no score."""
+        return "" if self.number is None else figure_of(self.number, self.threshold)
 
 
 class Alternative(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -26,13 +27,14 @@ from specreason_graph.cli.documents import ComparedRuns, Verified, problem_of, r
 from specreason_graph.cli.options import JsonOption, path_option
 from specreason_graph.cli.screen_view import make_view
 from specreason_graph.cli.terminal import echo, echo_json, echo_text, visible
+from specreason_graph.config import SpecReasonConfig
 from specreason_graph.errors import UsageError
 from specreason_graph.record.records import Signature
 from specreason_graph.record.signing import read_public_key
 from specreason_graph.record.summary import summarise
 
-SHOWN = ("judge", "threshold", "writer", "temperature", "top_p", "seed", "first_steps_by_base", "review")
-"""Settings that ``audit show`` prints."""
+SHOWN = ("temperature", "top_p", "seed", "first_steps_by_base")
+"""Settings that ``audit show`` prints beside judge, writer and review."""
 
 
 def list_(db: DatabaseOption = None, as_json: JsonOption = False) -> int:
@@ -71,8 +73,7 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
     if manifest.forked_from:
         old = manifest.forked_from
         echo(f"forked from step {old.step} of run {old.run} in thread {old.thread_id}, head {old.head}")
-    chosen = {name: value for name, value in manifest.config.model_dump().items() if name in SHOWN}
-    echo("   ".join(f"{name} {value}" for name, value in chosen.items()))
+    echo("   ".join(_settings(manifest.config)))
     echo_text(f"\n{found.question}\n")
     view = make_view()
     for step in found.steps:
@@ -82,6 +83,15 @@ def show(thread: ThreadArgument, run: RunOption = None, db: DatabaseOption = Non
         view.closing(found.answer, found.stop_reason, summarise(found.steps, found.answer))
     else:
         echo_text("\nnot finished")
+
+
+def _settings(config: SpecReasonConfig) -> Iterator[str]:
+    """What is to be known of the settings in front of the steps; the JSON form has all of them."""
+    judge = config.judge_in_force
+    yield f"judge {judge.kind}   threshold {judge.threshold:g}   writer {config.writer.kind}"
+    yield from (f"{name} {getattr(config, name)}" for name in SHOWN if getattr(config, name) is not None)
+    if config.review:
+        yield f"review from {config.review.low:g} to {config.review.high:g}"
 
 
 def verify_(

@@ -18,6 +18,7 @@ from specreason_graph.cli.audit.locate import DatabaseOption, RunOption, databas
 from specreason_graph.cli.documents import Curve, OtherPolicy, say
 from specreason_graph.cli.terminal import echo
 from specreason_graph.errors import ConfigError, ThreadError
+from specreason_graph.record.records import figure_of
 
 
 def whatif(
@@ -62,7 +63,7 @@ def whatif(
         return
     for change in found.changed:
         would = {True: "accepted", False: "rejected", None: "decided by what the record does not tell"}[change.would_be]
-        number = "" if change.number is None else f"{_apart(change.number, found.policy.threshold)} "
+        number = "" if change.number is None else f"{figure_of(change.number, found.policy.threshold)} "
         sure = "" if change.step == found.first_divergence else "  (only if the steps before stayed the same)"
         about = "another version, " if change.another else ""
         back = ", and other steps taken back" if change.goes_back else ""
@@ -72,12 +73,6 @@ def whatif(
     echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
     _tell_unasked([one], confidence)
-
-
-def _apart(number: float, threshold: float) -> str:
-    """A score in as many digits as show on which side of the threshold it is: 8.998 below 9, and not 9.0."""
-    written = (f"{number:.{digits}f}" for digits in range(1, 17))
-    return next((each for each in written if (float(each) < threshold) == (number < threshold)), str(number))
 
 
 def _many(runs: list[RecordedRun], judge: Any, target: float | None, confidence: float, *, as_json: bool) -> None:

@@ -363,8 +363,12 @@ def _draw(rng: random.Random, short: float) -> Problem:
 def knows(question: str) -> bool:
     """Whether there are words and a number in a question, and the words, but for one in ten, those of problems here."""
     words = _words(question)
-    unknown = sum(word not in _vocabulary() for word in words)
-    return bool(words and re.search(r"\d", question)) and unknown <= len(words) / 10
+    return bool(words and re.search(r"\d", question)) and len(unknown_words(question)) <= len(words) / 10
+
+
+def unknown_words(question: str) -> list[str]:
+    """The words of a question that no problem here has, as often as they come."""
+    return [word for word in _words(question) if word not in _vocabulary()]
 
 
 def beyond(question: str) -> str | None:
