@@ -330,7 +330,7 @@ def working_file() -> Path | None:
 def unknown_setting(name: str) -> str:
     """What is said of a setting that there is none of: what may be meant, and which there are."""
     meant = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, SpecReasonConfig.model_fields, n=1))
-    return f"unknown setting {name!r}{meant}; known settings: {', '.join(SpecReasonConfig.model_fields)}"
+    return f"unknown setting {name!r}; known settings: {', '.join(SpecReasonConfig.model_fields)}{meant}"
 
 
 def _explain(error: ValidationError) -> str:
