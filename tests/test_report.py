@@ -94,7 +94,7 @@ def test_a_page_begins_with_what_was_asked_of_whom_and_ends_with_what_it_took(ru
     for told in (
         *(str(each["model"]) for each in run.manifest["engines"].values()),
         "7 on, by the judge digit",
-        "Against the base alone",
+        "Speed",
     ):
         assert told in head, told
     assert " ".join(run.question.split())[:20] in " ".join(words.split())[:200], "the title of the page"
