@@ -103,9 +103,12 @@ def test_the_list_is_whole_without_a_script_and_holds_what_was_written_since(
         graph = create_specreason(pair).compile(checkpointer=saver)
         graph.invoke(QUESTION, at("first"))
         with viewed(file) as address:
-            assert '<span id="total">1</span>' in client.get(address).text
+            page = client.get(address).text
+            assert '<span id="total">1</span>' in page
             graph.invoke(QUESTION, at("second"))
             assert '<span id="total">2</span>' in client.get(address).text
+            sent = next(told for kind, told in events(client, page, address) if kind == "row")
+            assert "run?thread=second" in sent["row"], "the open page is sent the row that it lacks"
 
 
 def test_every_answer_says_that_it_loads_nothing(address: str, client: httpx.Client, pages: dict[str, str]) -> None:
