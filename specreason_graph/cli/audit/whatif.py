@@ -68,7 +68,7 @@ def whatif(
         about = "another version, " if change.another else ""
         back = ", and other steps taken back" if change.goes_back else ""
         echo(f"step {change.step + 1}: {about}{number}would be {would}{back}{sure}")
-    if (threshold, judge, more, first_steps_by_base) == (None, None, None, None):
+    if threshold is None and other is None and first_steps_by_base is None:
         echo("under its own policy; name another --threshold, --judge or --first-steps-by-base")
     echo(f"{len(found.changed)} of {found.steps} steps would change; acceptance {found.acceptance:.0%}")
     echo(f"{found.seconds:.2f} s of engine time instead of {found.recorded_seconds:.2f} s, an estimate")
