@@ -117,7 +117,23 @@ def test_the_reference_pair_takes_little_of_a_machine() -> None:
     assert found.base.kv_bytes == found.base.tokens * 2 * 16 * 4 * 32 * 4
     assert 2 * 7e6 < base.weights < 2 * 8e6
     with pytest.raises(ConfigError, match="does not fit"):
-        plan_memory(base, draft, Device(kind="cpu", total=4 * GIB, free=2 * GIB))
+        plan_memory(base, draft, Device(kind="cpu", total=4 * GIB, free=GIB + GIB // 2))
+
+
+def test_half_of_a_machine_stays_free_unless_the_pair_needs_more() -> None:
+    """A pair of 1.5B and 0.5B in float32 takes 10.5 GiB, and has to run where 20 are free."""
+    base = Footprint(weights=int(6.6 * GIB), activations=0, token=57_344, context=32_768)
+    draft = Footprint(weights=int(2.3 * GIB), activations=0, token=24_576, context=32_768)
+    for free, least, most in ((64, 4096, 64 * 32_768), (20, 4096, 4096 + 64)):
+        found = plan_memory(base, draft, Device(kind="cpu", total=64 * GIB, free=free * GIB))
+        taken = sum(share.weights + share.overhead + share.kv_bytes for share in (found.base, found.draft))
+        assert least <= found.base.tokens == found.draft.tokens <= most
+        assert taken <= max(0.5 * free, 10.5 + 0.4) * GIB
+    asked = VLLMOptions(kv_bytes=2 * GIB, context=2048)
+    found = plan_memory(base, draft, Device(kind="cpu", total=64 * GIB, free=20 * GIB), asked, asked)
+    assert found.base.context == found.draft.context == 2048
+    with pytest.raises(ConfigError, match=r"does not fit.* 10\.4 GiB a device, and 9\.9 GiB may be used"):
+        plan_memory(base, draft, Device(kind="cpu", total=64 * GIB, free=11 * GIB))
 
 
 def test_files_that_were_read_are_not_taken_for_memory_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

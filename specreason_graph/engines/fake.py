@@ -43,6 +43,8 @@ Values = float | Sequence[float]
 """A number for each token, or one for all of them."""
 CONFIDENCE = -0.1
 """Log-probability of each generated token where nothing is scripted."""
+SHOWN = 60
+"""Characters of the prompt that are shown where a script has run out."""
 
 
 class PlainText(str):
@@ -119,9 +121,9 @@ class FakeEngine:
     from the texts of prompt and continuation: one for each token, or their sum, of which each token gets an equal part.
     ``confidences``: the same for the tokens of each continuation that `generate` is asked to give log-probabilities of,
     or a function from its text; without a script each is -0.1. ``entropies``: likewise, one for each token or one that
-    all of them have; without a script 0. A script that runs out raises `EngineError`. ``delay``: seconds that each call
-    takes. ``failure``: called before each call with the prompt's text; an exception that it returns is raised. It may
-    also be set later.
+    all of them have; without a script 0. A script that runs out raises `EngineError`, which shows the end of the prompt
+    that asked for more; a ``name`` tells two engines apart. ``delay``: seconds that each call takes. ``failure``:
+    called before each call with the prompt's text; an exception that it returns is raised. It may also be set later.
     """
 
     supports_json_schema = True
@@ -219,10 +221,11 @@ class FakeEngine:
             return lambda *asked: script(*map(self.vocabulary.decode, asked))
         left = iter(script)
 
-        def following(*_: Sequence[int]) -> S:
+        def following(*asked: Sequence[int]) -> S:
             for item in left:
                 return item
-            raise EngineError(f"{self.name}: {exhausted}", engine=self.name, hint="add to its script")
+            end = self.vocabulary.decode(asked[-1])[-SHOWN:]
+            raise EngineError(f"{self.name}: {exhausted} for {end!r}", engine=self.name, hint="add to its script")
 
         return following
 

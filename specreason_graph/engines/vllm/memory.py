@@ -16,8 +16,10 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Engine, Record
 
 GIB = 1 << 30
-GPU_MARGIN, CPU_SHARE = 0.04, 0.5
-"""Fraction of a GPU's memory that stays unused; fraction of a machine's free memory that the engines may take."""
+GPU_MARGIN = 0.04
+"""Fraction of a GPU's memory that stays unused."""
+CPU_SHARE, CPU_MOST = 0.5, 0.9
+"""Fraction of a machine's free memory that the engines take, and that they may take where half does not do."""
 GPU_PROCESS, CPU_PROCESS = int(1.25 * GIB), int(0.75 * GIB)
 """Memory of an engine besides weights, KV cache and activations: libraries, CUDA context and CUDA graphs."""
 BLOCK = 32
@@ -168,12 +170,16 @@ def plan_memory(
     claims = [_claim("base", base, base_options, device)]
     claims += [_claim("draft", draft, draft_options, device)] if draft else []
     gpu = device.kind == "cuda"
-    usable = device.free - int(GPU_MARGIN * device.total) if gpu else int(CPU_SHARE * device.free)
-    left = usable - sum(claim.fixed for claim in claims)
+    usable = device.free - int(GPU_MARGIN * device.total) if gpu else int(CPU_MOST * device.free)
+    fixed = sum(claim.fixed for claim in claims)
+    left = usable - fixed
     if left < 0:
         raise ConfigError(_too_big(claims, usable), hint="use smaller or quantised models, or more devices")
     # Both caches get the same number of tokens, so a token costs the sum of what it takes in each of them.
     sharing = sum(claim.model.token for claim in claims if not claim.options.kv_bytes)
+    if not gpu:  # other programs need memory, too: beyond the half of it there is room for one sequence each
+        longest = max(claim.options.context or SHORTEST for claim in claims)
+        left = min(left, max(int(CPU_SHARE * device.free) - fixed, sharing * (longest + 2 * BLOCK)))
     shares = [claim.share(left // sharing if sharing else 0, device) for claim in claims]
     return MemoryPlan(base=shares[0], draft=shares[-1], total=device.total, free=device.free)
 
