@@ -100,7 +100,8 @@ class EngineOptions(TypedDict, total=False):
     """Options of an engine in vLLM; a served one takes those of calls, and ``lora`` as a name that its server knows."""
 
     timeout_seconds: float
-    """Longest that one call may take, in seconds; a hung engine is only noticed by this limit."""
+    """Longest wait for an answer, in seconds, and for the next token in a call that is streamed or for more than 512
+    tokens; a hung engine is only noticed by this limit."""
     retry_seconds: float
     """How long a failed call is retried, in seconds, while the engine is busy, dead or starting; 0 never retries."""
     session_header: str

@@ -22,7 +22,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from specreason_graph import EnginePair, create_specreason, open_pair
 from specreason_graph.engines import locate
 from specreason_graph.engines.base import SESSION, Sampling
-from specreason_graph.engines.options import CallOptions
+from specreason_graph.engines.options import LONG, CallOptions
 from specreason_graph.engines.vllm.supervisor import Server, check_free, flags
 from specreason_graph.errors import (
     ConfigError,
@@ -116,7 +116,15 @@ def test_a_refused_request_and_a_slow_one(served: Served) -> None:
         with pytest.raises(EngineRequestError, match="400"):
             pair.run(lambda: pair.base.generate([10**9], Sampling(max_tokens=1)))
         with pytest.raises(EngineTimeoutError, match=r"within 0\.4 s"):
-            pair.run(lambda: pair.base.generate([5], Sampling(max_tokens=1000)))
+            pair.run(lambda: pair.base.generate([5], Sampling(max_tokens=LONG, n=8, temperature=1.0)))
+
+
+@needs_vllm
+def test_an_answer_may_take_longer_than_the_limit_while_its_tokens_come(served: Served) -> None:
+    with served.open_pair(base_options={"timeout_seconds": 0.4, "retry_seconds": 0}) as pair:
+        answer = pair.run(lambda: pair.base.generate([5], Sampling(max_tokens=1000, n=8, temperature=1.0)))
+        assert [len(each.token_ids) for each in answer.generations] == [1000] * 8
+        assert answer.usage.seconds > 0.4
 
 
 @needs_vllm

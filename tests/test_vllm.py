@@ -239,6 +239,20 @@ def test_a_hung_engine_is_noticed_and_started_again(pair: EnginePair) -> None:
         engine.options = usual
 
 
+def test_an_answer_may_take_longer_than_the_limit_while_its_tokens_come(pair: EnginePair) -> None:
+    engine: Any = pair.base
+    usual, before = engine.options, engine.deaths
+    engine.options = usual.model_copy(update={"timeout_seconds": 0.4})
+    try:
+        wanted = Sampling(max_tokens=900, n=8, temperature=1.0)
+        answer = pair.run(lambda: engine.generate(ids(pair), wanted))
+    finally:
+        engine.options = usual
+    assert [len(each.token_ids) for each in answer.generations] == [900] * 8
+    assert answer.usage.seconds > 0.4
+    assert engine.deaths == before
+
+
 def test_an_engine_that_keeps_dying_stops_the_run_by_name() -> None:
     options: EngineOptions = {**OPTIONS, "restarts": 0}
     with open_pair("abacus-draft", "abacus-draft", kind="vllm", base_options=options) as pair:
@@ -310,6 +324,18 @@ def test_engines_do_not_outlive_their_parent(number: signal.Signals, tmp_path: P
     parent.wait(10)
     parent.stdout.close()
     assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_a_script_that_opens_engines_wherever_it_is_read_is_told_what_to_write(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from specreason_graph import open_pair\n"
+        'with open_pair("abacus-draft", "abacus-draft", kind="vllm"):\n    print("open")\n'
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode != 0
+    assert 'put what the script does under `if __name__ == "__main__":`' in run.stderr
+    assert "open\n" not in run.stdout
 
 
 def test_every_error_of_vllm_has_a_name_here() -> None:

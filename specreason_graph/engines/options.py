@@ -13,6 +13,8 @@ from specreason_graph.errors import ConfigError
 from specreason_graph.record.records import Record
 
 Count = Annotated[int, Field(ge=1)]
+LONG = 512
+"""Tokens above which a generation is always streamed, so that one that is only long is told from a hung engine."""
 OURS = {
     "model": "the model's name", "dtype": "the option dtype", "max_model_len": "the option context",
     "tensor_parallel_size": "the option tensor_parallel", "pipeline_parallel_size": "the option pipeline_parallel",
@@ -41,7 +43,8 @@ class CallOptions(Record):
     """Limits and retries of calls to an engine in vLLM, in this process or on a server."""
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Longest that one call may take, in seconds; a hung engine is only noticed by this limit."""
+    """Longest wait for an answer, in seconds, and for the next token in a call that is streamed or for more than 512
+    tokens; a hung engine is only noticed by this limit."""
     retry_seconds: Annotated[float, Field(ge=0)] = 120.0
     """How long a failed call is retried, in seconds, while the engine is busy, dead or starting; 0 never retries."""
     session_header: str = "x-session-id"

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import os
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,31 +179,37 @@ class Caller:
             check(response, self.name, self.redactor)
             return response.content
 
-    async def events(self, path: str, body: dict[str, Any], limit: int) -> AsyncGenerator[str, None]:
-        """The texts of a streamed answer's events."""
+    async def events(
+        self, path: str, body: dict[str, Any], limit: int, progress: Callable[[], int]
+    ) -> AsyncGenerator[str, None]:
+        """The texts of a streamed answer's events; the time limit begins anew whenever ``progress`` has grown."""
         # an error of who takes the events is not one of the server's: it does not pass through here
-        async with self._translating():
+        async with self._translating() as deadline:
             extensions = {LIMIT: limit}
             sent = self.client.stream("POST", path, json=body, headers=self._headers(), extensions=extensions)
             async with sent as response:
                 if not response.is_success:
                     await response.aread()  # httpx does not read the body of a stream by itself; the message is in it
                     check(response, self.name, self.redactor)
+                done = progress()
                 async for event in EventSource(response).aiter_sse():
                     if event.data.strip() not in ("", "[DONE]"):
                         yield event.data
+                    before, done = done, progress()
+                    if done > before:
+                        deadline.reschedule(asyncio.get_running_loop().time() + self.options.timeout_seconds)
 
     def _headers(self) -> dict[str, str]:
         session = SESSION.get()
         return {self.options.session_header: quote(session, errors="replace")[:1000]} if session else {}
 
     @asynccontextmanager
-    async def _translating(self) -> AsyncIterator[None]:
+    async def _translating(self) -> AsyncIterator[asyncio.Timeout]:
         """Limit the time of the code inside, and turn what the HTTP library raises into errors of this package."""
         try:
-            # httpx's timeouts hold for each read; this one holds for the whole call, streams included.
-            async with asyncio.timeout(self.options.timeout_seconds):
-                yield
+            # httpx's timeouts hold for each read, and a server may send what is no token for ever
+            async with asyncio.timeout(self.options.timeout_seconds) as deadline:
+                yield deadline
         except TimeoutError:
             raise _late(self.name, self.options) from None
         except (TooOdd, SSEError, httpx.DecodingError) as error:

@@ -28,7 +28,7 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.likelihood import likelihood_of
-from specreason_graph.engines.options import ServerOptions
+from specreason_graph.engines.options import LONG, ServerOptions
 from specreason_graph.engines.redaction import LogFilter
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.server.answers import (
@@ -100,7 +100,8 @@ class ServerEngine:
         begun, forwarder = time.perf_counter(), TokenForwarder(on_token)
         body = {**self.body(prompt_ids), **sampling_fields(sampling)}
         top = sampling.logprobs
-        call = partial(self._stream, body, top, forwarder) if on_token else partial(self._complete, body, top)
+        streamed = on_token or sampling.max_tokens > LONG
+        call = partial(self._stream, body, top, forwarder) if streamed else partial(self._complete, body, top)
 
         async def checked() -> tuple[list[Generation], int, Answer]:
             made, answer = await call()
@@ -292,7 +293,7 @@ class ServerEngine:
         """Make the call as a stream, and return the continuations and the event with the usage."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         parts, last = StreamedChoices(self.name, body["n"], body["max_tokens"], self.vocabulary.size), Answer()
-        async with aclosing(self._call.events("/v1/completions", body, longest_answer(body))) as events:
+        async with aclosing(self._call.events("/v1/completions", body, longest_answer(body), parts.count)) as events:
             async for event in events:
                 answer = self._read(event)
                 last = answer if answer.usage else last
@@ -322,6 +323,10 @@ class StreamedChoices:
         """The tokens so far."""
         self._told = [Logprobs() for _ in range(wanted)]
         self._ends: dict[int, Choice] = {}
+
+    def count(self) -> int:
+        """How many tokens have come."""
+        return sum(map(len, self.ids))
 
     def add(self, choice: Choice) -> None:
         """Take the next part of a continuation; `EngineAnswerError` for one that cannot be."""

@@ -29,7 +29,7 @@ from specreason_graph.engines.base import (
 )
 from specreason_graph.engines.checkpoint import load_config, load_vocabulary, recommended_sampling, weights_hash
 from specreason_graph.engines.likelihood import computed, likelihood_of
-from specreason_graph.engines.options import VLLMOptions
+from specreason_graph.engines.options import LONG, VLLMOptions
 from specreason_graph.engines.retry import with_retries
 from specreason_graph.engines.vllm.launch import GRACE, chosen_dtype, load, on_cpu, start
 from specreason_graph.engines.vllm.memory import Share
@@ -124,7 +124,7 @@ class VLLMEngine:
         check_room(self, prompt_ids)
         self._check_draws(sampling)
         begun, prompt, forwarder = time.perf_counter(), list(prompt_ids), TokenForwarder(on_token)
-        params = sampling_params(sampling, stream=on_token is not None)
+        params = sampling_params(sampling, stream=on_token is not None or sampling.max_tokens > LONG)
         generations, cached, speculated = await with_retries(
             lambda: self._write(prompt, params, forwarder), self.options
         )
@@ -293,7 +293,10 @@ class VLLMEngine:
     async def _ask(
         self, prompt: list[int], params: SamplingParams, take: Callable[[RequestOutput], None] = lambda _: None
     ) -> RequestOutput:
-        """Make one request and return its last output, within the time limit; errors are translated."""
+        """Make one request and return its last output; errors are translated.
+
+        The time limit holds from one output to the next.
+        """
         from vllm.inputs import tokens_input
 
         client, begun = await self._running(), time.monotonic()
@@ -305,7 +308,7 @@ class VLLMEngine:
                 async with deadline:
                     async for output in client.generate(tokens_input(prompt), params, name, lora_request=self._lora):
                         take(output)
-                        last = output
+                        last, begun = output, self._come(deadline)
             finally:
                 self._deadlines.pop(deadline, None)
         except TimeoutError:
@@ -316,15 +319,21 @@ class VLLMEngine:
             raise translated(error, self.name, may_restart=self._may_restart) from error
         if last is None:
             raise EngineDeadError(f"{self.name} gave no output", engine=self.name, retryable=True)
-        self._answered = time.monotonic()
         return last
 
+    def _come(self, deadline: asyncio.Timeout) -> float:
+        """Note that an output has come, and let the time limit of its call begin anew; returns the time."""
+        if deadline in self._deadlines:  # else the limit has been brought forward, because the engine has died
+            deadline.reschedule(asyncio.get_running_loop().time() + self.options.timeout_seconds)
+        self._answered = time.monotonic()
+        return self._answered
+
     async def _overdue(self, client: Any, begun: float) -> EngineError:
-        """Return the error of a call that took too long: its engine is dead, hung, or only slow."""
+        """Return the error of a call that nothing came of since ``begun``: its engine is dead, hung, or only slow."""
         if client != self._client or client.errored:
             await self._retire(client)
             return dead(self.name, may_restart=self._may_restart)
-        if self._answered < begun:  # no other call was answered in that time either, so the engine hangs
+        if self._answered <= begun:  # nothing came of any other call in that time either, so the engine hangs
             await self._retire(client)
         return EngineTimeoutError(
             f"{self.name} did not answer within {self.options.timeout_seconds:g} s", engine=self.name,

@@ -168,6 +168,11 @@ environment = Environment()
 
 
 def _unstartable(name: str, error: Exception) -> ModelError:
+    if "freeze_support" in str(error):  # what multiprocessing says where a script starts itself over and over
+        return ModelError(
+            f"vLLM cannot start {name!r}: its processes read this script anew, and would open engines themselves",
+            hint='put what the script does under `if __name__ == "__main__":`',
+        )
     cause = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
         f"vLLM cannot start {name!r}: {cause}", hint="see vLLM's log above; VLLM_LOGGING_LEVEL=INFO says more"
