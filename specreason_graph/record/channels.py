@@ -24,6 +24,8 @@ class Conversation(DeltaChannel[list[BaseMessage]]):
         Releases before kept no conversation: the input was there for one superstep, and the reply behind the end.
         """
         new = super().from_checkpoint(checkpoint)
+        if checkpoint is None:  # nothing is stored; LangGraph before 1.2.24 would take it for the value
+            new.value = []
         if isinstance(checkpoint, list | str | BaseMessage):
             asked = converse([], [checkpoint])
             new.value = [] if len(asked) == 1 and isinstance(asked[0], AIMessage) else asked
