@@ -93,6 +93,15 @@ def test_a_reply_and_its_stream_say_the_same(client: OpenAI) -> None:
     assert [choice.finish_reason for piece in pieces for choice in piece.choices if choice.finish_reason] == ["stop"]
 
 
+def test_what_is_written_at_once_is_not_sent_an_event_a_token() -> None:
+    answer = "There are " + "many, " * 100 + "many."
+    draft, base = FakeEngine(["Counted.\n\n", "</think>"]), FakeEngine(["</think>", answer], [9], name="base")
+    with asking(EnginePair(draft, base)) as client:
+        pieces = [choice.delta.content for piece in stream(client) for choice in piece.choices if choice.delta.content]
+    assert "".join(pieces) == answer
+    assert len(pieces) < len(answer) / 10
+
+
 def test_usage_tells_the_thinking_and_the_work_of_each_model(client: OpenAI) -> None:
     usage = ask(client).usage
     assert usage

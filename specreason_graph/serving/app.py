@@ -137,7 +137,7 @@ class ServedPair:
             config = await asyncio.to_thread(within, self._pair, config, most)
         if self._runs is None:
             raise ApiError(503, "the server has not started")
-        run = self._runs.begin(asked.conversation(), config)
+        run = self._runs.begin(asked.conversation(), config, streamed=bool(asked.stream))
         form = ReplyForm(run.thread, self._name)
         try:
             if not asked.stream:

@@ -14,6 +14,8 @@ from specreason_graph.serving.runs import Reply, Run
 
 PING_SECONDS = 15.0
 """How long a stream is silent before a comment is sent."""
+PIECE_SECONDS = 0.02
+"""How long what is written of an answer is gathered behind a piece of it: an event a token would cost more than it."""
 
 
 class RunStream(StreamingResponse):
@@ -52,3 +54,5 @@ async def _events(run: Run, form: ReplyForm, *, with_usage: bool) -> AsyncIterat
             return
         if text := form.piece(part):
             yield text
+        if part.text:
+            await asyncio.sleep(PIECE_SECONDS)

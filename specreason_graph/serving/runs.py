@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import StreamMode
 
 from specreason_graph.config import SpecReasonConfig
 from specreason_graph.errors import ContextLimitError, UsageError
@@ -62,17 +63,35 @@ class Run:
     def __init__(self, thread: str, parts: Parts) -> None:
         self.thread = thread
         self._told: asyncio.Queue[Said | Reply | None] = asyncio.Queue()
+        self._following: Said | Reply | None = None
         self.task = asyncio.create_task(self._work(parts))
         """The work."""
         self.task.add_done_callback(lambda _: self._told.put_nowait(None))
 
     async def next(self) -> Said | Reply:
-        """What is told next, in the end the reply; raises what ended the run without one."""
-        if (part := await self._told.get()) is not None:
+        """What is told next, in the end the reply; raises what ended the run without one.
+
+        What has been written of the answer is one piece.
+        """
+        part, self._following = self._following or await self._told.get(), None
+        if isinstance(part, Said) and part.text:
+            return self._joined(part.text)
+        if part is not None:
             return part
         if self.task.cancelled():
             raise ApiError(503, "the server is shutting down")
         raise self.task.exception() or RuntimeError("the run ended without a reply")
+
+    def _joined(self, text: str) -> Said:
+        while not self._told.empty():
+            following = self._told.get_nowait()
+            if not isinstance(following, Said) or not following.text:
+                if following is None:
+                    self._told.put_nowait(None)  # the run has failed, which `next` finds behind this piece
+                self._following = following
+                break
+            text += following.text
+        return Said(text=text)
 
     async def reply(self) -> Reply:
         """Wait for the whole reply."""
@@ -99,10 +118,10 @@ class Runs:
         self._tasks = set[asyncio.Task[None]]()
         metrics.watch(self._admission)
 
-    def begin(self, messages: list[dict[str, Any]], config: SpecReasonConfig) -> Run:
-        """Begin a run, or let it wait for its turn."""
+    def begin(self, messages: list[dict[str, Any]], config: SpecReasonConfig, *, streamed: bool) -> Run:
+        """Begin a run, or let it wait for its turn; one that is not ``streamed`` tells nothing but its reply."""
         thread = uuid4().hex[:16]
-        run = Run(thread, self._counted(self._parts(thread, messages, config)))
+        run = Run(thread, self._counted(self._parts(thread, messages, config, streamed=streamed)))
         self._tasks.add(run.task)
         run.task.add_done_callback(self._ended)
         return run
@@ -118,11 +137,14 @@ class Runs:
         if not task.cancelled():
             task.exception()  # else Python complains of an error that nobody saw, where the client has left
 
-    async def _parts(self, thread: str, messages: list[dict[str, Any]], config: SpecReasonConfig) -> Parts:
+    async def _parts(
+        self, thread: str, messages: list[dict[str, Any]], config: SpecReasonConfig, *, streamed: bool
+    ) -> Parts:
         place: RunnableConfig = {"configurable": {"thread_id": thread}}
+        modes: list[StreamMode] = ["custom", "updates"] if streamed else ["updates"]
         async with self._admission.slot():
             parts = self._graph.astream(
-                {"messages": messages}, place, context=config, stream_mode=["custom", "updates"],
+                {"messages": messages}, place, context=config, stream_mode=modes,
                 durability=self._options.durability if self._graph.checkpointer else None,
             )  # fmt: skip
             async with aclosing(cast("AsyncGenerator[Any]", parts)) as parts:
@@ -154,7 +176,7 @@ async def _told(parts: AsyncIterator[Any]) -> Parts:
 
     A call that cannot be read is a part of the text: clients would try to run it.
     """
-    is_plain, reasoning, text = False, "", ""
+    is_plain, text = False, ""
     reply: Reply | None = None
     async for mode, part in parts:
         event = read_event(part) if mode == "custom" else None
@@ -162,7 +184,6 @@ async def _told(parts: AsyncIterator[Any]) -> Parts:
             is_plain = event.is_plain
             yield Said()
         elif isinstance(event, Accepted | Regenerated) and event.step.text and not is_plain:
-            reasoning += event.step.text
             yield Said(reasoning=event.step.text)
         elif isinstance(event, AnswerToken):
             text += event.text
@@ -173,6 +194,11 @@ async def _told(parts: AsyncIterator[Any]) -> Parts:
             whole = "\n".join(filter(None, [str(message.text), *unread]))
             if rest := whole[len(text) :]:
                 yield Said(text=rest)
-            reply = Reply(message, reasoning, whole, done["stop_reason"], Summary.load(done["trace_summary"]))
+            reply = Reply(message, _thinking(message), whole, done["stop_reason"], Summary.load(done["trace_summary"]))
     if reply:  # behind the last write of the record: who has the reply can audit it
         yield reply
+
+
+def _thinking(message: AIMessage) -> str:
+    blocks: list[Any] = [block for block in message.content if isinstance(block, dict)]
+    return "".join(block["reasoning"] for block in blocks if block["type"] == "reasoning")
