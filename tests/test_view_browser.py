@@ -55,7 +55,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def steps_on(page: Any) -> list[str]:
-    found: list[str] = page.locator("#steps > article").evaluate_all("all => all.map(each => each.id)")
+    found: list[str] = page.locator("#steps article.step").evaluate_all("all => all.map(each => each.id)")
     return found
 
 
@@ -242,17 +242,21 @@ def test_hundreds_of_steps_are_followed(page: Any, tmp_path: Path) -> None:
         with viewed(place, "run") as address:
             page.goto(address, timeout=120_000)
             # what was told on the stream need not be in the database yet
-            page.locator("#steps > article").nth(200).wait_for(timeout=120_000)
+            page.locator("#steps article.step").nth(200).wait_for(timeout=120_000)
             page.evaluate("window.stayed = true")
             page.evaluate("scrollTo(0, document.getElementById('steps').getBoundingClientRect().bottom)")
             for _ in stream:
                 pass
             page.locator("#part-answer", has_text=ANSWER).wait_for(timeout=120_000)
-            assert page.locator("#steps > article").count() == many + 1
+            assert page.locator("#steps article.step").count() == many + 1
             assert page.locator("#outline > li").count() == many + 1
+            assert page.locator("#steps > .block").count() == 9  # of 25 each, and 26 loose behind them
+            numbers = page.locator("#steps article.step").evaluate_all("all => all.map(each => each.id)")
+            assert numbers == [f"step-{number + 1}" for number in range(many + 1)]
             assert page.evaluate("window.stayed")
             page.locator("#search").fill("STEP 77")
             assert page.evaluate(VISIBLE) == ["step-78"]
+            assert page.locator("#steps > .block:visible").count() == 1  # a hidden one would keep its height
 
 
 @pytest.mark.parametrize("width", [390, 1400])

@@ -55,6 +55,9 @@
       const entry = find(item.id.replace("step-", "outline-"));
       if (entry && entry !== item) entry.hidden = hide;
     }
+    for (const block of document.querySelectorAll("#steps > .block")) {
+      block.hidden = !block.querySelector(":scope > :not([hidden])");
+    }
     for (const box of boxes.filter((each) => each.closest("[data-rare]"))) {  // filters for what hardly ever is there
       box.closest("label").hidden = !box.checked && !all.some((item) => holds(item, box.dataset.filter));
     }
@@ -135,7 +138,7 @@
     return turns.map((turn) => `${turn.dataset.turn}:\n${turn.textContent}`).join("\n\n");
   };
   const standing = (article, purpose) => {
-    const all = [...document.querySelectorAll("#steps > article")];
+    const all = [...document.querySelectorAll("#steps article.step")];
     const before = [];
     for (const each of all.slice(0, all.indexOf(article) + 1)) {
       const gone = new Set((each.dataset.gone ?? "").split(" ").filter(Boolean).map((at) => all[Number(at)]));
@@ -203,7 +206,20 @@
     pointing ??= setTimeout(point, 250);  // not at each frame of a scroll: it asks the browser for a layout
   }, { rootMargin: "-20% 0px -40% 0px" });
   const watch = (article) => watcher?.observe(article);
-  for (const each of document.querySelectorAll("#steps > article")) watch(each);
+  // In a long list steps stand in blocks, of which those far from the view are not laid out. To ask that of each step by
+  // itself takes longer at every frame of a scroll than there is time.
+  const BLOCK = 25;
+  const gather = () => {
+    let loose = [...document.querySelectorAll("#steps.long > article")];
+    for (; loose.length >= 2 * BLOCK; loose = loose.slice(BLOCK)) {
+      const block = document.createElement("div");
+      block.className = "block";
+      loose[0].before(block);
+      block.append(...loose.slice(0, BLOCK));
+    }
+  };
+  gather();
+  for (const each of document.querySelectorAll("#steps article.step")) watch(each);
   if (outline && matchMedia("(max-width: 899px)").matches) outline.closest("details").open = false;
 
   // Following: the server sends each part of the page that has changed.
@@ -232,7 +248,7 @@
   };
   const takeRun = (change) => {
     const steps = find("steps"), atEnd = steps.getBoundingClientRect().bottom - 40 < innerHeight;
-    const length = steps.childElementCount;
+    const all = steps.getElementsByClassName("step"), length = all.length;
     for (const [id, html] of Object.entries(change.parts)) replacePart(id, html);
     for (const each of change.steps) {
       watch(put(steps, `step-${each.number}`, each.article, true));
@@ -245,8 +261,9 @@
     }
     find("no-steps").hidden = change.length > 0;
     steps.classList.toggle("long", change.length > Number(steps.dataset.long));
+    gather();
     apply();
-    const last = steps.lastElementChild;
+    const last = all[all.length - 1];
     if (atEnd && length && change.length > length && last && !last.hidden) last.scrollIntoView({ block: "nearest" });
   };
   let due;
